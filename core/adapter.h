@@ -1,0 +1,98 @@
+/// What an adapter is: its method, its config file, and the exact tensors its artifact holds.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/status.h"
+#include "core/dtype.h"
+#include "core/model_config.h"
+#include "core/safetensors.h"
+
+namespace sbora::core {
+
+enum class AdapterMethod { kSboraFa, kSboraFb, kLora, kDora, kFull };
+
+/// "sbora_fa", "sbora_fb", "lora", "dora", "full".
+std::string_view AdapterMethodName(AdapterMethod method);
+/// Errors: INVALID_ARGUMENT METHOD_UNKNOWN listing the names.
+StatusOr<AdapterMethod> ParseAdapterMethod(std::string_view name);
+/// True for SBoRA-FA and SBoRA-FB.
+bool UsesIndices(AdapterMethod method);
+
+inline constexpr std::string_view kAdapterConfigFile = "adapter_config.json";
+inline constexpr std::string_view kAdapterModelFile = "adapter_model.safetensors";
+
+struct AdapterConfig {
+  AdapterMethod method = AdapterMethod::kSboraFa;
+  int64_t rank = 0;
+  double alpha = 0.0;  ///< scale s = alpha / rank
+  double dropout = 0.0;
+  std::vector<LinearModule> target_modules;  ///< distinct, in kAllLinearModules order
+  uint64_t seed = 0;
+  int32_t index_generator_version = 0;  ///< 0 for methods without indices
+  DType artifact_dtype = DType::kF32;   ///< of the factors; F32 or BF16
+  std::string base_model;               ///< name of the base, for people
+  std::string base_hash;                ///< ModelFolder::ComputeBaseHash of the base
+  ModelConfig base_config;              ///< shapes of the base: an adapter is checkable without it
+
+  double scale() const { return alpha / static_cast<double>(rank); }
+  bool operator==(const AdapterConfig&) const = default;
+};
+
+/// The text of adapter_config.json, and back. ParseAdapterConfig(ToJson(c)) == c.
+std::string ToJson(const AdapterConfig& config);
+/// Errors: INVALID_ARGUMENT ADAPTER_CONFIG_MALFORMED naming the field, UNIMPLEMENTED ADAPTER_FORMAT_VERSION, and those
+/// of CheckAdapterConfig.
+StatusOr<AdapterConfig> ParseAdapterConfig(std::string_view json_text);
+
+/// Rank against each target's shape, targets present and distinct, alpha > 0, 0 <= dropout < 1.
+/// Errors: INVALID_ARGUMENT RANK_OUT_OF_RANGE, TARGET_MODULES_EMPTY, TARGET_MODULE_DUPLICATE, ALPHA_OUT_OF_RANGE,
+/// DROPOUT_OUT_OF_RANGE, each naming value and limit with a field violation (`rank`, `target_modules`, ...).
+Status CheckAdapterConfig(const AdapterConfig& config);
+
+/// The dimension an index vector of this method runs over: k for FA, d for FB.
+int64_t IndexDim(AdapterMethod method, const ModuleShape& shape);
+
+/// "model.layers.0.self_attn.q_proj.sbora_index".
+std::string IndexTensorName(int64_t layer, LinearModule module);
+/// The trained factor of SBoRA: "....sbora_B" [d, r] for FA, "....sbora_A" [r, k] for FB.
+std::string FactorTensorName(AdapterMethod method, int64_t layer, LinearModule module);
+/// PEFT's names: "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" [r, k], ".lora_B.weight" [d, r],
+/// ".lora_magnitude_vector" [d].
+std::string PeftTensorName(int64_t layer, LinearModule module, std::string_view suffix);
+
+/// All tensors of adapter_model.safetensors, ascending by name. For kFull: ExpectedTensors of the base.
+std::vector<TensorSpec> ExpectedAdapterTensors(const AdapterConfig& config);
+/// Size of adapter_model.safetensors as SafetensorsWriter writes it (with AdapterMetadata), in bytes.
+int64_t ArtifactBytes(const AdapterConfig& config);
+/// The __metadata__ every adapter_model.safetensors carries.
+std::map<std::string, std::string> AdapterMetadata(const AdapterConfig& config);
+/// Trained elements (indices are not counted).
+int64_t TrainableParameters(const ModelConfig& base, AdapterMethod method, int64_t rank,
+                            const std::vector<LinearModule>& targets);
+
+/// An adapter folder opened and checked: config, all expected tensors with dtype and shape, index vectors in range.
+class AdapterFolder {
+ public:
+  /// Errors: NOT_FOUND ADAPTER_FILE_MISSING, INVALID_ARGUMENT ADAPTER_TENSOR_MISMATCH and those of the readers.
+  static StatusOr<AdapterFolder> Open(const std::filesystem::path& dir);
+
+  const AdapterConfig& config() const { return config_; }
+  const SafetensorsFile& tensors() const { return file_; }
+  /// SBoRA only. Errors: NOT_FOUND for a module that is no target.
+  StatusOr<std::vector<int32_t>> Indices(int64_t layer, LinearModule module) const;
+  /// Any factor by tensor name, widened to float32.
+  StatusOr<std::vector<float>> Floats(std::string_view tensor_name) const;
+
+ private:
+  AdapterFolder(AdapterConfig config, SafetensorsFile file) : config_(std::move(config)), file_(std::move(file)) {}
+  AdapterConfig config_;
+  SafetensorsFile file_;
+};
+
+}  // namespace sbora::core
