@@ -1,0 +1,87 @@
+/// A LLaMA-family decoder with frozen weights and an optional adapter.
+///
+///     SBORA_ASSIGN_OR_RETURN(auto model, LlamaModel::Load(dir, {}));
+///     LossResult loss = model->ForwardLoss(batch, adapter.get(), {.training = true, .seed = 1, .epoch = 0});
+///     (loss.sum / global_count).backward();
+///
+/// Memory: frozen layers keep no activations beyond what their input gradient needs (norm inputs, gate and up, and
+/// attention's q, k, v, output); SBoRA-FA keeps r gathered columns of each adapted input, SBoRA-FB the whole input.
+/// Logits exist for supervised rows only, a chunk at a time.
+/// Types: weights and activations in Options::dtype (float32 on CPU), adapter factors, gradients and losses float32.
+/// Errors: construction returns Status. Compute calls throw c10::Error as LibTorch does (session.cc is the border);
+/// broken batches abort (SBORA_CHECK): the token cache is validated before it gets here.
+/// Threading: one call at a time; uses at::get_num_threads() threads. Deterministic per (build, machine, threads).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/status.h"
+#include "core/model_config.h"
+#include "worker/trainer/nn/adapter_set.h"
+#include "worker/trainer/nn/kv_cache.h"
+#include "worker/trainer/nn/packed_batch.h"
+#include "worker/trainer/nn/train_context.h"
+
+namespace sbora::trainer {
+
+struct LossResult {
+  at::Tensor sum;  ///< f32 scalar: sum of -log p(target) over supervised rows; part of a graph when training
+  int64_t count;   ///< supervised rows
+};
+
+class LlamaModel {
+ public:
+  struct Options {
+    at::Device device = at::kCPU;
+    at::ScalarType dtype = at::kFloat;
+    /// Ticks after each tensor; for progress counters.
+    std::function<void(int64_t tensors_done, int64_t tensors_total)> progress;
+  };
+
+  /// Reads config.json and *.safetensors (one file, or shards with an index) as core's model import writes them.
+  /// Errors: those of core::ModelFolder::Open (naming file and tensor); RESOURCE_EXHAUSTED MODEL_MEMORY.
+  static StatusOr<std::unique_ptr<LlamaModel>> Load(const std::filesystem::path& dir, const Options& options);
+
+  /// Seeded normal weights (std 0.02, norms 1), the same on every machine; for benchmarks and tests.
+  static StatusOr<std::unique_ptr<LlamaModel>> Random(const core::ModelConfig& config, uint64_t seed,
+                                                      const Options& options);
+  ~LlamaModel();
+
+  const core::ModelConfig& config() const;
+  at::Device device() const;
+  at::ScalarType dtype() const;
+
+  /// [O, I] of one linear layer; the model's own tensor. Changing it changes the model.
+  at::Tensor Weight(int64_t layer, core::LinearModule module) const;
+  /// The checkpoint's tensors by Hugging Face name, in a fixed order; shares storage. For merging and saving.
+  std::vector<std::pair<std::string, at::Tensor>> NamedTensors() const;
+
+  /// Sum of losses over the supervised rows. With context.training the result carries a graph: backward() adds into
+  /// adapter->gradients(). A null adapter means the base model. The adapter must outlive the graph.
+  LossResult ForwardLoss(const PackedBatch& batch, AdapterSet* adapter, const TrainContext& context) const;
+
+  /// [rows, vocab] float32 logits of these rows of the batch; no graph, no dropout.
+  at::Tensor Logits(const PackedBatch& batch, const std::vector<int64_t>& rows, AdapterSet* adapter) const;
+
+  /// Generation. Prefill reads one prompt per row (each non-empty), Step one token per row; both return [B, vocab]
+  /// float32 logits for the next token. See generate.h for the loop.
+  KvCache NewCache(int64_t batch, int64_t capacity) const;
+  at::Tensor Prefill(const std::vector<std::vector<int64_t>>& prompts, KvCache& cache, AdapterSet* adapter) const;
+  at::Tensor Step(const std::vector<int64_t>& tokens, KvCache& cache, AdapterSet* adapter) const;
+
+ private:
+  struct Weights;
+  LlamaModel(core::ModelConfig config, Options options);
+
+  std::unique_ptr<Weights> weights_;
+};
+
+}  // namespace sbora::trainer

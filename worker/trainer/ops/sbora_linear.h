@@ -1,0 +1,34 @@
+/// y = W0 x with or without an SBoRA adapter, as autograd functions that keep the least.
+///
+/// Legend: T tokens, I in_features, O out_features, R rank. x_TI, w_OI and y share one dtype; factors are float32.
+/// | function     | forward                      | kept for backward                         |
+/// | FrozenLinear | y = x W0^T                   | nothing of x                              |
+/// | FaLinear     | y = x W0^T + s x[:, idx] B^T | the R gathered, masked columns (T x R)    |
+/// | FbLinear     | y = x W0^T, y[:, idx] += s drop(x) A^T | x (T x I), shared with its other readers |
+/// W0, the factor and the index are kept by reference. Factor gradients are ADDED to AdapterModule::gradient during
+/// the backward pass and then announced by AdapterSet::NotifyGradientReady; autograd sees the input gradient only.
+/// Errors: c10::Error for shapes; kernel errors abort (shapes were checked when the adapter was made).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "worker/trainer/nn/adapter_set.h"
+#include "worker/trainer/ops/dropout_mask.h"
+
+namespace sbora::trainer::ops {
+
+/// How to mask the adapter's input in one pass; `rows` null means no dropout.
+struct DropoutPlan {
+  const DropoutRows* rows = nullptr;  ///< must outlive the graph
+  float probability = 0;
+};
+
+at::Tensor FrozenLinear(const at::Tensor& x_TI, const at::Tensor& w_OI);
+
+/// Adapter set and module must outlive the graph. `train` false: no factor gradient, plain tensor arithmetic.
+at::Tensor SboraLinear(const at::Tensor& x_TI, const at::Tensor& w_OI, const AdapterSet& adapter,
+                       const AdapterModule& module, const DropoutPlan& dropout, bool train);
+
+}  // namespace sbora::trainer::ops
