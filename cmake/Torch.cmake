@@ -1,0 +1,27 @@
+# LibTorch out of the pinned PyPI wheel that scripts/setup unpacks into ${SBORA_CACHE}/deps. Own imported targets:
+# the wheel's TorchConfig.cmake pulls in all of CUDA, and a CPU build needs none of it.
+#   sbora_torch   link this; carries include folders, ABI and RPATH
+set(SBORA_TORCH_VERSION 2.11.0)
+if(SBORA_WITH_CUDA)
+  set(_torch_flavour cuda)
+else()
+  set(_torch_flavour cpu)
+endif()
+set(SBORA_TORCH_ROOT "${SBORA_CACHE}/deps/torch-${SBORA_TORCH_VERSION}-${_torch_flavour}" CACHE PATH
+    "Folder that holds torch/ and nvidia/ side by side")
+if(NOT EXISTS "${SBORA_TORCH_ROOT}/torch/lib/libtorch_cpu.so")
+  message(FATAL_ERROR "LibTorch is not at ${SBORA_TORCH_ROOT}. Run scripts/setup, or configure with -DSBORA_WITH_TORCH=OFF.")
+endif()
+
+set(_torch_lib "${SBORA_TORCH_ROOT}/torch/lib")
+set(_cuda_lib "${SBORA_TORCH_ROOT}/nvidia/cu13/lib")
+foreach(lib c10 torch_cpu)
+  add_library(sbora_${lib} SHARED IMPORTED)
+  set_target_properties(sbora_${lib} PROPERTIES IMPORTED_LOCATION "${_torch_lib}/lib${lib}.so")
+endforeach()
+add_library(sbora_torch INTERFACE)
+target_include_directories(sbora_torch SYSTEM INTERFACE "${SBORA_TORCH_ROOT}/torch/include"
+                                                        "${SBORA_TORCH_ROOT}/torch/include/torch/csrc/api/include")
+target_link_libraries(sbora_torch INTERFACE sbora_torch_cpu sbora_c10 Threads::Threads)
+target_compile_definitions(sbora_torch INTERFACE USE_C10D_GLOO)
+target_link_options(sbora_torch INTERFACE "-Wl,-rpath,${_torch_lib}" "-Wl,-rpath,${_cuda_lib}" -Wl,--allow-shlib-undefined)
