@@ -14,8 +14,8 @@
 #include <variant>
 #include <vector>
 
+#include "common/file.h"
 #include "common/status.h"
-#include "core/mapped_file.h"
 
 namespace sbora::core {
 
@@ -70,7 +70,7 @@ class GgufFile {
   StatusOr<const std::vector<double>*> Floats(std::string_view key) const;
 
  private:
-  explicit GgufFile(MappedFile file) : file_(std::move(file)) {}
+  GgufFile() = default;
   MappedFile file_;
   std::map<std::string, GgufValue, std::less<>> metadata_;
   std::vector<GgufTensor> tensors_;

@@ -18,9 +18,9 @@
 #include <string_view>
 #include <vector>
 
+#include "common/file.h"
 #include "common/status.h"
 #include "core/dtype.h"
-#include "core/mapped_file.h"
 
 namespace sbora::core {
 
@@ -61,11 +61,13 @@ class SafetensorsFile {
   StatusOr<TensorView> Tensor(std::string_view name) const;
   /// The header's __metadata__.
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
-  const std::filesystem::path& path() const { return file_.path(); }
-  void Evict() const { file_.Evict(); }
+  const std::filesystem::path& path() const { return path_; }
+  /// Tells the kernel that the pages are not needed again soon; a later access reads them from disk.
+  void Evict() const;
 
  private:
-  explicit SafetensorsFile(MappedFile file) : file_(std::move(file)) {}
+  SafetensorsFile() = default;
+  std::filesystem::path path_;
   MappedFile file_;
   std::vector<TensorView> tensors_;
   std::map<std::string, std::string> metadata_;

@@ -1,0 +1,138 @@
+#include "core/job_spec.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace sbora::core {
+namespace {
+
+constexpr int64_t kDefaultCutoffTokens = 512;
+constexpr int64_t kMinCutoffTokens = 8;
+
+/// Gathers violations; the first one leads the message.
+class Violations {
+ public:
+  void Require(bool holds, std::string_view field, std::string description) {
+    if (!holds) found_.push_back({std::string(field), std::move(description)});
+  }
+
+  /// `low <= value <= high`, not NaN.
+  template <typename T>
+  void InRange(std::string_view field, T value, T low, T high) {
+    Require(value >= low && value <= high, field, fmt::format("is {}, must be from {} to {}", value, low, high));
+  }
+
+  void Positive(std::string_view field, double value) {
+    Require(std::isfinite(value) && value > 0.0, field, fmt::format("is {}, must be a finite number above 0", value));
+  }
+
+  void NotNegative(std::string_view field, double value) {
+    Require(std::isfinite(value) && value >= 0.0, field, fmt::format("is {}, must be 0 or a finite number above", value));
+  }
+
+  Status Finish() const {
+    if (found_.empty()) return OkStatus();
+    std::string message = fmt::format("{} {}", found_.front().field, found_.front().description);
+    if (found_.size() > 1) message += fmt::format(" (and {} more)", found_.size() - 1);
+    Status status = InvalidArgument("INVALID_SPEC", std::move(message));
+    for (const FieldViolation& violation : found_) status = status.WithViolation(violation.field, violation.description);
+    return status;
+  }
+
+ private:
+  std::vector<FieldViolation> found_;
+};
+
+Status NotImplemented(std::string_view field, std::string_view feature) {
+  return Unimplemented("FEATURE_NOT_IMPLEMENTED", fmt::format("{}: {} is not implemented yet", field, feature))
+      .WithMetadata("feature", std::string(feature))
+      .WithViolation(field, fmt::format("{} is not implemented yet", feature));
+}
+
+Status CheckImplemented(const JobSpec& spec) {
+  if (!UsesIndices(spec.adapter.method)) return NotImplemented("spec.adapter.method", AdapterMethodName(spec.adapter.method));
+  if (spec.quantization != Quantization::kNone) return NotImplemented("spec.quantization", "nf4");
+  if (spec.ranks > 1) return NotImplemented("spec.resources.ranks", "training on several ranks");
+  return OkStatus();
+}
+
+void CheckTraining(const TrainingSpec& training, int64_t ranks, Violations& violations) {
+  violations.Require(training.epochs > 0.0 && training.epochs <= 1000.0, "spec.training.epochs",
+                     fmt::format("is {}, must be above 0 and at most 1000", training.epochs));
+  violations.InRange<int64_t>("spec.training.max_steps", training.max_steps, 0, 100'000'000);
+  violations.InRange<int64_t>("spec.training.batch_size", training.batch_size, 1, 65536);
+  violations.InRange<int64_t>("spec.training.micro_batch_size", training.micro_batch_size, 1, 4096);
+  violations.Require(training.micro_batch_size * ranks <= training.batch_size, "spec.training.micro_batch_size",
+                     fmt::format("is {}, times {} ranks it must be at most batch_size={}", training.micro_batch_size, ranks,
+                                 training.batch_size));
+  violations.Positive("spec.training.learning_rate", training.learning_rate);
+  violations.InRange<int64_t>("spec.training.warmup_steps", training.warmup_steps, 0, 100'000'000);
+  violations.NotNegative("spec.training.weight_decay", training.weight_decay);
+  violations.Require(training.beta1 >= 0.0 && training.beta1 < 1.0, "spec.training.beta1",
+                     fmt::format("is {}, must be at least 0 and below 1", training.beta1));
+  violations.Require(training.beta2 >= 0.0 && training.beta2 < 1.0, "spec.training.beta2",
+                     fmt::format("is {}, must be at least 0 and below 1", training.beta2));
+  violations.Positive("spec.training.epsilon", training.epsilon);
+  violations.NotNegative("spec.training.max_gradient_norm", training.max_gradient_norm);
+}
+
+void CheckData(const JobSpec& spec, Violations& violations) {
+  const DataSpec& data = spec.data;
+  violations.Require(data.cutoff_tokens == 0 || data.cutoff_tokens >= kMinCutoffTokens, "spec.data.cutoff_tokens",
+                     fmt::format("is {}, must be at least {}", data.cutoff_tokens, kMinCutoffTokens));
+  violations.Require(data.source_cutoff_tokens >= 0, "spec.data.source_cutoff_tokens", "must not be negative");
+  violations.Require(data.target_cutoff_tokens >= 0, "spec.data.target_cutoff_tokens", "must not be negative");
+  violations.Require(data.validation_samples >= 0, "spec.data.validation_samples", "must not be negative");
+  violations.Require(data.validation_samples == 0 || spec.validation_dataset.empty(), "spec.data.validation_samples",
+                     "must be 0 when validation_dataset is set; choose one of them");
+  const bool validates = data.validation_samples > 0 || !spec.validation_dataset.empty();
+  violations.Require(!spec.keep_best || validates, "spec.validation.keep_best",
+                     "needs validation data: set validation_dataset or data.validation_samples");
+}
+
+}  // namespace
+
+Status CheckJobSpec(const JobSpec& spec) {
+  Violations violations;
+  violations.Require(!spec.model.empty(), "spec.model", "is required: name a base model (sbora-client models list)");
+  violations.Require(!spec.dataset.empty(), "spec.dataset", "is required: name a data set (sbora-client datasets list)");
+  violations.InRange<int64_t>("spec.adapter.rank", spec.adapter.rank, 1, 1 << 20);
+  violations.Positive("spec.adapter.alpha", spec.adapter.alpha);
+  violations.Require(spec.adapter.dropout >= 0.0 && spec.adapter.dropout < 1.0, "spec.adapter.dropout",
+                     fmt::format("is {}, must be at least 0 and below 1", spec.adapter.dropout));
+  violations.Require(!spec.adapter.target_modules.empty(), "spec.adapter.target_modules", "must name at least one module");
+  CheckData(spec, violations);
+  violations.InRange<int64_t>("spec.resources.ranks", spec.ranks, 1, 1024);
+  violations.InRange<int64_t>("spec.resources.threads", spec.threads, 0, 1024);
+  CheckTraining(spec.training, std::max<int64_t>(spec.ranks, 1), violations);
+  violations.InRange<int64_t>("spec.validation.validate_every_steps", spec.validate_every_steps, 0, 100'000'000);
+  violations.InRange<int64_t>("spec.checkpoint.checkpoint_every_steps", spec.checkpoint_every_steps, 0, 100'000'000);
+  violations.NotNegative("spec.checkpoint.checkpoint_every_seconds", spec.checkpoint_every_seconds);
+  violations.InRange<int64_t>("spec.limits.priority", spec.priority, -100, 100);
+  violations.NotNegative("spec.limits.max_queue_seconds", spec.max_queue_seconds);
+  violations.NotNegative("spec.limits.max_attempt_seconds", spec.max_attempt_seconds);
+  violations.NotNegative("spec.limits.max_total_seconds", spec.max_total_seconds);
+  Status status = violations.Finish();
+  return status.ok() ? CheckImplemented(spec) : status;
+}
+
+Status ResolveAgainstModel(const ModelConfig& model, JobSpec& spec) {
+  const int64_t context = model.max_position_embeddings;
+  if (spec.data.cutoff_tokens == 0) spec.data.cutoff_tokens = std::min(kDefaultCutoffTokens, context);
+  Violations violations;
+  violations.Require(spec.data.cutoff_tokens <= context, "spec.data.cutoff_tokens",
+                     fmt::format("is {}, the model's context is {} tokens", spec.data.cutoff_tokens, context));
+  for (const LinearModule module : spec.adapter.target_modules) {
+    const ModuleShape shape = LinearModuleShape(model, module);
+    const int64_t limit = UsesIndices(spec.adapter.method) ? IndexDim(spec.adapter.method, shape)
+                                                           : std::min(shape.out_features, shape.in_features);
+    violations.Require(spec.adapter.rank <= limit, "spec.adapter.rank",
+                       fmt::format("is {}, must be at most {} for {} of this model with {}", spec.adapter.rank, limit,
+                                   LinearModuleName(module), AdapterMethodName(spec.adapter.method)));
+  }
+  return violations.Finish();
+}
+
+}  // namespace sbora::core

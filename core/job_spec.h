@@ -1,0 +1,89 @@
+/// A fine-tuning job's specification, checked. There is one way to get one from outside: core/proto/convert.h. Everything
+/// that holds a JobSpec may trust it; every default is filled in.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/status.h"
+#include "core/adapter.h"
+#include "core/model_config.h"
+
+namespace sbora::core {
+
+enum class Quantization { kNone, kNf4 };
+enum class PromptTemplate { kAuto, kAlpaca, kLlmAdapters, kPlain, kChat };
+enum class LossOn { kResponse, kAll };
+enum class CutoffPolicy { kTruncate, kDrop, kReject };
+enum class Schedule { kConstant, kLinear, kCosine };
+enum class DeviceKind { kAuto, kCpu, kCuda };
+enum class ComputeDtype { kAuto, kFloat32, kBFloat16 };
+
+struct AdapterSpec {
+  AdapterMethod method = AdapterMethod::kSboraFa;
+  int64_t rank = 32;
+  double alpha = 64.0;  ///< default 2 * rank
+  double dropout = 0.0;
+  std::vector<LinearModule> target_modules;  ///< distinct, in kAllLinearModules order
+  uint64_t index_seed = 42;
+};
+
+struct DataSpec {
+  PromptTemplate prompt_template = PromptTemplate::kAuto;
+  LossOn loss_on = LossOn::kResponse;
+  int64_t cutoff_tokens = 0;  ///< 0 until resolved against the model: the smaller of 512 and its context
+  CutoffPolicy cutoff_policy = CutoffPolicy::kTruncate;
+  int64_t source_cutoff_tokens = 0;
+  int64_t target_cutoff_tokens = 0;
+  int64_t validation_samples = 0;
+};
+
+struct TrainingSpec {
+  double epochs = 1.0;
+  int64_t max_steps = 0;
+  int64_t batch_size = 16;       ///< samples
+  int64_t micro_batch_size = 4;  ///< samples
+  double learning_rate = 2e-4;
+  Schedule schedule = Schedule::kLinear;
+  int64_t warmup_steps = 0;
+  double weight_decay = 0.0;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double epsilon = 1e-8;
+  double max_gradient_norm = 1.0;
+  uint64_t seed = 42;
+};
+
+struct JobSpec {
+  std::string model;    ///< as the user wrote it; the coordinator resolves it to a full name
+  std::string dataset;
+  std::string validation_dataset;
+  Quantization quantization = Quantization::kNone;
+  AdapterSpec adapter;
+  DataSpec data;
+  TrainingSpec training;
+  int64_t validate_every_steps = 0;
+  bool keep_best = false;
+  int64_t checkpoint_every_steps = 0;
+  double checkpoint_every_seconds = 60.0;
+  int64_t ranks = 1;
+  DeviceKind device = DeviceKind::kAuto;
+  ComputeDtype compute_dtype = ComputeDtype::kAuto;
+  int64_t threads = 0;
+  int64_t priority = 0;
+  double max_queue_seconds = 0.0;
+  double max_attempt_seconds = 0.0;
+  double max_total_seconds = 0.0;
+};
+
+/// Ranges and combinations that need no model. All problems at once: INVALID_ARGUMENT INVALID_SPEC with one violation
+/// for each, field paths as in FineTuningSpec (for example "spec.adapter.rank").
+/// What is specified but not built yet is UNIMPLEMENTED FEATURE_NOT_IMPLEMENTED naming it.
+Status CheckJobSpec(const JobSpec& spec);
+
+/// Fills in what depends on the model (cutoff_tokens), then checks rank against each target's width and the cutoff
+/// against the context. Errors: as CheckJobSpec.
+Status ResolveAgainstModel(const ModelConfig& model, JobSpec& spec);
+
+}  // namespace sbora::core

@@ -1,0 +1,268 @@
+#include "core/proto/convert.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <utility>
+
+#include "common/status_macros.h"
+
+namespace sbora::core {
+namespace {
+
+/// Pairs of proto and domain values; the first one also stands for UNSPECIFIED (0), the documented default.
+template <typename Proto, typename Domain, size_t N>
+using EnumTable = std::array<std::pair<Proto, Domain>, N>;
+
+constexpr EnumTable<v1::Method, AdapterMethod, 5> kMethods = {{{v1::METHOD_SBORA_FA, AdapterMethod::kSboraFa},
+                                                               {v1::METHOD_SBORA_FB, AdapterMethod::kSboraFb},
+                                                               {v1::METHOD_LORA, AdapterMethod::kLora},
+                                                               {v1::METHOD_DORA, AdapterMethod::kDora},
+                                                               {v1::METHOD_FULL, AdapterMethod::kFull}}};
+constexpr EnumTable<v1::Quantization, Quantization, 2> kQuantizations = {
+    {{v1::QUANTIZATION_NONE, Quantization::kNone}, {v1::QUANTIZATION_NF4, Quantization::kNf4}}};
+constexpr EnumTable<v1::PromptTemplate, PromptTemplate, 5> kTemplates = {
+    {{v1::PROMPT_TEMPLATE_AUTO, PromptTemplate::kAuto},
+     {v1::PROMPT_TEMPLATE_ALPACA, PromptTemplate::kAlpaca},
+     {v1::PROMPT_TEMPLATE_LLM_ADAPTERS, PromptTemplate::kLlmAdapters},
+     {v1::PROMPT_TEMPLATE_PLAIN, PromptTemplate::kPlain},
+     {v1::PROMPT_TEMPLATE_CHAT, PromptTemplate::kChat}}};
+constexpr EnumTable<v1::LossOn, LossOn, 2> kLossOns = {
+    {{v1::LOSS_ON_RESPONSE, LossOn::kResponse}, {v1::LOSS_ON_ALL, LossOn::kAll}}};
+constexpr EnumTable<v1::CutoffPolicy, CutoffPolicy, 3> kCutoffPolicies = {
+    {{v1::CUTOFF_POLICY_TRUNCATE, CutoffPolicy::kTruncate},
+     {v1::CUTOFF_POLICY_DROP, CutoffPolicy::kDrop},
+     {v1::CUTOFF_POLICY_REJECT, CutoffPolicy::kReject}}};
+constexpr EnumTable<v1::Schedule, Schedule, 3> kSchedules = {{{v1::SCHEDULE_LINEAR, Schedule::kLinear},
+                                                              {v1::SCHEDULE_CONSTANT, Schedule::kConstant},
+                                                              {v1::SCHEDULE_COSINE, Schedule::kCosine}}};
+constexpr EnumTable<v1::Device, DeviceKind, 3> kDevices = {{{v1::DEVICE_AUTO, DeviceKind::kAuto},
+                                                            {v1::DEVICE_CPU, DeviceKind::kCpu},
+                                                            {v1::DEVICE_CUDA, DeviceKind::kCuda}}};
+constexpr EnumTable<v1::ComputeDtype, ComputeDtype, 3> kComputeDtypes = {
+    {{v1::COMPUTE_DTYPE_AUTO, ComputeDtype::kAuto},
+     {v1::COMPUTE_DTYPE_FLOAT32, ComputeDtype::kFloat32},
+     {v1::COMPUTE_DTYPE_BFLOAT16, ComputeDtype::kBFloat16}}};
+
+template <typename Proto, typename Domain, size_t N>
+std::optional<Domain> FromEnum(const EnumTable<Proto, Domain, N>& table, Proto value) {
+  if (static_cast<int>(value) == 0) return table.front().second;
+  for (const auto& [proto, domain] : table) {
+    if (proto == value) return domain;
+  }
+  return std::nullopt;
+}
+
+template <typename Proto, typename Domain, size_t N>
+Proto ToEnum(const EnumTable<Proto, Domain, N>& table, Domain value) {
+  for (const auto& [proto, domain] : table) {
+    if (domain == value) return proto;
+  }
+  return static_cast<Proto>(0);
+}
+
+/// Reads one message; remembers every problem, so that a user sees all of them at once.
+class SpecReader {
+ public:
+  template <typename Proto, typename Domain, size_t N>
+  void Enum(const EnumTable<Proto, Domain, N>& table, Proto value, std::string_view field, Domain& out) {
+    if (const auto domain = FromEnum(table, value)) {
+      out = *domain;
+    } else {
+      violations_.push_back({std::string(field), fmt::format("has the unknown value {}", static_cast<int>(value))});
+    }
+  }
+
+  void Modules(const std::vector<std::string>& names, std::vector<LinearModule>& out) {
+    StatusOr<std::vector<LinearModule>> modules = ParseTargetModules(names);
+    if (modules.ok()) {
+      out = std::move(*modules);
+    } else {
+      violations_.push_back({"spec.adapter.target_modules", modules.status().message()});
+      out = {LinearModule::kQ};  // keeps the later checks from repeating the problem
+    }
+  }
+
+  /// `checked` is CheckJobSpec's answer for what was read.
+  Status Finish(const Status& checked) const {
+    if (violations_.empty()) return checked;
+    std::vector<FieldViolation> all = violations_;
+    all.insert(all.end(), checked.violations().begin(), checked.violations().end());
+    std::string message = fmt::format("{} {}", all.front().field, all.front().description);
+    if (all.size() > 1) message += fmt::format(" (and {} more)", all.size() - 1);
+    Status status = InvalidArgument("INVALID_SPEC", std::move(message));
+    for (const FieldViolation& violation : all) status = status.WithViolation(violation.field, violation.description);
+    return status;
+  }
+
+ private:
+  std::vector<FieldViolation> violations_;
+};
+
+AdapterSpec ReadAdapter(const v1::AdapterSpec& in, uint64_t seed, SpecReader& reader) {
+  AdapterSpec out;
+  reader.Enum(kMethods, in.method(), "spec.adapter.method", out.method);
+  if (in.has_rank()) out.rank = in.rank();
+  out.alpha = in.has_alpha() ? in.alpha() : 2.0 * static_cast<double>(out.rank);
+  if (in.has_dropout()) out.dropout = in.dropout();
+  reader.Modules({in.target_modules().begin(), in.target_modules().end()}, out.target_modules);
+  out.index_seed = in.has_index_seed() ? in.index_seed() : seed;
+  return out;
+}
+
+DataSpec ReadData(const v1::DataSpec& in, SpecReader& reader) {
+  DataSpec out;
+  reader.Enum(kTemplates, in.prompt_template(), "spec.data.prompt_template", out.prompt_template);
+  reader.Enum(kLossOns, in.loss_on(), "spec.data.loss_on", out.loss_on);
+  reader.Enum(kCutoffPolicies, in.cutoff_policy(), "spec.data.cutoff_policy", out.cutoff_policy);
+  if (in.has_cutoff_tokens()) out.cutoff_tokens = in.cutoff_tokens() == 0 ? -1 : in.cutoff_tokens();
+  if (in.has_source_cutoff_tokens()) out.source_cutoff_tokens = in.source_cutoff_tokens();
+  if (in.has_target_cutoff_tokens()) out.target_cutoff_tokens = in.target_cutoff_tokens();
+  if (in.has_validation_samples()) out.validation_samples = in.validation_samples();
+  return out;
+}
+
+TrainingSpec ReadTraining(const v1::TrainingSpec& in, SpecReader& reader) {
+  TrainingSpec out;
+  if (in.has_epochs()) out.epochs = in.epochs();
+  if (in.has_max_steps()) out.max_steps = in.max_steps();
+  if (in.has_batch_size()) out.batch_size = in.batch_size();
+  out.micro_batch_size = in.has_micro_batch_size() ? in.micro_batch_size() : std::min(out.micro_batch_size, out.batch_size);
+  if (in.has_learning_rate()) out.learning_rate = in.learning_rate();
+  reader.Enum(kSchedules, in.schedule(), "spec.training.schedule", out.schedule);
+  if (in.has_warmup_steps()) out.warmup_steps = in.warmup_steps();
+  if (in.has_weight_decay()) out.weight_decay = in.weight_decay();
+  if (in.has_beta1()) out.beta1 = in.beta1();
+  if (in.has_beta2()) out.beta2 = in.beta2();
+  if (in.has_epsilon()) out.epsilon = in.epsilon();
+  if (in.has_max_gradient_norm()) out.max_gradient_norm = in.max_gradient_norm();
+  if (in.has_seed()) out.seed = in.seed();
+  return out;
+}
+
+void ReadLimits(const v1::LimitSpec& in, JobSpec& out) {
+  if (in.has_priority()) out.priority = in.priority();
+  if (in.has_max_queue_seconds()) out.max_queue_seconds = in.max_queue_seconds();
+  if (in.has_max_attempt_seconds()) out.max_attempt_seconds = in.max_attempt_seconds();
+  if (in.has_max_total_seconds()) out.max_total_seconds = in.max_total_seconds();
+}
+
+}  // namespace
+
+StatusOr<std::vector<LinearModule>> ParseTargetModules(const std::vector<std::string>& names) {
+  if (names.empty()) {
+    return std::vector<LinearModule>{LinearModule::kQ, LinearModule::kK, LinearModule::kV, LinearModule::kUp,
+                                     LinearModule::kDown};
+  }
+  std::vector<LinearModule> modules;
+  for (const std::string& name : names) {
+    SBORA_ASSIGN_OR_RETURN(const LinearModule module, ParseLinearModule(name));
+    if (std::find(modules.begin(), modules.end(), module) != modules.end()) {
+      return InvalidArgument("TARGET_MODULE_DUPLICATE", fmt::format("target module '{}' is named twice", name));
+    }
+    modules.push_back(module);
+  }
+  std::sort(modules.begin(), modules.end());
+  return modules;
+}
+
+StatusOr<PromptTemplate> ParsePromptTemplate(v1::PromptTemplate value) {
+  if (const auto domain = FromEnum(kTemplates, value)) return *domain;
+  return InvalidArgument("INVALID_SPEC", fmt::format("prompt_template has the unknown value {}", static_cast<int>(value)));
+}
+
+StatusOr<DeviceKind> ParseDevice(v1::Device value) {
+  if (const auto domain = FromEnum(kDevices, value)) return *domain;
+  return InvalidArgument("INVALID_SPEC", fmt::format("device has the unknown value {}", static_cast<int>(value)));
+}
+
+StatusOr<JobSpec> ParseSpec(const v1::FineTuningSpec& in) {
+  SpecReader reader;
+  JobSpec out;
+  out.model = in.model();
+  out.dataset = in.dataset();
+  out.validation_dataset = in.validation_dataset();
+  reader.Enum(kQuantizations, in.quantization(), "spec.quantization", out.quantization);
+  out.training = ReadTraining(in.training(), reader);
+  out.adapter = ReadAdapter(in.adapter(), out.training.seed, reader);
+  out.data = ReadData(in.data(), reader);
+  if (in.validation().has_validate_every_steps()) out.validate_every_steps = in.validation().validate_every_steps();
+  if (in.validation().has_keep_best()) out.keep_best = in.validation().keep_best();
+  if (in.checkpoint().has_checkpoint_every_steps()) out.checkpoint_every_steps = in.checkpoint().checkpoint_every_steps();
+  if (in.checkpoint().has_checkpoint_every_seconds()) {
+    out.checkpoint_every_seconds = in.checkpoint().checkpoint_every_seconds();
+  }
+  if (in.resources().has_ranks()) out.ranks = in.resources().ranks();
+  reader.Enum(kDevices, in.resources().device(), "spec.resources.device", out.device);
+  reader.Enum(kComputeDtypes, in.resources().compute_dtype(), "spec.resources.compute_dtype", out.compute_dtype);
+  if (in.resources().has_threads()) out.threads = in.resources().threads();
+  ReadLimits(in.limits(), out);
+  SBORA_RETURN_IF_ERROR(reader.Finish(CheckJobSpec(out)));
+  return out;
+}
+
+namespace {
+
+void WriteData(const DataSpec& in, v1::DataSpec& out) {
+  out.set_prompt_template(ToEnum(kTemplates, in.prompt_template));
+  out.set_loss_on(ToEnum(kLossOns, in.loss_on));
+  if (in.cutoff_tokens != 0) out.set_cutoff_tokens(static_cast<int32_t>(in.cutoff_tokens));
+  out.set_cutoff_policy(ToEnum(kCutoffPolicies, in.cutoff_policy));
+  out.set_source_cutoff_tokens(static_cast<int32_t>(in.source_cutoff_tokens));
+  out.set_target_cutoff_tokens(static_cast<int32_t>(in.target_cutoff_tokens));
+  out.set_validation_samples(static_cast<int32_t>(in.validation_samples));
+}
+
+void WriteTraining(const TrainingSpec& in, v1::TrainingSpec& out) {
+  out.set_epochs(in.epochs);
+  out.set_max_steps(in.max_steps);
+  out.set_batch_size(static_cast<int32_t>(in.batch_size));
+  out.set_micro_batch_size(static_cast<int32_t>(in.micro_batch_size));
+  out.set_learning_rate(in.learning_rate);
+  out.set_schedule(ToEnum(kSchedules, in.schedule));
+  out.set_warmup_steps(in.warmup_steps);
+  out.set_weight_decay(in.weight_decay);
+  out.set_beta1(in.beta1);
+  out.set_beta2(in.beta2);
+  out.set_epsilon(in.epsilon);
+  out.set_max_gradient_norm(in.max_gradient_norm);
+  out.set_seed(in.seed);
+}
+
+}  // namespace
+
+v1::FineTuningSpec ToProto(const JobSpec& in) {
+  v1::FineTuningSpec out;
+  out.set_model(in.model);
+  out.set_dataset(in.dataset);
+  out.set_validation_dataset(in.validation_dataset);
+  out.set_quantization(ToEnum(kQuantizations, in.quantization));
+  v1::AdapterSpec& adapter = *out.mutable_adapter();
+  adapter.set_method(ToEnum(kMethods, in.adapter.method));
+  adapter.set_rank(static_cast<int32_t>(in.adapter.rank));
+  adapter.set_alpha(in.adapter.alpha);
+  adapter.set_dropout(in.adapter.dropout);
+  for (const LinearModule module : in.adapter.target_modules) {
+    adapter.add_target_modules(std::string(LinearModuleName(module)));
+  }
+  adapter.set_index_seed(in.adapter.index_seed);
+  WriteData(in.data, *out.mutable_data());
+  WriteTraining(in.training, *out.mutable_training());
+  out.mutable_validation()->set_validate_every_steps(in.validate_every_steps);
+  out.mutable_validation()->set_keep_best(in.keep_best);
+  out.mutable_checkpoint()->set_checkpoint_every_steps(in.checkpoint_every_steps);
+  out.mutable_checkpoint()->set_checkpoint_every_seconds(in.checkpoint_every_seconds);
+  out.mutable_resources()->set_ranks(static_cast<int32_t>(in.ranks));
+  out.mutable_resources()->set_device(ToEnum(kDevices, in.device));
+  out.mutable_resources()->set_compute_dtype(ToEnum(kComputeDtypes, in.compute_dtype));
+  out.mutable_resources()->set_threads(static_cast<int32_t>(in.threads));
+  out.mutable_limits()->set_priority(static_cast<int32_t>(in.priority));
+  out.mutable_limits()->set_max_queue_seconds(in.max_queue_seconds);
+  out.mutable_limits()->set_max_attempt_seconds(in.max_attempt_seconds);
+  out.mutable_limits()->set_max_total_seconds(in.max_total_seconds);
+  return out;
+}
+
+}  // namespace sbora::core

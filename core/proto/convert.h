@@ -1,0 +1,26 @@
+/// FineTuningSpec and JobSpec: the one place where protobuf meets the domain.
+#pragma once
+
+#include <vector>
+
+#include "common/status.h"
+#include "core/job_spec.h"
+#include "sbora/v1/spec.pb.h"
+
+namespace sbora::core {
+
+/// Fills in defaults, then checks (CheckJobSpec). Errors: INVALID_ARGUMENT INVALID_SPEC with one violation for each
+/// problem, unknown enum numbers and module names among them.
+StatusOr<JobSpec> ParseSpec(const v1::FineTuningSpec& spec);
+
+/// Every field set: what the coordinator stores and hands out. ParseSpec(ToProto(s)) is s.
+v1::FineTuningSpec ToProto(const JobSpec& spec);
+
+/// The enums, for the specs of evaluation and generation. UNSPECIFIED is the default.
+StatusOr<PromptTemplate> ParsePromptTemplate(v1::PromptTemplate value);
+StatusOr<DeviceKind> ParseDevice(v1::Device value);
+
+/// Modules out of "q", "q_proj", ...; sorted, duplicates refused. Empty means the default five: q, k, v, up, down.
+StatusOr<std::vector<LinearModule>> ParseTargetModules(const std::vector<std::string>& names);
+
+}  // namespace sbora::core
