@@ -1,0 +1,220 @@
+#include "core/proto/convert.h"
+
+#include <google/protobuf/util/message_differencer.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <set>
+#include <sstream>
+
+namespace sbora::core {
+namespace {
+
+using google::protobuf::Descriptor;
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+
+v1::FineTuningSpec MinimalSpec() {
+  v1::FineTuningSpec spec;
+  spec.set_model("tiny");
+  spec.set_dataset("tickets");
+  return spec;
+}
+
+ModelConfig SmolModel() {
+  ModelConfig config;
+  config.hidden_size = 576;
+  config.num_layers = 30;
+  config.num_heads = 9;
+  config.num_kv_heads = 3;
+  config.head_dim = 64;
+  config.intermediate_size = 1536;
+  config.vocab_size = 49152;
+  config.max_position_embeddings = 2048;
+  return config;
+}
+
+std::set<std::string> ViolatedFields(const Status& status) {
+  std::set<std::string> fields;
+  for (const FieldViolation& violation : status.violations()) fields.insert(violation.field);
+  return fields;
+}
+
+TEST(ConvertTest, DefaultsAreFilledInAndSurviveTheRoundTrip) {
+  const auto spec = ParseSpec(MinimalSpec());
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->adapter.method, AdapterMethod::kSboraFa);
+  EXPECT_EQ(spec->adapter.rank, 32);
+  EXPECT_EQ(spec->adapter.alpha, 64.0);
+  EXPECT_EQ(spec->adapter.target_modules.size(), 5u);
+  EXPECT_EQ(spec->training.batch_size, 16);
+  EXPECT_EQ(spec->adapter.index_seed, spec->training.seed);
+  const v1::FineTuningSpec stored = ToProto(*spec);
+  const auto again = ParseSpec(stored);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(stored, ToProto(*again)));
+}
+
+/// Sets one leaf to a value that is not its default and is valid on its own.
+void SetDistinctive(Message& message, const FieldDescriptor& field) {
+  const auto& reflection = *message.GetReflection();
+  static const std::map<std::string, double> kSpecial = {{"dropout", 0.25},      {"beta1", 0.5}, {"beta2", 0.75},
+                                                         {"epochs", 3.0},        {"priority", 7}, {"threads", 3},
+                                                         {"micro_batch_size", 2}, {"rank", 8},    {"cutoff_tokens", 99}};
+  const auto special = kSpecial.find(field.name());
+  const double number = special == kSpecial.end() ? 17 : special->second;
+  if (field.is_repeated()) {
+    reflection.AddString(&message, &field, "o_proj");
+    return;
+  }
+  switch (field.cpp_type()) {
+    case FieldDescriptor::CPPTYPE_INT32: reflection.SetInt32(&message, &field, static_cast<int32_t>(number)); break;
+    case FieldDescriptor::CPPTYPE_INT64: reflection.SetInt64(&message, &field, static_cast<int64_t>(number)); break;
+    case FieldDescriptor::CPPTYPE_UINT64: reflection.SetUInt64(&message, &field, static_cast<uint64_t>(number)); break;
+    case FieldDescriptor::CPPTYPE_DOUBLE: reflection.SetDouble(&message, &field, number); break;
+    case FieldDescriptor::CPPTYPE_BOOL: reflection.SetBool(&message, &field, true); break;
+    case FieldDescriptor::CPPTYPE_STRING: reflection.SetString(&message, &field, "other-name"); break;
+    case FieldDescriptor::CPPTYPE_ENUM:
+      reflection.SetEnumValue(&message, &field, field.enum_type()->value(field.enum_type()->value_count() - 1)->number());
+      break;
+    case FieldDescriptor::CPPTYPE_FLOAT:
+    case FieldDescriptor::CPPTYPE_UINT32:
+    case FieldDescriptor::CPPTYPE_MESSAGE: FAIL() << "no rule for " << field.full_name();
+  }
+}
+
+struct Leaf {
+  std::string path;
+  std::vector<const FieldDescriptor*> parents;
+  const FieldDescriptor* field;
+};
+
+void CollectLeaves(const Descriptor& descriptor, const std::string& prefix, std::vector<const FieldDescriptor*> parents,
+                   std::vector<Leaf>& out) {
+  for (int i = 0; i < descriptor.field_count(); ++i) {
+    const FieldDescriptor* field = descriptor.field(i);
+    const std::string path = prefix.empty() ? field->name() : prefix + "." + field->name();
+    if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+      auto deeper = parents;
+      deeper.push_back(field);
+      CollectLeaves(*field->message_type(), path, deeper, out);
+    } else {
+      out.push_back({path, parents, field});
+    }
+  }
+}
+
+std::vector<Leaf> AllLeaves() {
+  std::vector<Leaf> leaves;
+  CollectLeaves(*v1::FineTuningSpec::descriptor(), "", {}, leaves);
+  return leaves;
+}
+
+Message& Descend(Message& root, const std::vector<const FieldDescriptor*>& parents) {
+  Message* message = &root;
+  for (const FieldDescriptor* parent : parents) message = message->GetReflection()->MutableMessage(message, parent);
+  return *message;
+}
+
+/// Every leaf: set alone, it is either kept by the round trip or refused by name; never dropped in silence.
+TEST(ConvertTest, NoFieldIsLost) {
+  for (const Leaf& leaf : AllLeaves()) {
+    SCOPED_TRACE(leaf.path);
+    v1::FineTuningSpec spec = MinimalSpec();
+    Message& owner = Descend(spec, leaf.parents);
+    SetDistinctive(owner, *leaf.field);
+    if (leaf.path == "validation.keep_best") spec.set_validation_dataset("held-out");
+    const auto parsed = ParseSpec(spec);
+    if (!parsed.ok()) {
+      EXPECT_EQ(parsed.status().reason(), "FEATURE_NOT_IMPLEMENTED") << parsed.status();
+      EXPECT_EQ(parsed.status().violations().at(0).field, "spec." + leaf.path);
+      continue;
+    }
+    v1::FineTuningSpec back = ToProto(*parsed);
+    const Message& read = Descend(back, leaf.parents);
+    if (leaf.field->is_repeated()) {
+      EXPECT_EQ(read.GetReflection()->FieldSize(read, leaf.field), 1);
+      continue;
+    }
+    google::protobuf::util::MessageDifferencer differencer;
+    EXPECT_TRUE(differencer.CompareWithFields(owner, read, {leaf.field}, {leaf.field}));
+  }
+}
+
+TEST(ConvertTest, LeafNamesAreUniqueSoThatEachCanBeAFlag) {
+  std::set<std::string> names;
+  for (const Leaf& leaf : AllLeaves()) EXPECT_TRUE(names.insert(leaf.field->name()).second) << leaf.path;
+}
+
+/// The comment above each field in spec.proto is its documentation: every one has one, directly or as part of a group.
+TEST(ConvertTest, EveryFieldIsDocumented) {
+  std::ifstream file(SBORA_SOURCE_DIR "/proto/sbora/v1/spec.proto");
+  ASSERT_TRUE(file.good());
+  std::string line;
+  bool documented = false;
+  const std::set<std::string> self_explaining = {"beta1", "beta2", "epsilon", "max_attempt_seconds", "max_total_seconds"};
+  while (std::getline(file, line)) {
+    if (line.find("//") != std::string::npos) documented = true;
+    const size_t equals = line.find(" = ");
+    if (!line.starts_with("  ") || equals == std::string::npos || line.find("//") < equals) continue;
+    const std::string before = line.substr(0, equals);
+    const std::string name = before.substr(before.rfind(' ') + 1);
+    const bool is_enum_value = name.find_first_of("abcdefghijklmnopqrstuvwxyz") == std::string::npos;
+    const bool is_group_or_typed = before.find("optional") == std::string::npos;  // enum types document themselves
+    EXPECT_TRUE(documented || is_enum_value || is_group_or_typed || self_explaining.contains(name)) << line;
+    documented = false;
+  }
+}
+
+TEST(ConvertTest, AllProblemsComeAtOnce) {
+  v1::FineTuningSpec spec;
+  spec.mutable_adapter()->set_rank(0);
+  spec.mutable_adapter()->add_target_modules("q");
+  spec.mutable_adapter()->add_target_modules("w_proj");
+  spec.mutable_training()->set_learning_rate(-1);
+  spec.mutable_training()->set_schedule(static_cast<v1::Schedule>(77));
+  spec.mutable_limits()->set_priority(1000);
+  const auto parsed = ParseSpec(spec);
+  ASSERT_FALSE(parsed.ok());
+  EXPECT_EQ(parsed.status().reason(), "INVALID_SPEC");
+  const auto fields = ViolatedFields(parsed.status());
+  for (const char* field : {"spec.model", "spec.dataset", "spec.adapter.rank", "spec.adapter.target_modules",
+                            "spec.training.learning_rate", "spec.training.schedule", "spec.limits.priority"}) {
+    EXPECT_TRUE(fields.contains(field)) << field;
+  }
+}
+
+TEST(ConvertTest, RankIsCheckedAgainstTheNarrowestTarget) {
+  v1::FineTuningSpec proto = MinimalSpec();
+  proto.mutable_adapter()->set_method(v1::METHOD_SBORA_FB);
+  proto.mutable_adapter()->set_rank(193);  // k_proj has 192 rows
+  auto spec = ParseSpec(proto);
+  ASSERT_TRUE(spec.ok());
+  const Status status = ResolveAgainstModel(SmolModel(), *spec);
+  EXPECT_EQ(status.reason(), "INVALID_SPEC");
+  ASSERT_EQ(ViolatedFields(status).count("spec.adapter.rank"), 1u);
+  EXPECT_NE(status.message().find("192"), std::string::npos) << status;
+  spec->adapter.rank = 192;
+  EXPECT_TRUE(ResolveAgainstModel(SmolModel(), *spec).ok());
+  EXPECT_EQ(spec->data.cutoff_tokens, 512);
+}
+
+TEST(ConvertTest, CutoffAboveTheContextIsRefused) {
+  auto spec = ParseSpec(MinimalSpec());
+  ASSERT_TRUE(spec.ok());
+  spec->data.cutoff_tokens = 4096;
+  const Status status = ResolveAgainstModel(SmolModel(), *spec);
+  EXPECT_EQ(ViolatedFields(status), std::set<std::string>{"spec.data.cutoff_tokens"});
+}
+
+TEST(ConvertTest, WhatIsNotBuiltYetSaysSo) {
+  v1::FineTuningSpec spec = MinimalSpec();
+  spec.mutable_adapter()->set_method(v1::METHOD_DORA);
+  const auto parsed = ParseSpec(spec);
+  ASSERT_FALSE(parsed.ok());
+  EXPECT_EQ(parsed.status().code(), StatusCode::kUnimplemented);
+  EXPECT_NE(parsed.status().message().find("dora"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace sbora::core
