@@ -50,7 +50,7 @@ std::string ToJson(const AdapterConfig& config);
 /// of CheckAdapterConfig.
 StatusOr<AdapterConfig> ParseAdapterConfig(std::string_view json_text);
 
-/// Rank against each target's shape, targets present and distinct, alpha > 0, 0 <= dropout < 1.
+/// Rank against each target's shape (FA: at most k, FB: at most d, LoRA and DoRA: at most both), targets present and distinct, alpha > 0, 0 <= dropout < 1.
 /// Errors: INVALID_ARGUMENT RANK_OUT_OF_RANGE, TARGET_MODULES_EMPTY, TARGET_MODULE_DUPLICATE, ALPHA_OUT_OF_RANGE,
 /// DROPOUT_OUT_OF_RANGE, each naming value and limit with a field violation (`rank`, `target_modules`, ...).
 Status CheckAdapterConfig(const AdapterConfig& config);
@@ -68,7 +68,8 @@ std::string PeftTensorName(int64_t layer, LinearModule module, std::string_view 
 
 /// All tensors of adapter_model.safetensors, ascending by name. For kFull: ExpectedTensors of the base.
 std::vector<TensorSpec> ExpectedAdapterTensors(const AdapterConfig& config);
-/// Size of adapter_model.safetensors as SafetensorsWriter writes it (with AdapterMetadata), in bytes.
+/// Size of adapter_model.safetensors as SafetensorsWriter writes it (with AdapterMetadata), in bytes. For kFull: of all
+/// weights in one file; shards add some kilobytes of headers.
 int64_t ArtifactBytes(const AdapterConfig& config);
 /// The __metadata__ every adapter_model.safetensors carries.
 std::map<std::string, std::string> AdapterMetadata(const AdapterConfig& config);

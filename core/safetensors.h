@@ -105,6 +105,10 @@ class SafetensorsWriter {
   std::unique_ptr<Impl> impl_;
 };
 
+/// Size of the file SafetensorsWriter makes of these, header included. Errors as Create.
+StatusOr<int64_t> SafetensorsFileBytes(const std::vector<TensorSpec>& tensors,
+                                       const std::map<std::string, std::string>& metadata = {});
+
 /// One tensor with its bytes, for small files.
 struct TensorToWrite {
   TensorSpec spec;

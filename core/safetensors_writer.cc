@@ -122,6 +122,13 @@ StatusOr<WrittenFile> SafetensorsWriter::Finish() {
                      .sha256 = impl_->hash.FinishHex()};
 }
 
+StatusOr<int64_t> SafetensorsFileBytes(const std::vector<TensorSpec>& tensors,
+                                       const std::map<std::string, std::string>& metadata) {
+  int64_t data_bytes = 0;
+  SBORA_ASSIGN_OR_RETURN(const std::string header, BuildHeader(tensors, metadata, &data_bytes));
+  return static_cast<int64_t>(header.size()) + data_bytes;
+}
+
 StatusOr<WrittenFile> WriteSafetensors(const std::filesystem::path& path, std::span<const TensorToWrite> tensors,
                                        const std::map<std::string, std::string>& metadata) {
   std::vector<TensorSpec> specs;

@@ -1,0 +1,299 @@
+#include "core/adapter.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "common/check.h"
+#include "common/file.h"
+#include "common/sha256.h"
+#include "common/status_macros.h"
+#include "core/r_index.h"
+
+namespace sbora::core {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr int64_t kFormatVersion = 1;
+constexpr std::pair<AdapterMethod, std::string_view> kMethods[] = {{AdapterMethod::kSboraFa, "sbora_fa"},
+                                                                   {AdapterMethod::kSboraFb, "sbora_fb"},
+                                                                   {AdapterMethod::kLora, "lora"},
+                                                                   {AdapterMethod::kDora, "dora"},
+                                                                   {AdapterMethod::kFull, "full"}};
+
+Status BadField(std::string_view field, std::string_view what) {
+  return InvalidArgument("ADAPTER_CONFIG_MALFORMED", fmt::format("{}: \"{}\" {}", kAdapterConfigFile, field, what))
+      .WithViolation(field, std::string(what));
+}
+
+int64_t MaxRank(AdapterMethod method, const ModuleShape& shape) {
+  if (UsesIndices(method)) return IndexDim(method, shape);
+  return std::min(shape.in_features, shape.out_features);
+}
+
+StatusOr<int64_t> GetInt(const Json& json, const char* key) {
+  if (!json.contains(key) || !json[key].is_number_integer()) return BadField(key, "must be an integer");
+  return json[key].get<int64_t>();
+}
+StatusOr<double> GetNumber(const Json& json, const char* key) {
+  if (!json.contains(key) || !json[key].is_number()) return BadField(key, "must be a number");
+  return json[key].get<double>();
+}
+StatusOr<std::string> GetString(const Json& json, const char* key) {
+  if (!json.contains(key) || !json[key].is_string()) return BadField(key, "must be a string");
+  return json[key].get<std::string>();
+}
+
+StatusOr<std::vector<LinearModule>> ParseTargets(const Json& json) {
+  if (!json.contains("target_modules") || !json["target_modules"].is_array()) {
+    return BadField("target_modules", "must be a list of module names");
+  }
+  std::vector<LinearModule> targets;
+  for (const Json& name : json["target_modules"]) {
+    if (!name.is_string()) return BadField("target_modules", "must be a list of module names");
+    SBORA_ASSIGN_OR_RETURN(const LinearModule module, ParseLinearModule(name.get<std::string>()));
+    targets.push_back(module);
+  }
+  return targets;
+}
+
+/// Calls visit(layer, module, shape) for each adapted module.
+template <typename Visit>
+void ForEachModule(const ModelConfig& base, const std::vector<LinearModule>& targets, const Visit& visit) {
+  for (int64_t layer = 0; layer < base.num_layers; ++layer) {
+    for (const LinearModule module : targets) visit(layer, module, LinearModuleShape(base, module));
+  }
+}
+
+}  // namespace
+
+std::string_view AdapterMethodName(AdapterMethod method) {
+  for (const auto& [value, name] : kMethods) {
+    if (value == method) return name;
+  }
+  SBORA_CHECK(false, "method {} is outside the enum", static_cast<int>(method));
+}
+
+StatusOr<AdapterMethod> ParseAdapterMethod(std::string_view name) {
+  for (const auto& [value, known] : kMethods) {
+    if (known == name) return value;
+  }
+  return InvalidArgument("METHOD_UNKNOWN", fmt::format("method \"{}\" is unknown; sbora_fa, sbora_fb, lora, dora and full "
+                                                       "are known", name.substr(0, 80)))
+      .WithViolation("method", "must be sbora_fa, sbora_fb, lora, dora or full");
+}
+
+bool UsesIndices(AdapterMethod method) {
+  return method == AdapterMethod::kSboraFa || method == AdapterMethod::kSboraFb;
+}
+
+std::string ToJson(const AdapterConfig& config) {
+  Json targets = Json::array();
+  for (const LinearModule module : config.target_modules) targets.push_back(LinearModuleName(module));
+  const Json json = {{"format_version", kFormatVersion},
+                     {"method", AdapterMethodName(config.method)},
+                     {"r", config.rank},
+                     {"alpha", config.alpha},
+                     {"dropout", config.dropout},
+                     {"target_modules", targets},
+                     {"seed", config.seed},
+                     {"index_generator_version", config.index_generator_version},
+                     {"artifact_dtype", DTypeName(config.artifact_dtype)},
+                     {"base_model", config.base_model},
+                     {"base_hash", config.base_hash},
+                     {"base_config", Json::parse(ToHfConfigJson(config.base_config))}};
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+StatusOr<AdapterConfig> ParseAdapterConfig(std::string_view json_text) {
+  const Json json = Json::parse(json_text, nullptr, false);
+  if (!json.is_object()) {
+    return InvalidArgument("ADAPTER_CONFIG_MALFORMED", fmt::format("{} is no JSON object", kAdapterConfigFile));
+  }
+  SBORA_ASSIGN_OR_RETURN(const int64_t version, GetInt(json, "format_version"));
+  if (version != kFormatVersion) {
+    return Unimplemented("ADAPTER_FORMAT_VERSION", fmt::format("{} has format_version {}; this program reads {}",
+                                                               kAdapterConfigFile, version, kFormatVersion));
+  }
+  AdapterConfig config;
+  SBORA_ASSIGN_OR_RETURN(const std::string method, GetString(json, "method"));
+  SBORA_ASSIGN_OR_RETURN(config.method, ParseAdapterMethod(method));
+  SBORA_ASSIGN_OR_RETURN(config.rank, GetInt(json, "r"));
+  SBORA_ASSIGN_OR_RETURN(config.alpha, GetNumber(json, "alpha"));
+  SBORA_ASSIGN_OR_RETURN(config.dropout, GetNumber(json, "dropout"));
+  SBORA_ASSIGN_OR_RETURN(config.target_modules, ParseTargets(json));
+  if (!json.contains("seed") || !json["seed"].is_number_unsigned()) return BadField("seed", "must be an unsigned integer");
+  config.seed = json["seed"].get<uint64_t>();
+  SBORA_ASSIGN_OR_RETURN(const int64_t generator, GetInt(json, "index_generator_version"));
+  if (generator < 0 || generator > 1'000'000) return BadField("index_generator_version", "is out of range");
+  config.index_generator_version = static_cast<int32_t>(generator);
+  SBORA_ASSIGN_OR_RETURN(const std::string dtype, GetString(json, "artifact_dtype"));
+  SBORA_ASSIGN_OR_RETURN(config.artifact_dtype, ParseDType(dtype));
+  if (config.artifact_dtype != DType::kF32 && config.artifact_dtype != DType::kBF16) {
+    return BadField("artifact_dtype", "must be F32 or BF16");
+  }
+  SBORA_ASSIGN_OR_RETURN(config.base_model, GetString(json, "base_model"));
+  SBORA_ASSIGN_OR_RETURN(config.base_hash, GetString(json, "base_hash"));
+  if (!config.base_hash.empty() && !IsSha256Hex(config.base_hash)) return BadField("base_hash", "is no SHA-256");
+  if (!json.contains("base_config")) return BadField("base_config", "is missing");
+  SBORA_ASSIGN_OR_RETURN(config.base_config, ParseHfConfig(json["base_config"].dump()));
+  SBORA_RETURN_IF_ERROR(CheckAdapterConfig(config));
+  return config;
+}
+
+Status CheckAdapterConfig(const AdapterConfig& config) {
+  if (config.method == AdapterMethod::kFull) return OkStatus();
+  if (config.target_modules.empty()) {
+    return InvalidArgument("TARGET_MODULES_EMPTY", "target_modules is empty; name at least one linear layer")
+        .WithViolation("target_modules", "must name at least one of q, k, v, o, gate, up, down");
+  }
+  for (size_t i = 1; i < config.target_modules.size(); ++i) {
+    if (config.target_modules[i] <= config.target_modules[i - 1]) {
+      return InvalidArgument("TARGET_MODULE_DUPLICATE",
+                             fmt::format("target_modules names {} twice or out of order (q, k, v, o, gate, up, down)",
+                                         LinearModuleName(config.target_modules[i])))
+          .WithViolation("target_modules", "must be distinct and in the order q, k, v, o, gate, up, down");
+    }
+  }
+  for (const LinearModule module : config.target_modules) {
+    const int64_t limit = MaxRank(config.method, LinearModuleShape(config.base_config, module));
+    if (config.rank < 1 || config.rank > limit) {
+      return InvalidArgument("RANK_OUT_OF_RANGE", fmt::format("rank {} is outside [1, {}] for {} with {}", config.rank, limit,
+                                                              LinearModuleName(module), AdapterMethodName(config.method)))
+          .WithMetadata("module", std::string(LinearModuleName(module)))
+          .WithMetadata("limit", std::to_string(limit))
+          .WithViolation("rank", fmt::format("must be at most {} for {} of this model", limit, LinearModuleName(module)));
+    }
+  }
+  if (!(config.alpha > 0) || config.alpha > 1e6) {
+    return InvalidArgument("ALPHA_OUT_OF_RANGE", fmt::format("alpha {} is outside (0, 1e6]", config.alpha))
+        .WithViolation("alpha", "must be greater than 0 and at most 1e6");
+  }
+  if (!(config.dropout >= 0 && config.dropout < 1)) {
+    return InvalidArgument("DROPOUT_OUT_OF_RANGE", fmt::format("dropout {} is outside [0, 1)", config.dropout))
+        .WithViolation("dropout", "must be at least 0 and below 1");
+  }
+  return OkStatus();
+}
+
+int64_t IndexDim(AdapterMethod method, const ModuleShape& shape) {
+  SBORA_CHECK(UsesIndices(method), "{} has no indices", AdapterMethodName(method));
+  return method == AdapterMethod::kSboraFa ? shape.in_features : shape.out_features;
+}
+
+std::string IndexTensorName(int64_t layer, LinearModule module) { return ModulePath(layer, module) + ".sbora_index"; }
+
+std::string FactorTensorName(AdapterMethod method, int64_t layer, LinearModule module) {
+  SBORA_CHECK(UsesIndices(method), "{} has no SBoRA factor", AdapterMethodName(method));
+  return ModulePath(layer, module) + (method == AdapterMethod::kSboraFa ? ".sbora_B" : ".sbora_A");
+}
+
+std::string PeftTensorName(int64_t layer, LinearModule module, std::string_view suffix) {
+  return fmt::format("base_model.model.{}.{}", ModulePath(layer, module), suffix);
+}
+
+std::vector<TensorSpec> ExpectedAdapterTensors(const AdapterConfig& config) {
+  if (config.method == AdapterMethod::kFull) return ExpectedTensors(config.base_config);
+  std::vector<TensorSpec> specs;
+  const DType dtype = config.artifact_dtype;
+  const int64_t r = config.rank;
+  ForEachModule(config.base_config, config.target_modules, [&](int64_t layer, LinearModule module, ModuleShape shape) {
+    if (UsesIndices(config.method)) {
+      const bool fa = config.method == AdapterMethod::kSboraFa;
+      specs.push_back({IndexTensorName(layer, module), DType::kI32, {r}});
+      specs.push_back({FactorTensorName(config.method, layer, module), dtype,
+                       fa ? std::vector<int64_t>{shape.out_features, r} : std::vector<int64_t>{r, shape.in_features}});
+      return;
+    }
+    specs.push_back({PeftTensorName(layer, module, "lora_A.weight"), dtype, {r, shape.in_features}});
+    specs.push_back({PeftTensorName(layer, module, "lora_B.weight"), dtype, {shape.out_features, r}});
+    if (config.method == AdapterMethod::kDora) {
+      specs.push_back({PeftTensorName(layer, module, "lora_magnitude_vector"), dtype, {shape.out_features}});
+    }
+  });
+  std::sort(specs.begin(), specs.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  return specs;
+}
+
+int64_t ArtifactBytes(const AdapterConfig& config) {
+  const auto bytes = SafetensorsFileBytes(ExpectedAdapterTensors(config), AdapterMetadata(config));
+  SBORA_CHECK(bytes.ok(), "expected tensors of a checked config: {}", bytes.status().ToString());
+  return *bytes;
+}
+
+std::map<std::string, std::string> AdapterMetadata(const AdapterConfig& config) {
+  return {{"format", "pt"}, {"sbora_method", std::string(AdapterMethodName(config.method))},
+          {"sbora_base_hash", config.base_hash}};
+}
+
+int64_t TrainableParameters(const ModelConfig& base, AdapterMethod method, int64_t rank,
+                            const std::vector<LinearModule>& targets) {
+  if (method == AdapterMethod::kFull) return ParameterCount(base);
+  int64_t count = 0;
+  for (const LinearModule module : targets) {
+    const auto [d, k] = LinearModuleShape(base, module);
+    if (method == AdapterMethod::kSboraFa) {
+      count += d * rank;
+    } else if (method == AdapterMethod::kSboraFb) {
+      count += k * rank;
+    } else {
+      count += (d + k) * rank + (method == AdapterMethod::kDora ? d : 0);
+    }
+  }
+  return count * base.num_layers;
+}
+
+StatusOr<AdapterFolder> AdapterFolder::Open(const std::filesystem::path& dir) {
+  std::error_code ec;
+  for (const std::string_view name : {kAdapterConfigFile, kAdapterModelFile}) {
+    if (!std::filesystem::exists(dir / name, ec)) {
+      return NotFound("ADAPTER_FILE_MISSING", fmt::format("{} holds no {}", dir.string(), name));
+    }
+  }
+  SBORA_ASSIGN_OR_RETURN(const std::string text, ReadFile(dir / kAdapterConfigFile, 1 << 20));
+  SBORA_ASSIGN_OR_RETURN(AdapterConfig config, ParseAdapterConfig(text));
+  SBORA_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(dir / kAdapterModelFile));
+  const auto expected = ExpectedAdapterTensors(config);
+  const auto mismatch = [&](std::string what) {
+    return InvalidArgument("ADAPTER_TENSOR_MISMATCH", fmt::format("{}: {}", (dir / kAdapterModelFile).string(), what));
+  };
+  if (expected.size() != file.tensors().size()) {
+    return mismatch(fmt::format("{} tensors, the config implies {}", file.tensors().size(), expected.size()));
+  }
+  for (const TensorSpec& spec : expected) {
+    const auto view = file.Tensor(spec.name);
+    if (!view.ok() || view->shape != spec.shape || view->dtype != spec.dtype) {
+      return mismatch(fmt::format("tensor \"{}\" must be {} [{}]", spec.name, DTypeName(spec.dtype),
+                                  fmt::join(spec.shape, ", ")));
+    }
+  }
+  AdapterFolder folder(std::move(config), std::move(file));
+  if (!UsesIndices(folder.config_.method)) return folder;
+  for (int64_t layer = 0; layer < folder.config_.base_config.num_layers; ++layer) {
+    for (const LinearModule module : folder.config_.target_modules) {
+      SBORA_ASSIGN_OR_RETURN(const auto indices, folder.Indices(layer, module));
+      const ModuleShape shape = LinearModuleShape(folder.config_.base_config, module);
+      SBORA_RETURN_IF_ERROR(CheckIndices(indices, ModulePath(layer, module), IndexDim(folder.config_.method, shape)));
+    }
+  }
+  return folder;
+}
+
+StatusOr<std::vector<int32_t>> AdapterFolder::Indices(int64_t layer, LinearModule module) const {
+  SBORA_ASSIGN_OR_RETURN(const TensorView view, file_.Tensor(IndexTensorName(layer, module)));
+  std::vector<int32_t> indices(static_cast<size_t>(view.elements()));
+  if (!indices.empty()) std::memcpy(indices.data(), view.data.data(), view.data.size());
+  return indices;
+}
+
+StatusOr<std::vector<float>> AdapterFolder::Floats(std::string_view tensor_name) const {
+  SBORA_ASSIGN_OR_RETURN(const TensorView view, file_.Tensor(tensor_name));
+  std::vector<float> values(static_cast<size_t>(view.elements()));
+  SBORA_RETURN_IF_ERROR(ToFloat(view.dtype, view.data, values));
+  return values;
+}
+
+}  // namespace sbora::core

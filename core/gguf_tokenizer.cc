@@ -1,0 +1,197 @@
+// tokenizer.json out of GGUF metadata. GGUF keeps vocabulary and merges but only a NAME of the pre-tokenizer; the
+// splitting rules behind the names below are those of the models' own tokenizer.json.
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "common/status_macros.h"
+#include "core/gguf_import.h"
+
+namespace sbora::core {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr int64_t kControlToken = 3;      // ggml: special
+constexpr int64_t kUserDefinedToken = 4;  // ggml: added, not special
+
+constexpr const char* kLlama3Pattern =
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
+    "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
+Json ByteLevel(bool use_regex) {
+  return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
+}
+
+Json Split(const char* pattern) {
+  return {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}};
+}
+
+Json Sequence(Json steps) { return {{"type", "Sequence"}, {"pretokenizers", std::move(steps)}}; }
+
+StatusOr<Json> PreTokenizer(const std::string& name) {
+  if (name == "smollm") {
+    // Digits one by one first: without this step numbers get other ids than the model was trained on.
+    return Sequence({{{"type", "Digits"}, {"individual_digits", true}}, ByteLevel(true)});
+  }
+  if (name == "gpt-2") return ByteLevel(true);
+  if (name == "llama-bpe") return Sequence({Split(kLlama3Pattern), ByteLevel(false)});
+  if (name == "default") {  // llama.cpp's rules for files that name no pre-tokenizer
+    return Sequence({Split("[\\p{P}\\$\\+<=>\\^~\\|]+"),
+                     Split("'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)"),
+                     Split("\\p{N}+"), Split("[0-9][0-9][0-9]"), ByteLevel(false)});
+  }
+  return Unimplemented("TOKENIZER_UNSUPPORTED",
+                       fmt::format("GGUF pre-tokenizer \"{}\" is not supported; smollm, llama-bpe, gpt-2 and default are. "
+                                   "Import the original folder with its tokenizer.json", name.substr(0, 80)));
+}
+
+Json AddedToken(size_t id, const std::string& text, bool special) {
+  return {{"id", id},          {"content", text}, {"single_word", false}, {"lstrip", false},
+          {"rstrip", false}, {"normalized", false}, {"special", special}};
+}
+
+Json BosTemplate(const std::string& bos, int64_t id) {
+  const Json token = {{"SpecialToken", {{"id", bos}, {"type_id", 0}}}};
+  const Json a = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
+  const Json b = {{"Sequence", {{"id", "B"}, {"type_id", 1}}}};
+  return {{"type", "TemplateProcessing"},
+          {"single", Json::array({token, a})},
+          {"pair", Json::array({token, a, token, b})},
+          {"special_tokens", {{bos, {{"id", bos}, {"ids", Json::array({id})}, {"tokens", Json::array({bos})}}}}}};
+}
+
+bool ValidUtf8(const Json& value) {
+  try {
+    (void)value.dump();
+    return true;
+  } catch (const Json::exception&) {  // the library's only way to say that a string is no UTF-8
+    return false;
+  }
+}
+
+struct Vocabulary {
+  const std::vector<std::string>* tokens = nullptr;
+  Json vocab = Json::object();
+  Json merges = Json::array();
+  Json added = Json::array();
+};
+
+StatusOr<Vocabulary> ReadVocabulary(const GgufFile& file, const ModelConfig& config) {
+  Vocabulary v;
+  SBORA_ASSIGN_OR_RETURN(v.tokens, file.Strings("tokenizer.ggml.tokens"));
+  SBORA_ASSIGN_OR_RETURN(const auto* merges, file.Strings("tokenizer.ggml.merges"));
+  SBORA_ASSIGN_OR_RETURN(const auto* types, file.Ints("tokenizer.ggml.token_type"));
+  if (static_cast<int64_t>(v.tokens->size()) > config.vocab_size || types->size() != v.tokens->size()) {
+    return InvalidArgument("TOKENIZER_MALFORMED",
+                           fmt::format("{} tokens with {} types do not fit {} embeddings", v.tokens->size(), types->size(),
+                                       config.vocab_size));
+  }
+  for (size_t id = 0; id < v.tokens->size(); ++id) {
+    const std::string& token = (*v.tokens)[id];
+    if (v.vocab.contains(token)) {
+      return InvalidArgument("TOKENIZER_MALFORMED", fmt::format("token {} repeats an earlier one", id));
+    }
+    v.vocab[token] = id;
+    const int64_t type = (*types)[id];
+    if (type == kControlToken || type == kUserDefinedToken) v.added.push_back(AddedToken(id, token, type == kControlToken));
+  }
+  for (const std::string& merge : *merges) {
+    const size_t space = merge.find(' ', 1);
+    if (space == std::string::npos || !v.vocab.contains(merge.substr(0, space)) ||
+        !v.vocab.contains(merge.substr(space + 1))) {
+      return InvalidArgument("TOKENIZER_MALFORMED", fmt::format("merge \"{}\" joins no two tokens", merge.substr(0, 80)));
+    }
+    v.merges.push_back(merge);
+  }
+  if (!ValidUtf8(v.vocab) || !ValidUtf8(v.merges)) {
+    return InvalidArgument("TOKENIZER_MALFORMED", "a token of the vocabulary is no UTF-8");
+  }
+  return v;
+}
+
+StatusOr<Json> TokenizerConfig(const GgufFile& file, const ModelConfig& config, const std::vector<std::string>& tokens,
+                               const Json& added, bool add_bos) {
+  const auto text = [&](std::optional<int64_t> id) -> Json {
+    return id && *id < static_cast<int64_t>(tokens.size()) ? Json(tokens[static_cast<size_t>(*id)]) : Json();
+  };
+  Json decoder = Json::object();
+  for (Json token : added) {
+    const std::string id = std::to_string(token["id"].get<int64_t>());
+    token.erase("id");
+    decoder[id] = token;
+  }
+  Json json = {{"tokenizer_class", "PreTrainedTokenizerFast"},
+               {"clean_up_tokenization_spaces", false},
+               {"add_prefix_space", false},
+               {"add_bos_token", add_bos},
+               {"model_max_length", config.max_position_embeddings},
+               {"bos_token", text(config.bos_token_id)},
+               {"pad_token", text(config.pad_token_id)},
+               {"added_tokens_decoder", decoder}};
+  json["eos_token"] = config.eos_token_ids.empty() ? Json() : text(config.eos_token_ids[0]);
+  if (const auto unknown = file.Int("tokenizer.ggml.unknown_token_id"); unknown.ok() && *unknown >= 0) {
+    json["unk_token"] = text(*unknown);
+  }
+  if (file.Has("tokenizer.chat_template")) {
+    SBORA_ASSIGN_OR_RETURN(json["chat_template"], file.String("tokenizer.chat_template"));
+  }
+  return json;
+}
+
+}  // namespace
+
+StatusOr<TokenizerFiles> GgufTokenizer(const GgufFile& file, const ModelConfig& config) {
+  SBORA_ASSIGN_OR_RETURN(const std::string model, file.String("tokenizer.ggml.model"));
+  if (model != "gpt2") {
+    return Unimplemented("TOKENIZER_UNSUPPORTED",
+                         fmt::format("GGUF tokenizer model \"{}\" is not supported; byte-level BPE (\"gpt2\") is. Import the "
+                                     "original folder with its tokenizer.json", model.substr(0, 80)));
+  }
+  std::string pre = "default";
+  if (file.Has("tokenizer.ggml.pre")) {
+    SBORA_ASSIGN_OR_RETURN(pre, file.String("tokenizer.ggml.pre"));
+  }
+  SBORA_ASSIGN_OR_RETURN(const Json pre_tokenizer, PreTokenizer(pre));
+  SBORA_ASSIGN_OR_RETURN(Vocabulary v, ReadVocabulary(file, config));
+  const bool llama3 = pre == "llama-bpe";
+  bool add_bos = llama3;
+  if (file.Has("tokenizer.ggml.add_bos_token")) {
+    SBORA_ASSIGN_OR_RETURN(add_bos, file.Bool("tokenizer.ggml.add_bos_token"));
+  }
+  Json processor = ByteLevel(true);
+  if (add_bos) {
+    if (!config.bos_token_id || *config.bos_token_id >= static_cast<int64_t>(v.tokens->size())) {
+      return InvalidArgument("TOKENIZER_MALFORMED", "add_bos_token is set and there is no bos token");
+    }
+    const auto id = *config.bos_token_id;
+    processor = {{"type", "Sequence"},
+                 {"processors", Json::array({ByteLevel(true), BosTemplate((*v.tokens)[static_cast<size_t>(id)], id)})}};
+  }
+  SBORA_ASSIGN_OR_RETURN(const Json tokenizer_config, TokenizerConfig(file, config, *v.tokens, v.added, add_bos));
+  const Json tokenizer = {{"version", "1.0"},
+                          {"truncation", nullptr},
+                          {"padding", nullptr},
+                          {"added_tokens", v.added},
+                          {"normalizer", nullptr},
+                          {"pre_tokenizer", pre_tokenizer},
+                          {"post_processor", processor},
+                          {"decoder", ByteLevel(true)},
+                          {"model",
+                           {{"type", "BPE"},
+                            {"dropout", nullptr},
+                            {"unk_token", nullptr},
+                            {"continuing_subword_prefix", nullptr},
+                            {"end_of_word_suffix", nullptr},
+                            {"fuse_unk", false},
+                            {"byte_fallback", false},
+                            {"ignore_merges", llama3},
+                            {"vocab", std::move(v.vocab)},
+                            {"merges", std::move(v.merges)}}}};
+  if (!ValidUtf8(tokenizer_config)) return InvalidArgument("TOKENIZER_MALFORMED", "the chat template is no UTF-8");
+  return TokenizerFiles{.tokenizer_json = tokenizer.dump() + "\n",
+                        .tokenizer_config_json = tokenizer_config.dump(2) + "\n",
+                        .has_chat_template = tokenizer_config.contains("chat_template")};
+}
+
+}  // namespace sbora::core
