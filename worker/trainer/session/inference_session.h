@@ -1,0 +1,73 @@
+/// A loaded model, with or without an adapter, for generation and for the loss of given answers. Torch-free border, as
+/// train_session.h.
+///
+/// Errors: loading: those of the model and adapter folders, FAILED_PRECONDITION BASE_HASH_MISMATCH; computing:
+/// INVALID_ARGUMENT for prompts that are empty, too long or hold unknown ids; RESOURCE_EXHAUSTED OOM_GPU, OOM_HOST;
+/// CANCELLED when the observer asks to stop. Threading: one call at a time.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/status.h"
+#include "core/model_config.h"
+#include "worker/trainer/session/device.h"
+#include "worker/trainer/session/task_observer.h"
+
+namespace sbora::trainer {
+
+struct GenerationSettings {
+  int64_t max_new_tokens = 64;
+  double temperature = 0;  ///< 0: greedy
+  int64_t top_k = 0;       ///< 0: no limit
+  double top_p = 1;
+  uint64_t seed = 42;
+  int64_t batch_size = 8;  ///< prompts decoded together
+  std::vector<int64_t> eos_ids;
+};
+
+/// Prompt and answer as ids; the loss counts the rows that predict `answer`.
+struct ScoredSample {
+  std::vector<int64_t> prompt;
+  std::vector<int64_t> answer;
+};
+
+struct LossTotal {
+  double sum = 0;
+  int64_t tokens = 0;
+};
+
+class InferenceSession {
+ public:
+  struct Options {
+    std::filesystem::path model_dir;
+    std::filesystem::path adapter_dir;  ///< empty: the base model
+    std::string base_hash;              ///< of model_dir; the adapter must name the same. Empty: not checked
+    DevicePlan device;
+  };
+  /// `observer` must outlive the session.
+  static StatusOr<std::unique_ptr<InferenceSession>> Load(const Options& options, TaskObserver& observer);
+  ~InferenceSession();
+
+  const core::ModelConfig& config() const;
+
+  /// One list of ids per prompt, without prompt and end token. `on_batch` gets the number of prompts done.
+  StatusOr<std::vector<std::vector<int64_t>>> Generate(const std::vector<std::vector<int64_t>>& prompts,
+                                                       const GenerationSettings& settings,
+                                                       const std::function<void(int64_t done)>& on_batch);
+  /// Sum of -log p over all answers' tokens. Samples are packed, `batch_size` at a time.
+  StatusOr<LossTotal> AnswerLoss(std::span<const ScoredSample> samples, int64_t batch_size,
+                                 const std::function<void(int64_t done)>& on_batch);
+
+ private:
+  struct Impl;
+  explicit InferenceSession(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace sbora::trainer

@@ -1,0 +1,31 @@
+#include "worker/trainer/session/run_hash.h"
+
+#include <nlohmann/json.hpp>
+
+#include "common/sha256.h"
+
+namespace sbora::trainer {
+
+std::string RunHash(const TrainRequest& request, const std::string& token_cache_key,
+                    const std::string& validation_cache_key) {
+  const auto& adapter = request.spec.adapter;
+  const auto& training = request.spec.training;
+  nlohmann::json indices = nlohmann::json::object();
+  for (const auto& [module, index] : request.indices) indices[module] = index;
+  nlohmann::json targets = nlohmann::json::array();
+  for (const auto module : adapter.target_modules) targets.push_back(core::LinearModuleName(module));
+  const nlohmann::json run = {
+      {"adapter", {core::AdapterMethodName(adapter.method), adapter.rank, adapter.alpha, adapter.dropout, targets}},
+      {"training",
+       {training.epochs, training.max_steps, training.batch_size, training.micro_batch_size, training.learning_rate,
+        static_cast<int>(training.schedule), training.warmup_steps, training.weight_decay, training.beta1,
+        training.beta2, training.epsilon, training.max_gradient_norm, training.seed}},
+      {"validation", {request.spec.validate_every_steps, request.spec.keep_best}},
+      {"quantization", static_cast<int>(request.spec.quantization)},
+      {"base", request.base_hash},
+      {"data", {token_cache_key, validation_cache_key}},
+      {"indices", indices}};
+  return Sha256Hex(run.dump());
+}
+
+}  // namespace sbora::trainer
