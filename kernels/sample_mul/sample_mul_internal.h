@@ -16,10 +16,4 @@ void GatherColumnsCpu(const SampleMulShape& shape, const void* wide_TC, const in
 void ScatterAddColumnsCpu(const SampleMulShape& shape, void* wide_TC, const int32_t* idx_R, const void* narrow_TR,
                           float scale);
 
-/// Null on success, else CUDA's text (static storage). Plain C++ types only: the .cu file sees no Status.
-const char* GatherColumnsCuda(const SampleMulShape& shape, const void* wide_TC, const int32_t* idx_R, void* narrow_TR,
-                              Stream stream);
-const char* ScatterAddColumnsCuda(const SampleMulShape& shape, void* wide_TC, const int32_t* idx_R,
-                                  const void* narrow_TR, float scale, Stream stream);
-
 }  // namespace sbora::kernels::internal

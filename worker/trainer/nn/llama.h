@@ -47,10 +47,10 @@ class LlamaModel {
   };
 
   /// Reads config.json and *.safetensors (one file, or shards with an index) as core's model import writes them.
-  /// Errors: those of core::ModelFolder::Open (naming file and tensor); RESOURCE_EXHAUSTED MODEL_MEMORY.
+  /// Errors: those of core::ModelFolder::Open, naming file and tensor. Running out of memory throws, as LibTorch does.
   static StatusOr<std::unique_ptr<LlamaModel>> Load(const std::filesystem::path& dir, const Options& options);
 
-  /// Seeded normal weights (std 0.02, norms 1), the same on every machine; for benchmarks and tests.
+  /// Seeded uniform weights (standard deviation 0.02, norms 1), the same bits on every machine; for benchmarks and tests.
   static StatusOr<std::unique_ptr<LlamaModel>> Random(const core::ModelConfig& config, uint64_t seed,
                                                       const Options& options);
   ~LlamaModel();
@@ -79,7 +79,10 @@ class LlamaModel {
 
  private:
   struct Weights;
-  LlamaModel(core::ModelConfig config, Options options);
+  explicit LlamaModel(std::unique_ptr<Weights> weights);
+  at::Tensor Hidden(const PackedBatch& batch, const std::vector<int64_t>& rows, AdapterSet* adapter,
+                    const TrainContext& context) const;
+  at::Tensor Head(const at::Tensor& h_TH) const;
 
   std::unique_ptr<Weights> weights_;
 };

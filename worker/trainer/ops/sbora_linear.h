@@ -12,7 +12,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <cstdint>
+#include <memory>
 
 #include "worker/trainer/nn/adapter_set.h"
 #include "worker/trainer/ops/dropout_mask.h"
@@ -21,7 +21,7 @@ namespace sbora::trainer::ops {
 
 /// How to mask the adapter's input in one pass; `rows` null means no dropout.
 struct DropoutPlan {
-  const DropoutRows* rows = nullptr;  ///< must outlive the graph
+  std::shared_ptr<const DropoutRows> rows;  ///< shared: the backward nodes of all layers own it with the caller
   float probability = 0;
 };
 

@@ -1,0 +1,216 @@
+#include "worker/trainer/nn/llama.h"
+
+#include <ATen/ATen.h>
+
+#include <utility>
+
+#include "common/check.h"
+#include "worker/trainer/nn/llama_weights.h"
+#include "worker/trainer/ops/chunked_loss.h"
+#include "worker/trainer/ops/frozen_layers.h"
+#include "worker/trainer/ops/sbora_linear.h"
+
+namespace sbora::trainer {
+namespace {
+
+/// What all layers of one forward pass share.
+struct Pass {
+  const core::ModelConfig& config;
+  const AdapterSet* adapter = nullptr;
+  bool train = false;
+  ops::DropoutPlan dropout;
+  at::Tensor cos_TD2;
+  at::Tensor sin_TD2;
+};
+
+at::Tensor LongTensor(const std::vector<int64_t>& values, at::Device device) {
+  return at::tensor(at::ArrayRef<int64_t>(values), at::kLong).to(device);
+}
+
+void SetAngles(Pass& pass, const std::vector<int64_t>& positions, const at::Tensor& inverse_frequency_D2) {
+  const at::Tensor angles =
+      LongTensor(positions, inverse_frequency_D2.device()).to(at::kFloat).unsqueeze(1) * inverse_frequency_D2;
+  pass.cos_TD2 = angles.cos();
+  pass.sin_TD2 = angles.sin();
+}
+
+ops::DropoutPlan PlanDropout(const PackedBatch& batch, const AdapterSet& adapter, const TrainContext& context) {
+  if (!context.training || adapter.dropout() == 0) return {};
+  auto rows = std::make_shared<ops::DropoutRows>();
+  rows->key = ops::MakeDropoutKey(context.seed, context.epoch);
+  for (int64_t n = 0; n < batch.samples(); ++n) {
+    const auto sample = static_cast<size_t>(n);
+    const int64_t length = batch.cu_seqlens[sample + 1] - batch.cu_seqlens[sample];
+    rows->sample_T.insert(rows->sample_T.end(), static_cast<size_t>(length), batch.sample_ids[sample]);
+  }
+  for (const int64_t position : batch.positions) rows->position_T.push_back(static_cast<uint32_t>(position));
+  return {.rows = std::move(rows), .probability = static_cast<float>(adapter.dropout())};
+}
+
+void CheckBatch(const PackedBatch& batch, const core::ModelConfig& config) {
+  SBORA_CHECK(batch.tokens() > 0 && batch.positions.size() == batch.ids.size(), "{} ids, {} positions",
+              batch.ids.size(), batch.positions.size());
+  SBORA_CHECK(batch.cu_seqlens.size() == batch.sample_ids.size() + 1 && batch.cu_seqlens.front() == 0 &&
+                  batch.cu_seqlens.back() == batch.tokens(),
+              "{} samples, borders [{}, {}] for {} tokens", batch.sample_ids.size(), batch.cu_seqlens.front(),
+              batch.cu_seqlens.back(), batch.tokens());
+  SBORA_CHECK(batch.supervised_rows.size() == batch.targets.size(), "{} supervised rows, {} targets",
+              batch.supervised_rows.size(), batch.targets.size());
+  for (const auto* ids : {&batch.ids, &batch.targets}) {
+    for (const int64_t id : *ids) SBORA_CHECK(id >= 0 && id < config.vocab_size, "token {} of {}", id, config.vocab_size);
+  }
+  for (const int64_t row : batch.supervised_rows) {
+    SBORA_CHECK(row >= 0 && row < batch.tokens(), "supervised row {} of {}", row, batch.tokens());
+  }
+}
+
+}  // namespace
+
+/// The layers over packed rows; `attend(layer, q, k, v)` is what differs between training and the two steps of
+/// generation.
+template <typename Layer, typename Attend>
+static at::Tensor RunLayers(const Pass& pass, const std::vector<Layer>& layers, at::Tensor h_TH, const Attend& attend) {
+  using core::LinearModule;
+  const double eps = pass.config.rms_norm_eps;
+  const int64_t head_dim = pass.config.head_dim;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const Layer& layer = layers[i];
+    const auto number = static_cast<int64_t>(i);
+    const auto linear = [&](LinearModule module, const at::Tensor& x_TI) {
+      const at::Tensor& w_OI = layer.linear[static_cast<size_t>(module)];
+      const AdapterModule* adapted = pass.adapter == nullptr ? nullptr : pass.adapter->Find(number, module);
+      if (adapted == nullptr) return ops::FrozenLinear(x_TI, w_OI);
+      return ops::SboraLinear(x_TI, w_OI, *pass.adapter, *adapted, pass.dropout, pass.train);
+    };
+    const at::Tensor n_TH = ops::RmsNorm(h_TH, layer.attention_norm_H, eps);
+    const at::Tensor q = ops::Rope(linear(LinearModule::kQ, n_TH), pass.cos_TD2, pass.sin_TD2, head_dim);
+    const at::Tensor k = ops::Rope(linear(LinearModule::kK, n_TH), pass.cos_TD2, pass.sin_TD2, head_dim);
+    const at::Tensor v = linear(LinearModule::kV, n_TH);
+    h_TH = h_TH + linear(LinearModule::kO, attend(number, q, k, v));
+    const at::Tensor m_TH = ops::RmsNorm(h_TH, layer.mlp_norm_H, eps);
+    const at::Tensor gate_TF = linear(LinearModule::kGate, m_TH);
+    const at::Tensor up_TF = linear(LinearModule::kUp, m_TH);
+    h_TH = h_TH + linear(LinearModule::kDown, ops::SwiGlu(gate_TF, up_TF));
+  }
+  return h_TH;
+}
+
+LlamaModel::LlamaModel(std::unique_ptr<Weights> weights) : weights_(std::move(weights)) {}
+LlamaModel::~LlamaModel() = default;
+
+const core::ModelConfig& LlamaModel::config() const { return weights_->config; }
+at::Device LlamaModel::device() const { return weights_->options.device; }
+at::ScalarType LlamaModel::dtype() const { return weights_->options.dtype; }
+
+at::Tensor LlamaModel::Weight(int64_t layer, core::LinearModule module) const {
+  return weights_->layers.at(static_cast<size_t>(layer)).linear[static_cast<size_t>(module)];
+}
+
+at::Tensor LlamaModel::Hidden(const PackedBatch& batch, const std::vector<int64_t>& rows, AdapterSet* adapter,
+                              const TrainContext& context) const {
+  CheckBatch(batch, weights_->config);
+  Pass pass{.config = weights_->config, .adapter = adapter, .train = context.training && adapter != nullptr,
+            .dropout = {}, .cos_TD2 = {}, .sin_TD2 = {}};
+  at::AutoGradMode grad_mode(pass.train);
+  if (adapter != nullptr) pass.dropout = PlanDropout(batch, *adapter, context);
+  SetAngles(pass, batch.positions, weights_->inverse_frequency_D2);
+  const auto attend = [&](int64_t, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+    return ops::PackedCausalAttention(q, k, v, weights_->config.head_dim, batch.cu_seqlens);
+  };
+  const at::Tensor h_TH = RunLayers(pass, weights_->layers,
+                                    at::embedding(weights_->embedding_VH, LongTensor(batch.ids, device())), attend);
+  return ops::RmsNorm(h_TH.index_select(0, LongTensor(rows, device())), weights_->norm_H, weights_->config.rms_norm_eps);
+}
+
+LossResult LlamaModel::ForwardLoss(const PackedBatch& batch, AdapterSet* adapter, const TrainContext& context) const {
+  at::AutoGradMode grad_mode(context.training && adapter != nullptr);
+  const at::Tensor hidden_SH = Hidden(batch, batch.supervised_rows, adapter, context);
+  const at::Tensor targets_S = LongTensor(batch.targets, device());
+  return {ops::ChunkedCrossEntropy(hidden_SH, weights_->head_VH, targets_S), static_cast<int64_t>(batch.targets.size())};
+}
+
+at::Tensor LlamaModel::Logits(const PackedBatch& batch, const std::vector<int64_t>& rows, AdapterSet* adapter) const {
+  at::NoGradGuard no_grad;
+  return at::mm(Hidden(batch, rows, adapter, {}), weights_->head_VH.t()).to(at::kFloat);
+}
+
+KvCache LlamaModel::NewCache(int64_t batch, int64_t capacity) const {
+  const core::ModelConfig& config = weights_->config;
+  return KvCache(config.num_layers, batch, config.num_kv_heads, config.head_dim, capacity,
+                 at::TensorOptions(device()).dtype(dtype()));
+}
+
+at::Tensor LlamaModel::Prefill(const std::vector<std::vector<int64_t>>& prompts, KvCache& cache,
+                               AdapterSet* adapter) const {
+  at::NoGradGuard no_grad;
+  SBORA_CHECK(static_cast<int64_t>(prompts.size()) == cache.batch(), "{} prompts for a cache of {}", prompts.size(),
+              cache.batch());
+  PackedBatch batch;
+  std::vector<int64_t> last_rows;
+  for (const std::vector<int64_t>& prompt : prompts) {
+    SBORA_CHECK(!prompt.empty(), "prompt {} is empty", last_rows.size());
+    batch.Append(0, prompt);
+    last_rows.push_back(batch.tokens() - 1);
+    const auto row = static_cast<int64_t>(last_rows.size()) - 1;
+    cache.Reserve(static_cast<int64_t>(prompt.size()));
+    cache.SetLength(row, static_cast<int64_t>(prompt.size()));
+  }
+  CheckBatch(batch, weights_->config);
+  Pass pass{.config = weights_->config, .adapter = adapter, .train = false, .dropout = {}, .cos_TD2 = {}, .sin_TD2 = {}};
+  SetAngles(pass, batch.positions, weights_->inverse_frequency_D2);
+  const int64_t head_dim = weights_->config.head_dim;
+  const auto attend = [&](int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+    for (int64_t n = 0; n < batch.samples(); ++n) {
+      const int64_t begin = batch.cu_seqlens[static_cast<size_t>(n)];
+      const int64_t length = batch.cu_seqlens[static_cast<size_t>(n) + 1] - begin;
+      const auto store = [&](at::Tensor& side, const at::Tensor& packed) {
+        side[n].narrow(1, 0, length).copy_(packed.narrow(0, begin, length).view({length, -1, head_dim}).transpose(0, 1));
+      };
+      store(cache.keys(layer), k);
+      store(cache.values(layer), v);
+    }
+    return ops::PackedCausalAttention(q, k, v, head_dim, batch.cu_seqlens);
+  };
+  const at::Tensor h_TH = RunLayers(pass, weights_->layers,
+                                    at::embedding(weights_->embedding_VH, LongTensor(batch.ids, device())), attend);
+  return Head(h_TH.index_select(0, LongTensor(last_rows, device())));
+}
+
+at::Tensor LlamaModel::Step(const std::vector<int64_t>& tokens, KvCache& cache, AdapterSet* adapter) const {
+  at::NoGradGuard no_grad;
+  const int64_t batch = cache.batch();
+  SBORA_CHECK(static_cast<int64_t>(tokens.size()) == batch, "{} tokens for a cache of {}", tokens.size(), batch);
+  const std::vector<int64_t> positions = cache.lengths();
+  const int64_t span = cache.max_length() + 1;
+  cache.Reserve(span);
+  for (int64_t row = 0; row < batch; ++row) cache.SetLength(row, positions[static_cast<size_t>(row)] + 1);
+  Pass pass{.config = weights_->config, .adapter = adapter, .train = false, .dropout = {}, .cos_TD2 = {}, .sin_TD2 = {}};
+  SetAngles(pass, positions, weights_->inverse_frequency_D2);
+  const int64_t head_dim = weights_->config.head_dim;
+  const int64_t kv_heads = weights_->config.num_kv_heads;
+  const at::Tensor position_B = LongTensor(positions, device());
+  const at::Tensor row_B = at::arange(batch, position_B.options());
+  const at::Tensor mask =
+      (at::arange(span, position_B.options()).unsqueeze(0) <= position_B.unsqueeze(1)).view({batch, 1, 1, span});
+  const auto attend = [&](int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+    const auto append = [&](at::Tensor& side, const at::Tensor& x) {
+      side.transpose(1, 2).index_put_({row_B, position_B}, x.view({batch, kv_heads, head_dim}));
+      return side.narrow(2, 0, span);
+    };
+    // One query per sequence: the query heads of a key head's group stand in the place of query positions.
+    const at::Tensor out = at::scaled_dot_product_attention(q.view({batch, kv_heads, -1, head_dim}),
+                                                            append(cache.keys(layer), k),
+                                                            append(cache.values(layer), v), mask);
+    return out.reshape({batch, -1});
+  };
+  const at::Tensor h_BH =
+      RunLayers(pass, weights_->layers, at::embedding(weights_->embedding_VH, LongTensor(tokens, device())), attend);
+  return Head(h_BH);
+}
+
+at::Tensor LlamaModel::Head(const at::Tensor& h_TH) const {
+  const at::Tensor normed_TH = ops::RmsNorm(h_TH, weights_->norm_H, weights_->config.rms_norm_eps);
+  return at::mm(normed_TH, weights_->head_VH.t()).to(at::kFloat);
+}
+
+}  // namespace sbora::trainer

@@ -1,0 +1,151 @@
+#include "worker/trainer/nn/llama_weights.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <numbers>
+
+#include "common/status_macros.h"
+#include "core/counter_rng.h"
+#include "core/model_folder.h"
+
+namespace sbora::trainer {
+namespace {
+
+StatusOr<at::ScalarType> TorchDType(core::DType dtype) {
+  switch (dtype) {
+    case core::DType::kF32: return at::kFloat;
+    case core::DType::kF16: return at::kHalf;
+    case core::DType::kBF16: return at::kBFloat16;
+    case core::DType::kBool: case core::DType::kU8: case core::DType::kI8: case core::DType::kI16:
+    case core::DType::kU16: case core::DType::kI32: case core::DType::kU32: case core::DType::kF64:
+    case core::DType::kI64: case core::DType::kU64: break;
+  }
+  return InvalidArgument("DTYPE_UNSUPPORTED", fmt::format("{} is no weight dtype", core::DTypeName(dtype)));
+}
+
+/// Copies out of the mapping: its bytes may be unaligned, and the file may be evicted afterwards.
+StatusOr<at::Tensor> Read(const core::TensorView& view, const LlamaModel::Options& options) {
+  SBORA_ASSIGN_OR_RETURN(const at::ScalarType stored, TorchDType(view.dtype));
+  at::Tensor tensor = at::empty(view.shape, at::TensorOptions().dtype(stored));
+  SBORA_CHECK(tensor.nbytes() == view.data.size(), "{}: {} bytes for {}", view.name, view.data.size(), tensor.nbytes());
+  auto* target = static_cast<std::byte*>(tensor.mutable_data_ptr());
+  at::parallel_for(0, static_cast<int64_t>(view.data.size()), int64_t{1} << 20, [&](int64_t begin, int64_t end) {
+    std::memcpy(target + begin, view.data.data() + begin, static_cast<size_t>(end - begin));
+  });
+  return tensor.to(options.device, options.dtype);
+}
+
+/// HF's rotary frequencies; float32 in its order of operations, since an ulp here is an angle at position 10,000.
+at::Tensor InverseFrequency(const core::ModelConfig& config) {
+  const at::Tensor exponent = at::arange(0, config.head_dim, 2, at::kLong).to(at::kFloat) / config.head_dim;
+  at::Tensor frequency = at::reciprocal(at::pow(at::Scalar(config.rope_theta), exponent));
+  const core::RopeScaling& scaling = config.rope_scaling;
+  switch (scaling.type) {
+    case core::RopeScalingType::kNone: return frequency;
+    case core::RopeScalingType::kLinear: return frequency / scaling.factor;
+    case core::RopeScalingType::kLlama3: break;
+  }
+  const auto context = static_cast<double>(scaling.original_max_position_embeddings);
+  const at::Tensor wavelength = at::reciprocal(frequency) * (2 * std::numbers::pi);
+  const double low_wavelength = context / scaling.low_freq_factor;
+  const double high_wavelength = context / scaling.high_freq_factor;
+  const at::Tensor smooth = (at::reciprocal(wavelength) * context - scaling.low_freq_factor) /
+                            (scaling.high_freq_factor - scaling.low_freq_factor);
+  const at::Tensor blended = (1 - smooth) * frequency / scaling.factor + smooth * frequency;
+  at::Tensor scaled = at::where(wavelength > low_wavelength, frequency / scaling.factor, frequency);
+  const at::Tensor medium = (wavelength >= high_wavelength).logical_and(wavelength <= low_wavelength);
+  return at::where(medium, blended, scaled);
+}
+
+/// Uniform with standard deviation 0.02 out of 24 random bits: integer arithmetic and one product, so the same bits
+/// everywhere.
+at::Tensor RandomTensor(const core::TensorSpec& spec, uint64_t seed, const LlamaModel::Options& options) {
+  if (spec.shape.size() == 1) return at::ones(spec.shape, at::TensorOptions(options.device).dtype(options.dtype));
+  at::Tensor tensor = at::empty(spec.shape, at::kFloat);
+  auto* values = tensor.mutable_data_ptr<float>();
+  const core::PhiloxKey key = core::DeriveKey("sbora.random_weights.v1", seed, spec.name);
+  constexpr float kStep = 0.02f * 1.7320508f / 8388608.0f;
+  const int64_t groups = (tensor.numel() + 3) / 4;
+  at::parallel_for(0, groups, 1 << 14, [&](int64_t begin, int64_t end) {
+    for (int64_t group = begin; group < end; ++group) {
+      const auto words = core::Philox4x32({static_cast<uint32_t>(group), static_cast<uint32_t>(group >> 32), 0, 0}, key);
+      for (int64_t lane = 0; lane < 4 && group * 4 + lane < tensor.numel(); ++lane) {
+        const auto centred = static_cast<int32_t>(words[static_cast<size_t>(lane)] >> 8) - 8388608;
+        values[group * 4 + lane] = static_cast<float>(centred) * kStep;
+      }
+    }
+  });
+  return tensor.to(options.device, options.dtype);
+}
+
+}  // namespace
+
+at::Tensor& LlamaModel::Weights::Slot(const std::string& name) {
+  if (name == "model.embed_tokens.weight") return embedding_VH;
+  if (name == "model.norm.weight") return norm_H;
+  if (name == "lm_head.weight") return head_VH;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const auto layer = static_cast<int64_t>(i);
+    if (!name.starts_with(fmt::format("model.layers.{}.", layer))) continue;
+    if (name.ends_with(".input_layernorm.weight")) return layers[i].attention_norm_H;
+    if (name.ends_with(".post_attention_layernorm.weight")) return layers[i].mlp_norm_H;
+    for (const core::LinearModule module : core::kAllLinearModules) {
+      if (name == core::ModulePath(layer, module) + ".weight") return layers[i].linear[static_cast<size_t>(module)];
+    }
+  }
+  SBORA_CHECK(false, "{} is no tensor of a LLaMA", name);
+}
+
+void LlamaModel::Weights::Finish() {
+  if (config.tie_word_embeddings) head_VH = embedding_VH;
+  inverse_frequency_D2 = InverseFrequency(config).to(options.device);
+}
+
+StatusOr<std::unique_ptr<LlamaModel>> LlamaModel::Load(const std::filesystem::path& dir, const Options& options) {
+  SBORA_ASSIGN_OR_RETURN(const core::ModelFolder folder, core::ModelFolder::Open(dir));
+  auto weights = std::make_unique<Weights>();
+  weights->config = folder.config();
+  weights->options = options;
+  weights->layers.resize(static_cast<size_t>(folder.config().num_layers));
+  const std::vector<core::TensorSpec> specs = core::ExpectedTensors(folder.config());
+  int64_t done = 0;
+  for (const core::TensorSpec& spec : specs) {
+    SBORA_ASSIGN_OR_RETURN(const core::TensorView view, folder.Tensor(spec.name));
+    SBORA_ASSIGN_OR_RETURN(weights->Slot(spec.name), Read(view, options));
+    if (options.progress) options.progress(++done, static_cast<int64_t>(specs.size()));
+  }
+  for (const core::SafetensorsFile& shard : folder.shards()) shard.Evict();
+  weights->Finish();
+  return std::unique_ptr<LlamaModel>(new LlamaModel(std::move(weights)));
+}
+
+StatusOr<std::unique_ptr<LlamaModel>> LlamaModel::Random(const core::ModelConfig& config, uint64_t seed,
+                                                         const Options& options) {
+  auto weights = std::make_unique<Weights>();
+  weights->config = config;
+  weights->options = options;
+  weights->layers.resize(static_cast<size_t>(config.num_layers));
+  const std::vector<core::TensorSpec> specs = core::ExpectedTensors(config);
+  int64_t done = 0;
+  for (const core::TensorSpec& spec : specs) {
+    weights->Slot(spec.name) = RandomTensor(spec, seed, options);
+    if (options.progress) options.progress(++done, static_cast<int64_t>(specs.size()));
+  }
+  weights->Finish();
+  return std::unique_ptr<LlamaModel>(new LlamaModel(std::move(weights)));
+}
+
+std::vector<std::pair<std::string, at::Tensor>> LlamaModel::NamedTensors() const {
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  for (const core::TensorSpec& spec : core::ExpectedTensors(weights_->config)) {
+    tensors.emplace_back(spec.name, weights_->Slot(spec.name));
+  }
+  return tensors;
+}
+
+}  // namespace sbora::trainer

@@ -1,0 +1,199 @@
+#include "worker/trainer/ops/sbora_linear.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include "common/check.h"
+#include "kernels/sample_mul/sample_mul.h"
+#include "worker/trainer/ops/node.h"
+
+namespace sbora::trainer::ops {
+namespace {
+
+using torch::autograd::variable_list;
+
+kernels::DType KernelDType(const at::Tensor& tensor) {
+  const at::ScalarType type = tensor.scalar_type();
+  if (type == at::kFloat) return kernels::DType::kF32;
+  if (type == at::kHalf) return kernels::DType::kF16;
+  SBORA_CHECK(type == at::kBFloat16, "sample_mul has no {} kernel", c10::toString(type));
+  return kernels::DType::kBF16;
+}
+
+kernels::SampleMulShape KernelShape(const at::Tensor& wide_TC, int64_t indices, const at::Tensor& narrow_TR) {
+  return {.rows = wide_TC.size(0),
+          .wide_columns = wide_TC.size(1),
+          .wide_stride = wide_TC.stride(0),
+          .indices = indices,
+          .narrow_stride = narrow_TR.stride(0),
+          .dtype = KernelDType(wide_TC)};
+}
+
+/// Runs `kernel(shape, wide, narrow)` over all rows: split among threads on the CPU, one launch on a device.
+template <typename Kernel>
+void OverRows(const at::Tensor& wide_TC, const at::Tensor& narrow_TR, int64_t indices, const Kernel& kernel) {
+  SBORA_CHECK(wide_TC.is_cpu(), "sample_mul on {}: this build's trainer runs on the CPU", wide_TC.device().str());
+  const kernels::SampleMulShape shape = KernelShape(wide_TC, indices, narrow_TR);
+  const size_t element = kernels::SizeOf(shape.dtype);
+  auto* wide = static_cast<std::byte*>(const_cast<void*>(wide_TC.const_data_ptr()));
+  auto* narrow = static_cast<std::byte*>(const_cast<void*>(narrow_TR.const_data_ptr()));
+  at::parallel_for(0, shape.rows, 64, [&](int64_t begin, int64_t end) {
+    kernels::SampleMulShape part = shape;
+    part.rows = end - begin;
+    const Status status = kernel(part, wide + static_cast<size_t>(begin * shape.wide_stride) * element,
+                                 narrow + static_cast<size_t>(begin * shape.narrow_stride) * element);
+    SBORA_CHECK(status.ok(), "sample_mul: {}", status.ToString());
+  });
+}
+
+at::Tensor Gather(const at::Tensor& wide_TC, const at::Tensor& index_R) {
+  at::Tensor narrow_TR = at::empty({wide_TC.size(0), index_R.size(0)}, wide_TC.options());
+  const int32_t* index = index_R.const_data_ptr<int32_t>();
+  OverRows(wide_TC, narrow_TR, index_R.size(0), [&](const kernels::SampleMulShape& shape, void* wide, void* narrow) {
+    return kernels::GatherColumns(kernels::Device::kCpu, shape, wide, index, narrow);
+  });
+  return narrow_TR;
+}
+
+void ScatterAdd(const at::Tensor& wide_TC, const at::Tensor& index_R, const at::Tensor& narrow_TR, double scale) {
+  const int32_t* index = index_R.const_data_ptr<int32_t>();
+  OverRows(wide_TC, narrow_TR, index_R.size(0), [&](const kernels::SampleMulShape& shape, void* wide, void* narrow) {
+    return kernels::ScatterAddColumns(kernels::Device::kCpu, shape, wide, index, narrow, static_cast<float>(scale));
+  });
+}
+
+/// gradient += scale * left^T right, in float32 whatever the compute dtype.
+void Accumulate(const at::Tensor& gradient, const at::Tensor& left, const at::Tensor& right, double scale) {
+  at::Tensor target = gradient;  // shares storage
+  target.addmm_(left.t().to(at::kFloat), right.to(at::kFloat), 1, scale);
+}
+
+struct FrozenLinearBackward final : torch::autograd::Node {
+  at::Tensor w_OI;
+  variable_list apply(variable_list&& grads) override {
+    if (!grads[0].defined() || !task_should_compute_output(0)) return {at::Tensor()};
+    return {at::mm(grads[0], w_OI)};
+  }
+};
+
+/// What both methods need in their backward pass.
+struct SboraBackward : torch::autograd::Node {
+  at::Tensor w_OI;
+  const AdapterSet* adapter = nullptr;
+  const AdapterModule* module = nullptr;
+  DropoutPlan dropout;
+
+  void MaskColumns(at::Tensor& x_TR, std::span<const int32_t> features) const {
+    if (dropout.rows != nullptr) ApplyMaskToColumns(x_TR, features, *dropout.rows, module->dropout_id, dropout.probability);
+  }
+};
+
+struct FaBackward final : SboraBackward {
+  at::Tensor gathered_TR;  // drop(x)[:, idx]
+
+  variable_list apply(variable_list&& grads) override {
+    if (!grads[0].defined()) return {at::Tensor()};
+    SBORA_CHECK(gathered_TR.defined(), "backward through {} a second time", module->name);
+    const at::Tensor g_TO = grads[0].contiguous();
+    Accumulate(module->gradient, g_TO, gathered_TR, adapter->scale());
+    adapter->NotifyGradientReady(*module);
+    if (!task_should_compute_output(0)) return {at::Tensor()};
+    at::Tensor dx_TI = at::mm(g_TO, w_OI);
+    at::Tensor back_TR = at::mm(g_TO, module->factor.to(g_TO.scalar_type()));
+    MaskColumns(back_TR, module->index);
+    ScatterAdd(dx_TI, module->index_R, back_TR, adapter->scale());
+    return {dx_TI};
+  }
+  void release_variables() override { gathered_TR.reset(); }
+};
+
+struct FbBackward final : SboraBackward {
+  at::Tensor x_TI;
+
+  variable_list apply(variable_list&& grads) override {
+    if (!grads[0].defined()) return {at::Tensor()};
+    SBORA_CHECK(x_TI.defined(), "backward through {} a second time", module->name);
+    const at::Tensor g_TO = grads[0].contiguous();
+    const at::Tensor g_TR = Gather(g_TO, module->index_R);
+    at::Tensor mask_TI;
+    if (dropout.rows != nullptr) mask_TI = FullMask(x_TI, *dropout.rows, module->dropout_id, dropout.probability);
+    Accumulate(module->gradient, g_TR, mask_TI.defined() ? x_TI * mask_TI : x_TI, adapter->scale());
+    adapter->NotifyGradientReady(*module);
+    if (!task_should_compute_output(0)) return {at::Tensor()};
+    at::Tensor dx_TI = at::mm(g_TO, w_OI);
+    const at::Tensor factor_RI = module->factor.to(g_TO.scalar_type());
+    if (mask_TI.defined()) {
+      dx_TI.addcmul_(at::mm(g_TR, factor_RI), mask_TI, adapter->scale());
+    } else {
+      dx_TI.addmm_(g_TR, factor_RI, 1, adapter->scale());
+    }
+    return {dx_TI};
+  }
+  void release_variables() override { x_TI.reset(); }
+};
+
+}  // namespace
+
+at::Tensor FrozenLinear(const at::Tensor& x_TI, const at::Tensor& w_OI) {
+  at::Tensor y_TO;
+  {
+    at::NoGradGuard no_grad;
+    y_TO = at::mm(x_TI, w_OI.t());
+  }
+  if (NeedsGraph(x_TI)) {
+    auto node = std::make_shared<FrozenLinearBackward>();
+    node->w_OI = w_OI;
+    Record(y_TO, std::move(node), x_TI);
+  }
+  return y_TO;
+}
+
+at::Tensor SboraLinear(const at::Tensor& x_TI, const at::Tensor& w_OI, const AdapterSet& adapter,
+                       const AdapterModule& module, const DropoutPlan& dropout, bool train) {
+  const bool fa = adapter.method() == core::AdapterMethod::kSboraFa;
+  const bool graph = train && at::GradMode::is_enabled();
+  at::Tensor y_TO;
+  at::Tensor gathered_TR;
+  at::Tensor plain_TI = x_TI.detach().contiguous();
+  {
+    at::NoGradGuard no_grad;
+    y_TO = at::mm(plain_TI, w_OI.t());
+    const at::Tensor factor = module.factor.to(plain_TI.scalar_type());
+    if (fa) {
+      gathered_TR = Gather(plain_TI, module.index_R);
+      if (dropout.rows != nullptr) {
+        ApplyMaskToColumns(gathered_TR, module.index, *dropout.rows, module.dropout_id, dropout.probability);
+      }
+      y_TO.addmm_(gathered_TR, factor.t(), 1, adapter.scale());
+    } else {
+      at::Tensor input_TI = plain_TI;
+      if (dropout.rows != nullptr) {
+        input_TI = plain_TI * FullMask(plain_TI, *dropout.rows, module.dropout_id, dropout.probability);
+      }
+      ScatterAdd(y_TO, module.index_R, at::mm(input_TI, factor.t()), adapter.scale());
+    }
+  }
+  if (!graph) {
+    SBORA_CHECK(!NeedsGraph(x_TI), "{}: a graph without train", module.name);
+    return y_TO;
+  }
+  const auto record = [&](auto node) {
+    node->w_OI = w_OI;
+    node->adapter = &adapter;
+    node->module = &module;
+    node->dropout = dropout;
+    Record(y_TO, std::move(node), x_TI);
+  };
+  if (fa) {
+    auto node = std::make_shared<FaBackward>();
+    node->gathered_TR = gathered_TR;
+    record(std::move(node));
+  } else {
+    auto node = std::make_shared<FbBackward>();
+    node->x_TI = plain_TI;
+    record(std::move(node));
+  }
+  return y_TO;
+}
+
+}  // namespace sbora::trainer::ops
