@@ -60,7 +60,7 @@ void SetDistinctive(Message& message, const FieldDescriptor& field) {
   const auto& reflection = *message.GetReflection();
   static const std::map<std::string, double> kSpecial = {{"dropout", 0.25},      {"beta1", 0.5}, {"beta2", 0.75},
                                                          {"epochs", 3.0},        {"priority", 7}, {"threads", 3},
-                                                         {"micro_batch_size", 2}, {"rank", 8},    {"cutoff_tokens", 99}};
+                                                         {"micro_batch_size", 2}, {"rank", 8},    {"cutoff_tokens", 99}, {"ranks", 2}};
   const auto special = kSpecial.find(field.name());
   const double number = special == kSpecial.end() ? 17 : special->second;
   if (field.is_repeated()) {
