@@ -163,7 +163,7 @@ impl Store {
     }
 
     pub fn head(&self, key: &str) -> Result<ObjectMeta, Failure> {
-        self.runtime.block_on(self.store.head(&self.path(key))).map_err(|e| to_failure(&e, &format!("looking up {key}")))
+        self.runtime.block_on(self.store.head(&self.path(key))).map_err(|e| read_failure(&e, &format!("looking up {key}")))
     }
 
     /// The whole object, or `range` of it cut at its end.
@@ -184,7 +184,7 @@ impl Store {
                         ));
                     }
                 }
-                return Err(to_failure(&e, &context));
+                return Err(read_failure(&e, &context));
             }
         };
         let size = result.range.end - result.range.start;
@@ -210,7 +210,10 @@ impl Store {
     pub fn delete(&self, key: &str) -> Result<(), Failure> {
         match self.runtime.block_on(self.store.delete(&self.path(key))) {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(to_failure(&e, &format!("deleting {key}"))),
+            Err(e) => match read_failure(&e, &format!("deleting {key}")) {
+                failure if failure.code == Code::NotFound => Ok(()),
+                failure => Err(failure),
+            },
         }
     }
 
@@ -321,6 +324,7 @@ impl Store {
                 } else {
                     self.store.list_with_offset(folder.as_ref(), &self.path(start_after))
                 };
+                let stream = stream.try_filter(|meta| std::future::ready(is_our_name(meta.location.as_ref())));
                 if self.signer.is_some() {
                     // S3 lists in key order; a directory does not, and has to be read whole.
                     stream.take(limit + 1).try_collect().await
@@ -357,6 +361,21 @@ impl Store {
             .map_err(|e| to_failure(&e, &format!("presigning {key}")))?;
         Ok(url.to_string())
     }
+}
+
+/// Below a file there is nothing to find: where a write meets a conflict, a read finds no object.
+fn read_failure(error: &object_store::Error, context: &str) -> Failure {
+    match to_failure(error, context) {
+        failure if failure.reason == "OBJECT_KEY_CONFLICT" => {
+            Failure::new(Code::NotFound, "OBJECT_NOT_FOUND", failure.message)
+        }
+        failure => failure,
+    }
+}
+
+/// The characters of our keys: whatever else lies in the bucket or folder is not ours.
+fn is_our_name(location: &str) -> bool {
+    location.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-' | b'=' | b'/'))
 }
 
 fn check_size(context: &str, sent: u64, size: u64) -> Result<(), Failure> {

@@ -11,12 +11,14 @@ const EPERM: i32 = 1;
 const ENOTDIR: i32 = 20;
 const EISDIR: i32 = 21;
 const ENOSPC: i32 = 28;
+const EFBIG: i32 = 27;
 const EROFS: i32 = 30;
 const EDQUOT: i32 = 122;
 
 pub fn errno_code(errno: i32) -> (Code, &'static str) {
     match errno {
-        ENOSPC | EDQUOT => (Code::ResourceExhausted, "NO_SPACE"),
+        // EFBIG is a file size limit (ulimit, quota of some file systems).
+    ENOSPC | EDQUOT | EFBIG => (Code::ResourceExhausted, "NO_SPACE"),
         EACCES | EPERM | EROFS => (Code::PermissionDenied, "STORE_PERMISSION_DENIED"),
         ENOENT => (Code::NotFound, "OBJECT_NOT_FOUND"),
         ENOTDIR | EISDIR => (Code::FailedPrecondition, "OBJECT_KEY_CONFLICT"),
