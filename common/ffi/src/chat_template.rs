@@ -44,7 +44,12 @@ impl ChatInput {
     /// The template's variables. serde_json refuses JSON nested deeper than 128 levels.
     unsafe fn context(&self) -> Result<Json, Failure> {
         let (messages_json, extra_json, bos, eos) = unsafe {
-            (self.messages_json.bytes(), self.extra_json.bytes(), self.bos_token.text("bos_token")?, self.eos_token.text("eos_token")?)
+            (
+                self.messages_json.bytes(),
+                self.extra_json.bytes(),
+                self.bos_token.text("bos_token")?,
+                self.eos_token.text("eos_token")?,
+            )
         };
         let messages: Json =
             serde_json::from_slice(messages_json).map_err(|e| bad_input(format!("chat messages: {e}")))?;
@@ -131,9 +136,9 @@ impl ChatTemplate {
             Err(Error::new(ErrorKind::InvalidOperation, message).with_source(RaisedByTemplate))
         });
         environment.add_function("strftime_now", move |format: &str| strftime(&options, format));
-        environment
-            .add_template_owned(TEMPLATE_NAME, replace_generation_tags(source))
-            .map_err(|e| Failure::new(Code::InvalidArgument, "CHAT_TEMPLATE_SYNTAX", format!("chat template: {e:#}")))?;
+        environment.add_template_owned(TEMPLATE_NAME, replace_generation_tags(source)).map_err(|e| {
+            Failure::new(Code::InvalidArgument, "CHAT_TEMPLATE_SYNTAX", format!("chat template: {e:#}"))
+        })?;
         Ok(Self { environment, options })
     }
 
@@ -168,7 +173,11 @@ impl ChatTemplate {
                 }
                 if std::error::Error::source(e).is_some_and(|s| s.is::<RaisedByTemplate>()) {
                     let text = e.detail().unwrap_or("no message").to_owned();
-                    return Failure::new(Code::InvalidArgument, "CHAT_TEMPLATE_RAISED", format!("the chat template refuses the input: {text}"));
+                    return Failure::new(
+                        Code::InvalidArgument,
+                        "CHAT_TEMPLATE_RAISED",
+                        format!("the chat template refuses the input: {text}"),
+                    );
                 }
             }
             chain = cause.source();

@@ -69,9 +69,8 @@ pub fn io_failure(what: &str, error: &std::io::Error) -> Failure {
 }
 
 unsafe fn open_s3(options: &StoreOptions) -> Result<object_store::aws::AmazonS3, Failure> {
-    let invalid = |e: object_store::Error| {
-        Failure::new(Code::InvalidArgument, "STORE_CONFIG_INVALID", format!("S3 store: {e}"))
-    };
+    let invalid =
+        |e: object_store::Error| Failure::new(Code::InvalidArgument, "STORE_CONFIG_INVALID", format!("S3 store: {e}"));
     unsafe {
         let key_id = options.access_key_id.text("access key id")?;
         // Without given keys the crate's own chain applies: environment, web identity, container, instance.
@@ -163,7 +162,9 @@ impl Store {
     }
 
     pub fn head(&self, key: &str) -> Result<ObjectMeta, Failure> {
-        self.runtime.block_on(self.store.head(&self.path(key))).map_err(|e| read_failure(&e, &format!("looking up {key}")))
+        self.runtime
+            .block_on(self.store.head(&self.path(key)))
+            .map_err(|e| read_failure(&e, &format!("looking up {key}")))
     }
 
     /// The whole object, or `range` of it cut at its end.
@@ -275,7 +276,8 @@ impl Store {
         }
         let part_bytes = (size / MAX_PARTS + 1).max(MIN_PART_BYTES);
         let mut writer = self.start_upload(key, part_bytes)?;
-        match self.send_file(&mut writer, file, part_bytes, &context).and_then(|sent| check_size(&context, sent, size)) {
+        match self.send_file(&mut writer, file, part_bytes, &context).and_then(|sent| check_size(&context, sent, size))
+        {
             Ok(()) => finish_upload(&self.runtime, writer, key),
             Err(failure) => {
                 // The first error is the one to report; what an abort leaves behind is the bucket's lifecycle rule's.
@@ -352,7 +354,11 @@ impl Store {
 
     pub fn presign(&self, key: &str, put: bool, ttl_seconds: u64) -> Result<String, Failure> {
         let Some(signer) = &self.signer else {
-            return Err(Failure::new(Code::Unimplemented, "PRESIGN_UNSUPPORTED", "this object store has no presigned URLs"));
+            return Err(Failure::new(
+                Code::Unimplemented,
+                "PRESIGN_UNSUPPORTED",
+                "this object store has no presigned URLs",
+            ));
         };
         let method = if put { http::Method::PUT } else { http::Method::GET };
         let url = self
@@ -393,4 +399,3 @@ pub fn finish_upload(runtime: &Runtime, writer: WriteMultipart, key: &str) -> Re
     runtime.block_on(writer.finish()).map_err(|e| to_failure(&e, &format!("completing the upload of {key}")))?;
     Ok(())
 }
-

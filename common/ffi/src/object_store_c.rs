@@ -174,8 +174,7 @@ pub unsafe extern "C" fn sbora_ffi_store_list(
 ) -> i32 {
     unsafe {
         guard(error, || {
-            let page =
-                (*store).list(prefix.text("the prefix")?, start_after.text("start_after")?, limit as usize)?;
+            let page = (*store).list(prefix.text("the prefix")?, start_after.text("start_after")?, limit as usize)?;
             out.write(page.as_bytes());
             Ok(())
         })

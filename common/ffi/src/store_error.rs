@@ -18,7 +18,7 @@ const EDQUOT: i32 = 122;
 pub fn errno_code(errno: i32) -> (Code, &'static str) {
     match errno {
         // EFBIG is a file size limit (ulimit, quota of some file systems).
-    ENOSPC | EDQUOT | EFBIG => (Code::ResourceExhausted, "NO_SPACE"),
+        ENOSPC | EDQUOT | EFBIG => (Code::ResourceExhausted, "NO_SPACE"),
         EACCES | EPERM | EROFS => (Code::PermissionDenied, "STORE_PERMISSION_DENIED"),
         ENOENT => (Code::NotFound, "OBJECT_NOT_FOUND"),
         ENOTDIR | EISDIR => (Code::FailedPrecondition, "OBJECT_KEY_CONFLICT"),

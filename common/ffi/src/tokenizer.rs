@@ -17,8 +17,8 @@ pub unsafe extern "C" fn sbora_ffi_tokenizer_new(json: Slice, out: *mut *mut Tok
     unsafe {
         *out = ptr::null_mut();
         guard(error, || {
-            let mut tokenizer =
-                Tokenizer::from_bytes(json.bytes()).map_err(|e| failure("TOKENIZER_INVALID", format!("tokenizer.json: {e}")))?;
+            let mut tokenizer = Tokenizer::from_bytes(json.bytes())
+                .map_err(|e| failure("TOKENIZER_INVALID", format!("tokenizer.json: {e}")))?;
             // Saved padding and truncation belong to whoever saved them: lengths are decided by our callers.
             tokenizer.with_truncation(None).map_err(|e| failure("TOKENIZER_INVALID", e))?;
             tokenizer.with_padding(None);
@@ -52,8 +52,9 @@ pub unsafe extern "C" fn sbora_ffi_tokenizer_encode(
     unsafe {
         guard(error, || {
             let text = text.text("the text to encode")?;
-            let encoding =
-                (*tokenizer).encode_fast(text, add_special_tokens).map_err(|e| failure("TOKENIZER_ENCODE_FAILED", e))?;
+            let encoding = (*tokenizer)
+                .encode_fast(text, add_special_tokens)
+                .map_err(|e| failure("TOKENIZER_ENCODE_FAILED", e))?;
             out.write_ids(encoding.get_ids());
             Ok(())
         })
