@@ -1,0 +1,52 @@
+/// A job on a tiny model that takes a second or two: long enough to be hit, short enough to repeat.
+#pragma once
+
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+
+#include "common/status_macros.h"
+#include "tests/testing/service.h"
+#include "tests/testing/tiny_model.h"
+
+namespace sbora::testing {
+
+inline void WriteSmallDataset(const std::filesystem::path& file, int samples) {
+  std::ofstream out(file);
+  for (int i = 0; i < samples; ++i) {
+    out << R"({"prompt": "color of item )" << i << R"(: ", "completion": ")" << (i % 3 == 0 ? "red" : i % 3 == 1 ? "blue" : "green")
+        << "\"}\n";
+  }
+}
+
+inline v1::FineTuningSpec SmallSpec(int64_t max_steps) {
+  v1::FineTuningSpec spec;
+  spec.set_model("tiny");
+  spec.set_dataset("colors");
+  spec.mutable_adapter()->set_method(v1::METHOD_SBORA_FA);
+  spec.mutable_adapter()->set_rank(4);
+  spec.mutable_adapter()->set_dropout(0.1);
+  spec.mutable_data()->set_cutoff_tokens(48);
+  spec.mutable_training()->set_max_steps(max_steps);
+  spec.mutable_training()->set_batch_size(4);
+  spec.mutable_training()->set_micro_batch_size(2);
+  spec.mutable_training()->set_learning_rate(1e-3);
+  spec.mutable_checkpoint()->set_checkpoint_every_steps(20);
+  spec.mutable_resources()->set_threads(1);
+  return spec;
+}
+
+/// Server and worker up, model `tiny` and data set `colors` there.
+inline StatusOr<std::unique_ptr<Service>> StartWithInputs() {
+  SBORA_ASSIGN_OR_RETURN(std::unique_ptr<Service> service, Service::Create());
+  SBORA_RETURN_IF_ERROR(service->StartBoth());
+  const auto folder = service->directory() / "tiny";
+  SBORA_RETURN_IF_ERROR(WriteTinyModel(folder));
+  SBORA_RETURN_IF_ERROR(service->ImportModel(folder, "tiny"));
+  WriteSmallDataset(service->directory() / "colors.jsonl", 37);
+  SBORA_RETURN_IF_ERROR(service->UploadDataset(service->directory() / "colors.jsonl", "colors"));
+  return service;
+}
+
+}  // namespace sbora::testing
