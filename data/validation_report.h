@@ -1,0 +1,61 @@
+/// What a look at a data set found: shown by `datasets validate`, kept with each job.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "data/dataset_reader.h"
+
+namespace sbora::data {
+
+struct TokenStatistics {
+  int64_t samples = 0;
+  int64_t tokens = 0;
+  int64_t supervised_tokens = 0;
+  int64_t min_tokens = 0;
+  int64_t max_tokens = 0;
+  /// Of sample lengths, exact up to 4096 tokens, beyond that in steps of 1/16.
+  int64_t median_tokens = 0;
+  int64_t p95_tokens = 0;
+
+  double mean_tokens() const { return samples == 0 ? 0.0 : static_cast<double>(tokens) / static_cast<double>(samples); }
+  double supervised_share() const {
+    return tokens == 0 ? 0.0 : static_cast<double>(supervised_tokens) / static_cast<double>(tokens);
+  }
+};
+
+struct ValidationReport {
+  DatasetFormat format = DatasetFormat::kAuto;
+  std::string prompt_template;
+  int64_t records = 0;
+  int64_t bad_records = 0;
+  std::vector<RecordError> errors;
+  TokenStatistics train;
+  TokenStatistics validation;
+  int64_t truncated_samples = 0;  ///< shortened by the cutoff
+  int64_t dropped_samples = 0;    ///< left out by the cutoff policy
+  int64_t rejected_samples = 0;   ///< over the cutoff under the policy reject
+  int64_t masked_samples = 0;     ///< left out: no supervised token (left)
+  /// The first sample decoded, supervised parts in [[ ]]; at most 4 KiB.
+  std::string example;
+
+  bool ok() const { return bad_records == 0 && rejected_samples == 0 && train.samples > 0; }
+};
+
+/// lowerCamelCase keys, two-space indent.
+std::string ToJson(const ValidationReport& report);
+
+/// Collects lengths in constant memory.
+class TokenStatisticsBuilder {
+ public:
+  TokenStatisticsBuilder();
+  void Add(int64_t tokens, int64_t supervised_tokens);
+  TokenStatistics Finish() const;
+
+ private:
+  TokenStatistics statistics_;
+  std::vector<int64_t> histogram_;
+};
+
+}  // namespace sbora::data
