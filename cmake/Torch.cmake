@@ -20,8 +20,19 @@ foreach(lib c10 torch_cpu)
   set_target_properties(sbora_${lib} PROPERTIES IMPORTED_LOCATION "${_torch_lib}/lib${lib}.so")
 endforeach()
 add_library(sbora_torch INTERFACE)
-target_include_directories(sbora_torch SYSTEM INTERFACE "${SBORA_TORCH_ROOT}/torch/include"
-                                                        "${SBORA_TORCH_ROOT}/torch/include/torch/csrc/api/include")
+# Behind the system's headers: the wheel carries another fmt (and other libraries' headers) than the one we link.
+target_compile_options(sbora_torch INTERFACE "SHELL:-idirafter ${SBORA_TORCH_ROOT}/torch/include"
+                                             "SHELL:-idirafter ${SBORA_TORCH_ROOT}/torch/include/torch/csrc/api/include")
 target_link_libraries(sbora_torch INTERFACE sbora_torch_cpu sbora_c10 Threads::Threads)
 target_compile_definitions(sbora_torch INTERFACE USE_C10D_GLOO)
 target_link_options(sbora_torch INTERFACE "-Wl,-rpath,${_torch_lib}" "-Wl,-rpath,${_cuda_lib}" -Wl,--allow-shlib-undefined)
+
+# sbora_use_torch_pch(target): shares the precompiled LibTorch headers of worker/trainer/ops. Programs are compiled with
+# -fPIC then, as libraries are: a precompiled header serves one setting only.
+function(sbora_use_torch_pch target)
+  target_precompile_headers(${target} REUSE_FROM sbora_trainer_ops)
+  get_target_property(_type ${target} TYPE)
+  if(_type STREQUAL "EXECUTABLE")
+    target_compile_options(${target} PRIVATE -fPIC)
+  endif()
+endfunction()

@@ -37,7 +37,7 @@ struct AdapterOptions {
   int64_t rank = 0;
   double alpha = 0;    ///< the update is scaled by alpha / rank
   double dropout = 0;  ///< in [0, 1); on the adapter's input only
-  std::vector<AdapterModuleSpec> modules;  ///< in any order; each layer and module once
+  std::vector<AdapterModuleSpec> modules = {};  ///< in any order; each layer and module once
 };
 
 /// One adapted linear layer. Tensors alias the set's buffers.

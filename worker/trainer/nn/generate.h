@@ -13,7 +13,7 @@ namespace sbora::trainer {
 
 struct GenerateOptions {
   int64_t max_new_tokens = 64;
-  std::vector<int64_t> eos_ids;  ///< generation of a row ends with any of them; not part of the answer
+  std::vector<int64_t> eos_ids = {};  ///< generation of a row ends with any of them; not part of the answer
   double temperature = 0;        ///< 0 = greedy (argmax, lowest id on ties)
   int64_t top_k = 0;             ///< 0 = off
   double top_p = 1;              ///< 1 = off
@@ -21,7 +21,7 @@ struct GenerateOptions {
   int64_t first_prompt = 0;      ///< number of prompts[0], for callers that split a list
   int64_t batch_size = 64;       ///< prompts decoded together
   /// Called after each decoded step with the number of tokens so far; return false to stop early. May be empty.
-  std::function<bool(int64_t tokens)> on_step;
+  std::function<bool(int64_t tokens)> on_step = nullptr;
 };
 
 enum class FinishReason { kStop, kLength, kCancelled };

@@ -43,7 +43,7 @@ class LlamaModel {
     at::Device device = at::kCPU;
     at::ScalarType dtype = at::kFloat;
     /// Ticks after each tensor; for progress counters.
-    std::function<void(int64_t tensors_done, int64_t tensors_total)> progress;
+    std::function<void(int64_t tensors_done, int64_t tensors_total)> progress = nullptr;
   };
 
   /// Reads config.json and *.safetensors (one file, or shards with an index) as core's model import writes them.

@@ -21,7 +21,7 @@ namespace sbora::trainer::ops {
 
 /// How to mask the adapter's input in one pass; `rows` null means no dropout.
 struct DropoutPlan {
-  std::shared_ptr<const DropoutRows> rows;  ///< shared: the backward nodes of all layers own it with the caller
+  std::shared_ptr<const DropoutRows> rows = nullptr;  ///< shared: the backward nodes of all layers own it with the caller
   float probability = 0;
 };
 
