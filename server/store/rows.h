@@ -203,9 +203,11 @@ struct PutWork {
   std::vector<std::string> uses;      // with insert: names of the models, data sets and adapters it needs
   std::vector<std::string> reserves;  // with insert: names it will make; freed when it ends
 };
-/// Row, payload, events, metrics, checkpoints, its ownership of objects.
+/// Row, payload, events, metrics, checkpoints, its ownership of objects. NOT_FOUND; FAILED_PRECONDITION JOB_NOT_TERMINAL;
+/// ABORTED ETAG_MISMATCH when `version` is above 0 and is not the row's.
 struct DeleteWork {
   std::string uid;
+  int64_t version = 0;
 };
 struct PutLease {
   LeaseRow row;
@@ -224,6 +226,9 @@ struct PutCheckpoint {
 };
 struct PutWorker {
   WorkerRow row;
+};
+struct DeleteWorker {
+  std::string name;
 };
 /// ALREADY_EXISTS when the name is taken, or reserved by work other than `by_work`.
 struct InsertResource {
@@ -264,7 +269,7 @@ struct DeleteObject {
 };
 
 using Mutation = std::variant<PutWork, DeleteWork, PutLease, DeleteLease, AddEvent, PutMetric, PutCheckpoint, PutWorker,
-                              InsertResource, DeleteResource, InsertRequest, PutUpload, DeleteUpload, InsertObject,
+                              DeleteWorker, InsertResource, DeleteResource, InsertRequest, PutUpload, DeleteUpload, InsertObject,
                               AddObjectOwner, RemoveObjectOwner, DeleteObject>;
 
 std::string_view WorkKindName(WorkKind kind);          // "train", ...

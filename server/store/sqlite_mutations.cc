@@ -1,0 +1,268 @@
+#include "server/store/sqlite_mutations.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <utility>
+
+#include "server/store/sqlite_rows.h"
+
+namespace sbora::server {
+namespace {
+
+std::string Upper(std::string_view text) {
+  std::string upper(text);
+  std::transform(upper.begin(), upper.end(), upper.begin(), [](unsigned char c) { return std::toupper(c); });
+  return upper;
+}
+
+/// A statement that must change exactly one row.
+Status ExpectOne(StatusOr<int> changed, Status otherwise) {
+  if (!changed.ok()) return changed.status();
+  return *changed == 1 ? OkStatus() : std::move(otherwise);
+}
+
+template <typename... Args>
+StatusOr<bool> Exists(SqliteDb& db, std::string_view sql, const Args&... args) {
+  Rows rows = db.Query(sql, args...);
+  const bool found = rows.Next();
+  if (!rows.status().ok()) return rows.status();
+  return found;
+}
+
+StatusOr<bool> NameTaken(SqliteDb& db, const std::string& name, const std::string& by_work) {
+  return Exists(db,
+                "SELECT 1 FROM resources WHERE name=?1 UNION ALL SELECT 1 FROM works WHERE name=?1 UNION ALL "
+                "SELECT 1 FROM reservations WHERE name=?1 AND work_uid<>?2",
+                name, by_work);
+}
+
+Status AddProject(SqliteDb& db, const std::string& project) {
+  return db.Run("INSERT OR IGNORE INTO projects VALUES (?)", project).status();
+}
+
+Status InsertWork(SqliteDb& db, const PutWork& put) {
+  const WorkRow& row = put.row;
+  SBORA_RETURN_IF_ERROR(AddProject(db, row.project));
+  SBORA_ASSIGN_OR_RETURN(const bool taken, NameTaken(db, row.name, ""));
+  if (taken) return AlreadyExists("NAME_TAKEN", fmt::format("{} exists; choose another id", row.name));
+  for (const std::string& name : put.uses) {
+    SBORA_ASSIGN_OR_RETURN(const bool there, Exists(db, "SELECT 1 FROM resources WHERE name=?", name));
+    if (!there) return NotFound("RESOURCE_NOT_FOUND", fmt::format("{} does not exist", name)).WithMetadata("name", name);
+  }
+  SBORA_RETURN_IF_ERROR(InsertWorkRow(db, row));
+  SBORA_RETURN_IF_ERROR(db.Run("INSERT INTO work_payloads VALUES (?,?,?,?)", row.uid, row.project,
+                               Blob{put.payload->spec}, Blob{put.payload->task})
+                            .status());
+  for (const std::string& name : put.uses) {
+    SBORA_RETURN_IF_ERROR(
+        db.Run("INSERT OR IGNORE INTO work_uses VALUES (?,?,?)", name, row.uid, row.project).status());
+  }
+  for (const std::string& name : put.reserves) {
+    SBORA_ASSIGN_OR_RETURN(const bool used, NameTaken(db, name, ""));
+    if (used) {
+      return AlreadyExists("NAME_TAKEN", fmt::format("{} exists or is being made; choose another id", name))
+          .WithMetadata("name", name);
+    }
+    SBORA_RETURN_IF_ERROR(db.Run("INSERT INTO reservations VALUES (?,?,?)", name, row.uid, row.project).status());
+  }
+  return OkStatus();
+}
+
+Status Apply(SqliteDb& db, const PutWork& put) {
+  if (put.payload != nullptr) return InsertWork(db, put);
+  SBORA_RETURN_IF_ERROR(ExpectOne(
+      UpdateWorkRow(db, put.row),
+      Aborted("WORK_MOVED_ON", fmt::format("{} is not at version {}, or has ended", put.row.name, put.row.version - 1))));
+  if (!core::IsTerminal(put.row.state)) return OkStatus();
+  SBORA_RETURN_IF_ERROR(db.Run("DELETE FROM work_uses WHERE work_uid=?", put.row.uid).status());
+  return db.Run("DELETE FROM reservations WHERE work_uid=?", put.row.uid).status();
+}
+
+Status Apply(SqliteDb& db, const DeleteWork& gone) {
+  int64_t version = 0;
+  int state = 0;
+  bool leased = false;
+  {
+    Rows rows = db.Query(
+        "SELECT version, state, EXISTS (SELECT 1 FROM leases WHERE work_uid=?1) FROM works WHERE uid=?1", gone.uid);
+    if (rows.Next()) {
+      version = rows.Int(0);
+      state = rows.Int32(1);
+      leased = rows.Int(2) != 0;
+    }
+    SBORA_RETURN_IF_ERROR(rows.status());
+  }
+  if (version == 0) return NotFound("WORK_NOT_FOUND", fmt::format("work {} does not exist", gone.uid));
+  if (gone.version > 0 && gone.version != version) {
+    return Aborted("ETAG_MISMATCH", fmt::format("the etag is of version {}, the job is at {}; read it again",
+                                                gone.version, version));
+  }
+  if (leased || !core::IsTerminal(static_cast<core::JobState>(state))) {
+    return FailedPrecondition("JOB_NOT_TERMINAL",
+                              leased ? "its worker is still being stopped; try again in a minute"
+                                     : fmt::format("it is {}; cancel it first",
+                                                   core::JobStateName(static_cast<core::JobState>(state))));
+  }
+  SBORA_RETURN_IF_ERROR(db.Run("DELETE FROM object_owners WHERE owner=?", gone.uid).status());
+  return db.Run("DELETE FROM works WHERE uid=?", gone.uid).status();
+}
+
+Status Apply(SqliteDb& db, const PutLease& put) {
+  const LeaseRow& row = put.row;
+  return ExpectOne(
+      db.Run("INSERT INTO leases SELECT ?,uid,project,?,?,?,?,?,?,?,?,? FROM works WHERE uid=? "
+             "ON CONFLICT (uid) DO UPDATE SET stop=excluded.stop, acknowledged_item=excluded.acknowledged_item, "
+             "running_ms=excluded.running_ms",
+             row.id.uid, row.id.epoch, row.worker, row.instance_uuid, row.attempt, JoinLines(row.slots),
+             static_cast<int>(row.stop), row.acknowledged_item, row.start_checkpoint_step, row.running_ms,
+             row.work_uid),
+      NotFound("WORK_NOT_FOUND", fmt::format("lease {} is of work {}, which does not exist", row.id.uid, row.work_uid)));
+}
+
+Status Apply(SqliteDb& db, const DeleteLease& gone) {
+  return ExpectOne(db.Run("DELETE FROM leases WHERE uid=?", gone.uid),
+                   NotFound("LEASE_NOT_FOUND", fmt::format("lease {} does not exist", gone.uid)));
+}
+
+Status Apply(SqliteDb& db, const AddEvent& add) {
+  const EventRow& row = add.row;
+  return ExpectOne(db.Run("INSERT INTO events SELECT uid,?,project,?,?,?,?,? FROM works WHERE uid=?", row.sequence,
+                          row.time_ms, row.level, row.type, row.message, row.attempt, row.work_uid),
+                   NotFound("WORK_NOT_FOUND", fmt::format("work {} does not exist", row.work_uid)));
+}
+
+Status Apply(SqliteDb& db, const PutMetric& put) {
+  const MetricRow& row = put.row;
+  return ExpectOne(db.Run("INSERT OR REPLACE INTO metrics SELECT uid,?,?,?,project,? FROM works WHERE uid=?", row.step,
+                          row.attempt, row.sequence, Blob{row.payload}, row.work_uid),
+                   NotFound("WORK_NOT_FOUND", fmt::format("work {} does not exist", row.work_uid)));
+}
+
+Status Apply(SqliteDb& db, const PutCheckpoint& put) {
+  const CheckpointRow& row = put.row;
+  return ExpectOne(db.Run("INSERT OR REPLACE INTO checkpoints SELECT uid,?,project,?,?,?,? FROM works WHERE uid=?",
+                          row.step, row.attempt, row.create_ms, Blob{row.files}, row.validation_loss, row.work_uid),
+                   NotFound("WORK_NOT_FOUND", fmt::format("work {} does not exist", row.work_uid)));
+}
+
+Status Apply(SqliteDb& db, const PutWorker& put) {
+  const WorkerRow& row = put.row;
+  return db
+      .Run("INSERT OR REPLACE INTO workers VALUES (?,?,?,?,?,?,?,?,?)", row.name, row.instance_uuid,
+           static_cast<int>(row.state), row.drain_asked ? 1 : 0, row.version, row.host, row.slots_total,
+           JoinLines(row.gpus), row.last_seen_ms)
+      .status();
+}
+
+Status Apply(SqliteDb& db, const DeleteWorker& gone) {
+  return db.Run("DELETE FROM workers WHERE name=?", gone.name).status();
+}
+
+Status Apply(SqliteDb& db, const InsertResource& insert) {
+  const ResourceRow& row = insert.row;
+  SBORA_RETURN_IF_ERROR(AddProject(db, row.project));
+  SBORA_ASSIGN_OR_RETURN(const bool taken, NameTaken(db, row.name, insert.by_work));
+  if (taken) {
+    return AlreadyExists(fmt::format("{}_EXISTS", Upper(ResourceKindName(row.kind))),
+                         fmt::format("{} exists or is being made; choose another id", row.name))
+        .WithMetadata("name", row.name);
+  }
+  return db
+      .Run("INSERT INTO resources (kind, uid, project, id, name, version, create_ms, payload) VALUES (?,?,?,?,?,?,?,?)",
+           static_cast<int>(row.kind), row.uid, row.project, row.id, row.name, row.version, row.create_ms,
+           Blob{row.payload})
+      .status();
+}
+
+Status Apply(SqliteDb& db, const DeleteResource& gone) {
+  ResourceKind kind{};
+  int64_t version = 0;
+  {
+    Rows rows = db.Query("SELECT kind, version FROM resources WHERE name=?", gone.name);
+    if (rows.Next()) {
+      kind = static_cast<ResourceKind>(rows.Int32(0));
+      version = rows.Int(1);
+    }
+    SBORA_RETURN_IF_ERROR(rows.status());
+  }
+  if (version == 0) return NotFound("RESOURCE_NOT_FOUND", fmt::format("{} does not exist", gone.name));
+  if (gone.version > 0 && gone.version != version) {
+    return Aborted("ETAG_MISMATCH", fmt::format("the etag is of version {}, {} is at {}; read it again", gone.version,
+                                                gone.name, version));
+  }
+  std::string user;
+  {
+    Rows rows = db.Query("SELECT w.name FROM work_uses u JOIN works w ON w.uid=u.work_uid WHERE u.name=? LIMIT 1",
+                         gone.name);
+    if (rows.Next()) user = rows.Text(0);
+    SBORA_RETURN_IF_ERROR(rows.status());
+  }
+  if (!user.empty()) {
+    return FailedPrecondition(fmt::format("{}_IN_USE", Upper(ResourceKindName(kind))),
+                              fmt::format("{} uses {}; wait for it or cancel it", user, gone.name))
+        .WithMetadata("user", user);
+  }
+  SBORA_RETURN_IF_ERROR(db.Run("DELETE FROM object_owners WHERE owner=?", gone.name).status());
+  return db.Run("DELETE FROM resources WHERE name=?", gone.name).status();
+}
+
+Status Apply(SqliteDb& db, const InsertRequest& insert) {
+  const RequestRow& row = insert.row;
+  return ExpectOne(db.Run("INSERT INTO requests VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING", row.project, row.request_id,
+                          row.hash, row.name, row.create_ms),
+                   AlreadyExists("REQUEST_ID_REUSED",
+                                 fmt::format("request_id {} was used before; use a new one", row.request_id)));
+}
+
+Status Apply(SqliteDb& db, const PutUpload& put) {
+  const UploadRow& row = put.row;
+  return db
+      .Run("INSERT OR REPLACE INTO uploads VALUES (?,?,?,?,?,?,?,?,?)", row.uid, row.project, row.size_bytes, row.sha256,
+           row.received_bytes, row.finished ? 1 : 0, row.object_uid, row.create_ms, row.expire_ms)
+      .status();
+}
+
+Status Apply(SqliteDb& db, const DeleteUpload& gone) {
+  SBORA_RETURN_IF_ERROR(db.Run("DELETE FROM object_owners WHERE owner=?", gone.uid).status());
+  return ExpectOne(db.Run("DELETE FROM uploads WHERE uid=?", gone.uid),
+                   NotFound("UPLOAD_NOT_FOUND", fmt::format("upload {} does not exist", gone.uid)));
+}
+
+Status Apply(SqliteDb& db, const InsertObject& insert) {
+  const ObjectRow& row = insert.row;
+  return ExpectOne(db.Run("INSERT INTO objects VALUES (?,?,?,?,?,?) ON CONFLICT DO NOTHING", row.uid, row.project,
+                          row.key, row.size_bytes, row.sha256, row.create_ms),
+                   AlreadyExists("OBJECT_EXISTS", fmt::format("object {} exists", row.uid)));
+}
+
+Status Apply(SqliteDb& db, const AddObjectOwner& add) {
+  SBORA_ASSIGN_OR_RETURN(const bool there, Exists(db, "SELECT 1 FROM objects WHERE uid=?", add.object_uid));
+  if (!there) return NotFound("OBJECT_NOT_FOUND", fmt::format("object {} does not exist", add.object_uid));
+  return db
+      .Run("INSERT OR IGNORE INTO object_owners SELECT uid,?,project FROM objects WHERE uid=?", add.owner,
+           add.object_uid)
+      .status();
+}
+
+Status Apply(SqliteDb& db, const RemoveObjectOwner& remove) {
+  return db
+      .Run("DELETE FROM object_owners WHERE owner=?1 AND (?2='' OR object_uid=?2)", remove.owner, remove.object_uid)
+      .status();
+}
+
+Status Apply(SqliteDb& db, const DeleteObject& gone) {
+  return ExpectOne(db.Run("DELETE FROM objects WHERE uid=?1 AND NOT EXISTS "
+                          "(SELECT 1 FROM object_owners WHERE object_uid=?1)",
+                          gone.uid),
+                   FailedPrecondition("OBJECT_OWNED", fmt::format("object {} is owned or gone", gone.uid)));
+}
+
+}  // namespace
+
+Status ApplyMutation(SqliteDb& db, const Mutation& mutation) {
+  return std::visit([&db](const auto& change) { return Apply(db, change); }, mutation);
+}
+
+}  // namespace sbora::server
