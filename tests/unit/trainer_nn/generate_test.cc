@@ -1,0 +1,144 @@
+#include "worker/trainer/nn/generate.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+
+#include "tests/unit/trainer_nn/tiny_llama.h"
+
+namespace sbora::trainer {
+namespace {
+
+using core::AdapterMethod;
+using testing::MaxDifference;
+using testing::RandomIds;
+using testing::TinyAdapter;
+using testing::TinyConfig;
+using testing::TinyModel;
+
+std::vector<std::vector<int64_t>> Prompts() { return {RandomIds(9, 1), RandomIds(1, 2), RandomIds(17, 3), RandomIds(4, 4)}; }
+
+at::Tensor FullLogits(const LlamaModel& model, const std::vector<int64_t>& ids, AdapterSet* adapter) {
+  PackedBatch batch;
+  batch.Append(0, ids);
+  return model.Logits(batch, {batch.tokens() - 1}, adapter);
+}
+
+std::vector<int64_t> SlowGreedy(const LlamaModel& model, std::vector<int64_t> ids, int64_t count, AdapterSet* adapter) {
+  const size_t prompt = ids.size();
+  for (int64_t i = 0; i < count; ++i) ids.push_back(FullLogits(model, ids, adapter).argmax().item<int64_t>());
+  return {ids.begin() + static_cast<int64_t>(prompt), ids.end()};
+}
+
+TEST(KvCache, StepsEqualTheFullForwardOnARaggedBatch) {
+  const auto model = TinyModel();
+  const auto adapter = TinyAdapter(AdapterMethod::kSboraFb);
+  std::vector<std::vector<int64_t>> rows = Prompts();
+  KvCache cache = model->NewCache(4, 3);  // too small: it must grow
+  at::Tensor logits = model->Prefill(rows, cache, adapter.get());
+  for (int64_t step = 0; step < 6; ++step) {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      EXPECT_LT(MaxDifference(logits.slice(0, static_cast<int64_t>(i), static_cast<int64_t>(i) + 1),
+                              FullLogits(*model, rows[i], adapter.get())), 1e-4) << "row " << i << " step " << step;
+    }
+    if (step == 3) {
+      cache.Keep({2, 0});
+      rows = {rows[2], rows[0]};
+    }
+    std::vector<int64_t> next;
+    for (size_t i = 0; i < rows.size(); ++i) next.push_back(static_cast<int64_t>((step * 7 + static_cast<int64_t>(i) * 13) % 61));
+    for (size_t i = 0; i < rows.size(); ++i) rows[i].push_back(next[i]);
+    logits = model->Step(next, cache, adapter.get());
+  }
+}
+
+TEST(Generate, GreedyEqualsRepeatedFullForwards) {
+  const auto model = TinyModel();
+  const auto adapter = TinyAdapter(AdapterMethod::kSboraFa);
+  for (const int64_t batch_size : {1, 3, 64}) {
+    auto results = Generate(*model, adapter.get(), Prompts(), {.max_new_tokens = 12, .batch_size = batch_size});
+    ASSERT_TRUE(results.ok());
+    for (size_t i = 0; i < results->size(); ++i) {
+      EXPECT_EQ((*results)[i].ids, SlowGreedy(*model, Prompts()[i], 12, adapter.get()));
+      EXPECT_EQ((*results)[i].finish, FinishReason::kLength);
+    }
+  }
+}
+
+TEST(Generate, StopsAtAnEndTokenWhileTheOthersGoOn) {
+  const auto model = TinyModel();
+  const std::vector<int64_t> longest = SlowGreedy(*model, Prompts()[0], 12, nullptr);
+  const int64_t end = longest[4];
+  auto results = Generate(*model, nullptr, Prompts(), {.max_new_tokens = 12, .eos_ids = {end}});
+  ASSERT_TRUE(results.ok());
+  for (size_t i = 0; i < results->size(); ++i) {
+    std::vector<int64_t> expected = SlowGreedy(*model, Prompts()[i], 12, nullptr);
+    const auto at = std::find(expected.begin(), expected.end(), end);
+    EXPECT_EQ((*results)[i].finish, at == expected.end() ? FinishReason::kLength : FinishReason::kStop);
+    expected.erase(at, expected.end());
+    EXPECT_EQ((*results)[i].ids, expected);
+  }
+  EXPECT_EQ((*results)[0].finish, FinishReason::kStop);
+}
+
+TEST(Generate, SamplingIsAFunctionOfSeedAndPromptNumberNotOfBatching) {
+  const auto model = TinyModel();
+  const auto run = [&](uint64_t seed, int64_t batch_size) {
+    auto results = Generate(*model, nullptr, Prompts(),
+                            {.max_new_tokens = 10, .temperature = 1.5, .top_k = 20, .top_p = 0.95, .seed = seed,
+                             .batch_size = batch_size});
+    std::vector<std::vector<int64_t>> ids;
+    for (const Generation& result : *results) ids.push_back(result.ids);
+    return ids;
+  };
+  EXPECT_EQ(run(1, 64), run(1, 2));
+  EXPECT_NE(run(1, 64), run(2, 64));
+  auto greedy = Generate(*model, nullptr, Prompts(), {.max_new_tokens = 10});
+  auto top_one = Generate(*model, nullptr, Prompts(), {.max_new_tokens = 10, .temperature = 5, .top_k = 1});
+  for (size_t i = 0; i < greedy->size(); ++i) EXPECT_EQ((*greedy)[i].ids, (*top_one)[i].ids);
+}
+
+TEST(Generate, TopKAndTopPBoundTheChoice) {
+  const auto model = TinyModel();
+  const std::vector<int64_t> prompt = RandomIds(6, 8);
+  const at::Tensor sorted = std::get<1>(FullLogits(*model, prompt, nullptr)[0].sort(0, /*descending=*/true));
+  const std::set<int64_t> best{sorted[0].item<int64_t>(), sorted[1].item<int64_t>(), sorted[2].item<int64_t>()};
+  std::set<int64_t> seen;
+  const std::vector<std::vector<int64_t>> copies(64, prompt);
+  auto results = Generate(*model, nullptr, copies, {.max_new_tokens = 1, .temperature = 100, .top_k = 3});
+  for (const Generation& result : *results) seen.insert(result.ids[0]);
+  EXPECT_EQ(seen, best);
+  auto nucleus = Generate(*model, nullptr, copies, {.max_new_tokens = 1, .temperature = 1, .top_p = 1e-9});
+  for (const Generation& result : *nucleus) EXPECT_EQ(result.ids[0], sorted[0].item<int64_t>());
+}
+
+TEST(Generate, HonoursTheModelsLengthAndCancellation) {
+  const auto model = TinyModel();
+  auto full = Generate(*model, nullptr, {RandomIds(60, 1), RandomIds(64, 2)}, {.max_new_tokens = 100});
+  EXPECT_EQ((*full)[0].ids.size(), 4u);
+  EXPECT_EQ((*full)[0].finish, FinishReason::kLength);
+  int64_t calls = 0;
+  GenerateOptions options{.max_new_tokens = 10, .batch_size = 2};
+  options.on_step = [&](int64_t) { return ++calls < 3; };
+  auto cut = Generate(*model, nullptr, Prompts(), options);
+  ASSERT_EQ(cut->size(), 4u);
+  EXPECT_EQ((*cut)[0].ids.size(), 3u);
+  EXPECT_EQ((*cut)[3].finish, FinishReason::kCancelled);
+}
+
+TEST(Generate, BadPromptsAreErrors) {
+  const auto model = TinyModel();
+  const auto reason = [&](std::vector<std::vector<int64_t>> prompts, GenerateOptions options = {}) {
+    auto results = Generate(*model, nullptr, prompts, options);
+    return results.ok() ? std::string("OK") : results.status().reason();
+  };
+  EXPECT_EQ(reason({{1}, {}}), "PROMPT_EMPTY");
+  EXPECT_EQ(reason({RandomIds(65, 1)}), "PROMPT_TOO_LONG");
+  EXPECT_EQ(reason({{61}}), "TOKEN_OUT_OF_RANGE");
+  EXPECT_EQ(reason({{1}}, {.top_p = 0}), "GENERATE_OPTIONS");
+}
+
+}  // namespace
+}  // namespace sbora::trainer

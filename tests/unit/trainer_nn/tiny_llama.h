@@ -1,0 +1,80 @@
+/// A seeded two-block LLaMA with grouped heads, and helpers around it.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "core/r_index.h"
+#include "worker/trainer/nn/llama.h"
+
+namespace sbora::trainer::testing {
+
+inline core::ModelConfig TinyConfig() {
+  core::ModelConfig config;
+  config.hidden_size = 32;
+  config.num_layers = 2;
+  config.num_heads = 4;
+  config.num_kv_heads = 2;
+  config.head_dim = 8;
+  config.intermediate_size = 48;
+  config.vocab_size = 61;
+  config.max_position_embeddings = 64;
+  config.rms_norm_eps = 1e-5;
+  config.tie_word_embeddings = true;
+  return config;
+}
+
+/// Weights are ten times as large as Random's, so that attention and the logits are far from flat.
+inline std::unique_ptr<LlamaModel> TinyModel(const core::ModelConfig& config = TinyConfig(), uint64_t seed = 7) {
+  auto model = LlamaModel::Random(config, seed, {});
+  SBORA_CHECK(model.ok(), "{}", model.status().ToString());
+  for (auto& [name, tensor] : (*model)->NamedTensors()) {
+    if (tensor.dim() == 2) tensor.mul_(10);
+  }
+  return std::move(model).value();
+}
+
+/// Adapters on all seven modules of all layers; factors random, so that every gradient is non-zero.
+inline std::unique_ptr<AdapterSet> TinyAdapter(core::AdapterMethod method, double dropout = 0,
+                                               const core::ModelConfig& config = TinyConfig()) {
+  AdapterOptions options{.method = method, .rank = 5, .alpha = 10, .dropout = dropout, .modules = {}};
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    for (const core::LinearModule module : core::kAllLinearModules) {
+      const int64_t dim = core::IndexDim(method, core::LinearModuleShape(config, module));
+      auto index = core::DrawIndices(3, core::ModulePath(layer, module), dim, options.rank);
+      SBORA_CHECK(index.ok(), "{}", index.status().ToString());
+      options.modules.push_back({.layer = layer, .module = module, .index = *index});
+    }
+  }
+  auto adapter = AdapterSet::Create(config, options, at::kCPU);
+  SBORA_CHECK(adapter.ok(), "{}", adapter.status().ToString());
+  std::mt19937 rng(11);
+  std::normal_distribution<float> normal(0, 0.1f);
+  at::Tensor parameters = (*adapter)->parameters();
+  for (int64_t i = 0; i < parameters.numel(); ++i) parameters.mutable_data_ptr<float>()[i] = normal(rng);
+  return std::move(adapter).value();
+}
+
+inline std::vector<int64_t> RandomIds(int64_t length, uint32_t seed, int64_t vocab = 61) {
+  std::mt19937 rng(seed);
+  std::vector<int64_t> ids;
+  for (int64_t i = 0; i < length; ++i) ids.push_back(static_cast<int64_t>(rng() % static_cast<uint32_t>(vocab)));
+  return ids;
+}
+
+inline std::vector<int64_t> AllRows(const PackedBatch& batch) {
+  std::vector<int64_t> rows;
+  for (int64_t i = 0; i < batch.tokens(); ++i) rows.push_back(i);
+  return rows;
+}
+
+inline double MaxDifference(const at::Tensor& a, const at::Tensor& b) {
+  EXPECT_EQ(a.sizes(), b.sizes());
+  return (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>();
+}
+
+}  // namespace sbora::trainer::testing
