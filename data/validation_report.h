@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "data/dataset_reader.h"
@@ -45,6 +47,8 @@ struct ValidationReport {
 
 /// lowerCamelCase keys, two-space indent.
 std::string ToJson(const ValidationReport& report);
+/// Reads what ToJson wrote; nothing when the text is anything else.
+std::optional<ValidationReport> ParseValidationReport(std::string_view json_text);
 
 /// Collects lengths in constant memory.
 class TokenStatisticsBuilder {
