@@ -1,0 +1,458 @@
+#include "worker/agent/attempt.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "common/file.h"
+#include "common/grpc/channel.h"
+#include "common/grpc/status_convert.h"
+#include "common/logging.h"
+#include "common/status_macros.h"
+#include "worker/agent/token_cache_key.h"
+
+namespace sbora::agent {
+namespace fs = std::filesystem;
+namespace wp = worker::v1;
+
+Attempt::Attempt(AttemptContext& context, wp::Lease lease, MonotonicTime renewed)
+    : context_(context), lease_(std::move(lease)), timing_(TimingOf(lease_.timing())),
+      folder_(context.attempts_folder / lease_.id().uid()), control_(renewed) {
+  LogInfo("attempt starts", {{"job", lease_.resource()}, {"attempt", lease_.attempt()}, {"epoch", lease_.id().epoch()}});
+  thread_ = std::jthread([this] { Run(); });
+}
+
+Attempt::Attempt(AttemptContext& context, wp::Lease lease, const Status& refused)
+    : context_(context), lease_(std::move(lease)), control_(SystemClock().Now()) {
+  LogError("lease refused", {{"job", lease_.resource()}, {"error", refused.ToString()}});
+  MutexLock lock(mutex_);
+  state_ = State::kEnded;
+  verdict_ = Verdict{.reason = v1::TERMINATION_REASON_INTERNAL, .failure = ToFailure(refused)};
+}
+
+Attempt::~Attempt() {
+  Stop(StopOrder::kFenced);
+  if (thread_.joinable()) thread_.join();
+}
+
+std::optional<wp::AttemptReport> Attempt::Report() {
+  wp::AttemptReport report;
+  *report.mutable_lease() = lease_.id();
+  MutexLock lock(mutex_);
+  switch (state_) {
+    case State::kGone:
+      return std::nullopt;
+    case State::kPreparing:
+      report.mutable_preparing()->set_phase(phase_);
+      break;
+    case State::kRunning: {
+      auto* running = report.mutable_running();
+      *running->mutable_progress() = progress_;
+      if (!phase_.empty()) running->mutable_progress()->set_phase(phase_);
+      running->set_ticks(ticks_);
+      const auto& slot = context_.slots.at(lease_.slots(0));
+      running->set_device(slot.device() == "cuda" ? slot.gpu_name() : slot.device());
+      break;
+    }
+    case State::kStopping:
+      report.mutable_stopping();
+      break;
+    case State::kCommitting:
+      report.mutable_committing();
+      break;
+    case State::kEnded: {
+      auto* ended = report.mutable_ended();
+      ended->set_reason(verdict_.reason);
+      *ended->mutable_failure() = verdict_.failure;
+      reported_ended_ = true;
+      break;
+    }
+  }
+  reports_.Fill(report.mutable_items());
+  return report;
+}
+
+HeldAttempt Attempt::Held() const {
+  MutexLock lock(mutex_);
+  return HeldAttempt{.lease_uid = lease_.id().uid(),
+                     .epoch = lease_.id().epoch(),
+                     .slots = {lease_.slots().begin(), lease_.slots().end()},
+                     .reported_ended = reported_ended_};
+}
+
+void Attempt::Renew(MonotonicTime sent_at, int64_t acknowledged_item) {
+  control_.Renew(sent_at);
+  reports_.Acknowledge(acknowledged_item);
+}
+
+void Attempt::Stop(StopOrder order) {
+  control_.Stop(order);
+  work_stop_.request_stop();
+  if (!AsksForCheckpoint(order)) upload_stop_.request_stop();
+}
+
+bool Attempt::gone() const {
+  MutexLock lock(mutex_);
+  return state_ == State::kGone;
+}
+
+void Attempt::Run() {
+  Verdict verdict = Work();
+  if (verdict.reason == v1::TERMINATION_REASON_DONE) {
+    std::optional<Verdict> refused = Commit();
+    if (!refused) {
+      RemoveFolder();
+      SetState(State::kGone);
+      return;
+    }
+    verdict = *std::move(refused);
+  }
+  // A checkpoint that still waits is the difference between progress kept and lost.
+  const StopOrder order = control_.order();
+  if (checkpoints_ && (order == StopOrder::kNone || AsksForCheckpoint(order))) {
+    checkpoints_->Flush(upload_stop_.get_token());
+  }
+  checkpoints_.reset();
+  RemoveFolder();
+  End(std::move(verdict));
+}
+
+Verdict Attempt::Work() {
+  if (const Status status = MakeFolders(); !status.ok()) return OfFailure(status);
+  if (const Status status = FetchInputs(); !status.ok()) return OfFailure(status);
+  if (std::optional<Verdict> failed = PrepareTokenCaches(); failed) return *std::move(failed);
+  if (control_.order() != StopOrder::kNone) return OfPendingOrder();
+  return RunRanks();
+}
+
+Status Attempt::MakeFolders() {
+  std::error_code error;
+  fs::remove_all(folder_, error);
+  for (const char* name : {"inputs", "output", "checkpoints", "uploads", "logs"}) {
+    fs::create_directories(folder_ / name, error);
+    if (error) return FromErrno(error.value(), fmt::format("making {}", (folder_ / name).string()));
+  }
+  return SaveJournal({}, std::nullopt);
+}
+
+Status Attempt::FetchInputs() {
+  for (const auto& group : lease_.task().inputs()) {
+    SBORA_RETURN_IF_ERROR(CheckFileName(group.name()));
+    SBORA_ASSIGN_OR_RETURN(auto pins, FetchGroup(group));
+    const fs::path folder = folder_ / "inputs" / group.name();
+    SBORA_RETURN_IF_ERROR(Materialise(folder, group.files(), pins));
+    directories_[group.name()] = folder.string();
+    std::move(pins.begin(), pins.end(), std::back_inserter(pins_));
+  }
+  context_.metrics.SetCacheBytes(context_.cache.used_bytes());
+  return OkStatus();
+}
+
+StatusOr<std::vector<CachePin>> Attempt::FetchGroup(const wp::InputGroup& group) {
+  std::vector<CachePin> pins;
+  for (int i = 0; i < group.files_size(); ++i) {
+    const v1::File& file = group.files(i);
+    SetPhase(fmt::format("fetching {} ({} of {} files)", group.name(), i + 1, group.files_size()));
+    auto pin = context_.cache.Get(file, [&](const fs::path& path) { return FetchFile(file, path); },
+                                  work_stop_.get_token());
+    if (!pin.ok()) return pin.status().WithContext(fmt::format("fetching {}/{}", group.name(), file.path()));
+    pins.push_back(*std::move(pin));
+  }
+  return pins;
+}
+
+Status Attempt::FetchFile(const v1::File& file, const fs::path& destination) {
+  SBORA_RETURN_IF_ERROR(context_.transfer.Download(file, destination, work_stop_.get_token()));
+  context_.metrics.AddTransferred("download", file.size_bytes());
+  return OkStatus();
+}
+
+std::optional<Verdict> Attempt::PrepareTokenCaches() {
+  const std::optional<std::string> key = TokenCacheKey(lease_.task());
+  if (!key) return std::nullopt;
+  if (auto found = context_.cache.FindFolder(*key); found) {
+    UseTokenCaches(found->path());
+    pins_.push_back(*std::move(found));
+    return std::nullopt;
+  }
+  SetPhase("tokenising the data");
+  const fs::path folder = folder_ / "prepared";
+  std::error_code error;
+  for (const char* name : {"token_cache", "validation_cache"}) {
+    fs::create_directories(folder / name, error);
+    if (error) return OfFailure(FromErrno(error.value(), fmt::format("making {}", folder.string())));
+    directories_[name] = (folder / name).string();
+  }
+  GangObserver observer;
+  observer.on_event = [this](v1::FineTuningEvent event) { reports_.Add(std::move(event)); };
+  observer.on_progress = [this](const v1::JobProgress& progress, int64_t) {
+    if (!progress.phase().empty()) SetPhase(progress.phase());
+  };
+  auto outcome = RunOneGang(MakeGang(true), observer);
+  if (!outcome.ok()) return OfFailure(outcome.status());
+  const bool good = outcome->cause == KillCause::kNone && !outcome->error && outcome->exits.size() == 1 &&
+                    !outcome->exits[0].exit.signaled && outcome->exits[0].exit.value == 0;
+  if (!good) return JudgeGang(*outcome);
+  auto pin = context_.cache.AddFolder(*key, folder);
+  if (!pin.ok()) return OfFailure(pin.status());
+  UseTokenCaches(pin->path());
+  pins_.push_back(*std::move(pin));
+  return std::nullopt;
+}
+
+void Attempt::UseTokenCaches(const fs::path& folder) {
+  for (const char* name : {"token_cache", "validation_cache"}) {
+    std::error_code error;
+    directories_.erase(name);
+    if (!fs::is_empty(folder / name, error) && !error) directories_[name] = (folder / name).string();
+  }
+}
+
+Verdict Attempt::RunRanks() {
+  checkpoints_ = std::make_unique<CheckpointUploader>(
+      CheckpointUploaderOptions{.project = lease_.project(), .checkpoints = folder_ / "checkpoints",
+                                .staging = folder_ / "uploads"},
+      context_.transfer, reports_, context_.metrics);
+  SetPhase("starting the ranks");
+  auto outcome = RunOneGang(MakeGang(false), MakeObserver());
+  if (!outcome.ok()) return OfFailure(outcome.status());
+  Verdict verdict = JudgeGang(*outcome);
+  context_.metrics.AddRankExit(ExitLabel(verdict.reason));
+  result_ = std::move(outcome->result);
+  return verdict;
+}
+
+StatusOr<GangOutcome> Attempt::RunOneGang(GangOptions options, const GangObserver& observer) {
+  options.cgroup = Cgroup::Create(lease_.id().uid());
+  if (options.cgroup) {
+    for (RankOptions& rank : options.ranks) rank.spawn.cgroup_procs = options.cgroup->procs_file();
+  }
+  SBORA_RETURN_IF_ERROR(SaveJournal({}, options.cgroup));
+  GangObserver with_journal = observer;
+  with_journal.on_started = [&](const std::vector<Child>& children) {
+    if (const Status status = SaveJournal(children, options.cgroup); !status.ok()) {
+      LogWarn("journal not written", {{"job", lease_.resource()}, {"error", status.ToString()}});
+    }
+    if (observer.on_started) observer.on_started(children);
+  };
+  auto outcome = RunGang(context_.spawner, options, control_, with_journal);
+  if (options.cgroup) options.cgroup->Remove();
+  return outcome;
+}
+
+GangOptions Attempt::MakeGang(bool prepare_only) const {
+  GangOptions options;
+  options.self_fence = timing_.self_fence;
+  options.hang = timing_.hang;
+  // Preparing keeps nothing: no reason to wait for it.
+  options.checkpoint_grace = prepare_only ? Duration(std::chrono::milliseconds(100)) : context_.checkpoint_grace;
+  const int ranks = prepare_only ? 1 : lease_.slots_size();
+  for (int rank = 0; rank < ranks; ++rank) options.ranks.push_back(MakeRank(rank, prepare_only));
+  return options;
+}
+
+RankOptions Attempt::MakeRank(int rank, bool prepare_only) const {
+  const wp::Slot& slot = context_.slots.at(lease_.slots(rank));
+  RankOptions options;
+  SpawnOptions& spawn = options.spawn;
+  spawn.program = context_.trainer;
+  spawn.arguments = {"run", "--fd", "3"};
+  spawn.working_directory = folder_;
+  spawn.output = folder_ / "logs" / (prepare_only ? "prepare.log" : fmt::format("rank-{}.log", rank));
+  spawn.environment = {fmt::format("{}={}", kLeaseVariable, lease_.id().uid())};
+  auto& assignment = options.assignment;
+  *assignment.mutable_task() = lease_.task();
+  for (const auto& [name, path] : directories_) (*assignment.mutable_directories())[name] = path;
+  assignment.set_output_directory((folder_ / "output").string());
+  assignment.set_checkpoint_directory((folder_ / "checkpoints").string());
+  assignment.set_rank(rank);
+  assignment.set_world_size(prepare_only ? 1 : lease_.slots_size());
+  assignment.set_rendezvous_file((folder_ / "rendezvous").string());
+  assignment.set_device(slot.device() == "cuda" ? "cuda:0" : "cpu");
+  if (slot.device() == "cuda") spawn.environment.push_back("CUDA_VISIBLE_DEVICES=" + slot.gpu_uuid());
+  assignment.set_threads(std::max(1, slot.cpu_cores()));
+  assignment.set_self_fence_seconds(std::chrono::duration<double>(timing_.self_fence).count());
+  assignment.set_attempt(lease_.attempt());
+  assignment.set_job(lease_.resource());
+  assignment.set_epoch(lease_.id().epoch());
+  assignment.set_prepare_only(prepare_only);
+  return options;
+}
+
+GangObserver Attempt::MakeObserver() {
+  GangObserver observer;
+  observer.on_started = [this](const std::vector<Child>&) {
+    SetPhase("");
+    SetState(State::kRunning);
+  };
+  observer.on_progress = [this](const v1::JobProgress& progress, int64_t ticks) {
+    MutexLock lock(mutex_);
+    progress_ = progress;
+    ticks_ = ticks;
+  };
+  observer.on_metric = [this](v1::MetricPoint metric) { NoteMetric(std::move(metric)); };
+  observer.on_event = [this](v1::FineTuningEvent event) {
+    event.set_attempt(lease_.attempt());
+    reports_.Add(std::move(event));
+  };
+  observer.on_checkpoint = [this](const trainer::v1::CheckpointWritten& checkpoint) { checkpoints_->Offer(checkpoint); };
+  observer.on_stopping = [this] { SetState(State::kStopping); };
+  return observer;
+}
+
+void Attempt::NoteMetric(v1::MetricPoint metric) {
+  metric.set_attempt(lease_.attempt());
+  // After a resume the first point's total holds tokens of earlier attempts, which were counted then.
+  const int64_t tokens = trained_tokens_ == 0 ? 0 : metric.trained_tokens() - trained_tokens_;
+  trained_tokens_ = metric.trained_tokens();
+  context_.metrics.AddStep(MethodName(), tokens);
+  reports_.Add(std::move(metric));
+}
+
+std::string Attempt::MethodName() const {
+  if (!lease_.task().has_train()) return "none";
+  std::string name = v1::Method_Name(lease_.task().train().spec().adapter().method());
+  constexpr std::string_view kPrefix = "METHOD_";
+  if (name.starts_with(kPrefix)) name.erase(0, kPrefix.size());
+  std::transform(name.begin(), name.end(), name.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
+  return name;
+}
+
+Verdict Attempt::JudgeGang(const GangOutcome& outcome) const {
+  std::string tail;
+  const int rank = FailingRank(outcome);
+  if (rank >= 0 && !outcome.error) {
+    for (const std::string& name : {fmt::format("rank-{}.log", rank), std::string("prepare.log")}) {
+      if (tail.empty()) tail = LastLine(folder_ / "logs" / name);
+    }
+  }
+  return Judge(outcome, tail);
+}
+
+Verdict Attempt::OfFailure(const Status& status) const {
+  if (control_.order() != StopOrder::kNone) return OfPendingOrder();
+  v1::TerminationReason reason = v1::TERMINATION_REASON_INTERNAL;
+  if (status.reason() == "NO_SPACE") reason = v1::TERMINATION_REASON_NO_SPACE;
+  if (status.code() == StatusCode::kInvalidArgument) reason = v1::TERMINATION_REASON_INVALID_INPUT;
+  // The service or its store was away: not the job's fault, and not an attempt of it.
+  if (status.code() == StatusCode::kUnavailable) reason = v1::TERMINATION_REASON_WORKER_LOST;
+  return Verdict{.reason = reason, .failure = ToFailure(status)};
+}
+
+Verdict Attempt::OfPendingOrder() const {
+  GangOutcome outcome;
+  outcome.cause = KillCause::kOrder;
+  outcome.order = control_.order();
+  return Judge(outcome, "");
+}
+
+std::optional<Verdict> Attempt::Commit() {
+  SetState(State::kRunning);
+  SetPhase("uploading results");
+  wp::CommitAttemptRequest request;
+  if (const Status status = UploadOutputs(&request); !status.ok()) {
+    if (control_.order() == StopOrder::kFenced) return std::nullopt;
+    return OfFailure(status);
+  }
+  checkpoints_.reset();  // the result makes them needless
+  SetState(State::kCommitting);
+  request.set_worker(context_.worker);
+  request.set_instance_uuid(context_.instance_uuid);
+  *request.mutable_lease() = lease_.id();
+  *request.mutable_result() = *result_;
+  return CommitUntilAnswered(request);
+}
+
+Status Attempt::UploadOutputs(wp::CommitAttemptRequest* request) {
+  SBORA_ASSIGN_OR_RETURN(const auto files, PlainFiles(folder_ / "output"));
+  for (const fs::path& path : files) {
+    auto file = context_.transfer.Upload(lease_.project(), path, path.filename().string(), upload_stop_.get_token());
+    if (!file.ok()) return file.status();
+    context_.metrics.AddTransferred("upload", file->size_bytes());
+    *request->add_files() = *std::move(file);
+  }
+  return OkStatus();
+}
+
+std::optional<Verdict> Attempt::CommitUntilAnswered(wp::CommitAttemptRequest& request) {
+  Backoff backoff({.initial = std::chrono::milliseconds(100), .max_attempts = 1'000'000});
+  while (true) {
+    request.clear_items();
+    reports_.Fill(request.mutable_items());
+    grpc::ClientContext context;
+    SetDeadline(context);
+    wp::CommitAttemptResponse response;
+    Status status;
+    {
+      const std::stop_callback cancel(upload_stop_.get_token(), [&] { context.TryCancel(); });
+      status = FromGrpc(context_.service.CommitAttempt(&context, request, &response));
+    }
+    if (status.ok()) {
+      LogInfo("attempt committed",
+              {{"job", lease_.resource()}, {"attempt", lease_.attempt()}, {"epoch", lease_.id().epoch()}});
+      return std::nullopt;
+    }
+    if (status.reason() == "LEASE_FENCED" || control_.order() == StopOrder::kFenced) {
+      LogWarn("commit refused: another attempt holds the lease; this one's result is dropped",
+              {{"job", lease_.resource()}, {"attempt", lease_.attempt()}, {"epoch", lease_.id().epoch()}});
+      return std::nullopt;
+    }
+    // A repeat of a commit that was taken answers OK, so everything that may be a lost answer is tried again.
+    const bool again = IsRetryable(status.code()) || status.code() == StatusCode::kDeadlineExceeded ||
+                       status.reason().starts_with("GRPC_");
+    if (!again || !backoff.Wait(SystemClock(), upload_stop_.get_token())) return OfFailure(status);
+  }
+}
+
+Status Attempt::SaveJournal(const std::vector<Child>& children, const std::optional<Cgroup>& cgroup) const {
+  Journal journal{.lease_uid = lease_.id().uid(),
+                  .epoch = lease_.id().epoch(),
+                  .resource = lease_.resource(),
+                  .attempt = lease_.attempt(),
+                  .boot_id = BootId(),
+                  .cgroup = cgroup ? cgroup->path().string() : "",
+                  .ranks = {}};
+  for (const Child& child : children) journal.ranks.push_back({.pid = child.pid, .start_time = child.start_time});
+  return WriteJournal(folder_, journal);
+}
+
+void Attempt::SetState(State state) {
+  {
+    MutexLock lock(mutex_);
+    if (state_ == state) return;
+    state_ = state;
+  }
+  context_.on_change();
+}
+
+void Attempt::SetPhase(std::string phase) {
+  MutexLock lock(mutex_);
+  phase_ = std::move(phase);
+}
+
+void Attempt::End(Verdict verdict) {
+  const bool silent = control_.order() == StopOrder::kFenced;
+  LogInfo("attempt ended", {{"job", lease_.resource()},
+                            {"attempt", lease_.attempt()},
+                            {"epoch", lease_.id().epoch()},
+                            {"reason", v1::TerminationReason_Name(verdict.reason)},
+                            {"error", verdict.failure.message()}});
+  {
+    MutexLock lock(mutex_);
+    verdict_ = std::move(verdict);
+    phase_.clear();
+  }
+  context_.metrics.AddDroppedReports(reports_.dropped());
+  SetState(silent ? State::kGone : State::kEnded);
+}
+
+void Attempt::RemoveFolder() {
+  checkpoints_.reset();
+  pins_.clear();
+  std::error_code error;
+  fs::remove_all(folder_, error);
+  if (error) LogWarn("attempt folder not removed", {{"folder", folder_.string()}, {"error", error.message()}});
+}
+
+}  // namespace sbora::agent

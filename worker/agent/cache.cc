@@ -1,0 +1,234 @@
+#include "worker/agent/cache.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "common/logging.h"
+#include "common/sha256.h"
+#include "common/status_macros.h"
+
+namespace sbora::agent {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr auto kPartsLive = std::chrono::hours(24);
+
+int64_t FolderBytes(const fs::path& folder) {
+  int64_t bytes = 0;
+  std::error_code error;
+  for (fs::recursive_directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    if (it->is_regular_file(error)) bytes += static_cast<int64_t>(it->file_size(error));
+  }
+  return bytes;
+}
+
+}  // namespace
+
+CachePin::CachePin(CachePin&& other) noexcept
+    : cache_(std::exchange(other.cache_, nullptr)), key_(std::move(other.key_)), path_(std::move(other.path_)) {}
+
+CachePin& CachePin::operator=(CachePin&& other) noexcept {
+  if (this != &other) {
+    Release();
+    cache_ = std::exchange(other.cache_, nullptr);
+    key_ = std::move(other.key_);
+    path_ = std::move(other.path_);
+  }
+  return *this;
+}
+
+CachePin::~CachePin() { Release(); }
+
+void CachePin::Release() {
+  if (cache_ != nullptr) cache_->Unpin(key_);
+  cache_ = nullptr;
+}
+
+StatusOr<std::unique_ptr<Cache>> Cache::Open(const fs::path& directory, int64_t max_bytes) {
+  std::unique_ptr<Cache> cache(new Cache(directory, max_bytes));
+  SBORA_RETURN_IF_ERROR(cache->Scan());
+  return cache;
+}
+
+Status Cache::Scan() {
+  std::error_code error;
+  for (const char* part : {"files", "folders"}) {
+    fs::create_directories(directory_ / part, error);
+    if (error) return FromErrno(error.value(), fmt::format("making {}", (directory_ / part).string()));
+  }
+  MutexLock lock(mutex_);
+  for (const char* part : {"files", "folders"}) {
+    for (const auto& item : fs::directory_iterator(directory_ / part, error)) {
+      const std::string name = item.path().filename().string();
+      const auto used = item.last_write_time(error);
+      if (IsSha256Hex(name)) {
+        const bool folder = item.is_directory(error);
+        const int64_t size = folder ? FolderBytes(item.path()) : static_cast<int64_t>(item.file_size(error));
+        entries_[name] = Entry{.path = item.path(), .size_bytes = size, .used = used};
+      } else if (!name.ends_with(".part") || fs::file_time_type::clock::now() - used > kPartsLive) {
+        fs::remove_all(item.path(), error);
+      }
+    }
+    if (error) return FromErrno(error.value(), fmt::format("reading {}", (directory_ / part).string()));
+  }
+  EvictLocked();
+  return OkStatus();
+}
+
+bool Cache::UsableLocked(const std::string& key, int64_t size_bytes) {
+  const auto found = entries_.find(key);
+  if (found == entries_.end()) return false;
+  struct stat info = {};
+  if (::stat(found->second.path.c_str(), &info) == 0 && info.st_size == size_bytes) return true;
+  LogWarn("a cached file has another size than its resource says; fetching it again", {{"sha256", key}});
+  ::unlink(found->second.path.c_str());
+  if (found->second.pins == 0) entries_.erase(found);
+  return false;
+}
+
+StatusOr<CachePin> Cache::Get(const v1::File& file, const Fetch& fetch, const std::stop_token& stop) {
+  const std::string& key = file.sha256();
+  if (!IsSha256Hex(key) || file.size_bytes() < 0) {
+    return InvalidArgument("BAD_FILE", fmt::format("{} is listed with size {} and SHA-256 \"{}\"", file.path(),
+                                                   file.size_bytes(), key));
+  }
+  {
+    MutexLock lock(mutex_);
+    while (true) {
+      if (stop.stop_requested()) return Cancelled("STOPPED", "stopped while fetching files");
+      if (!fetching_.contains(key)) {
+        if (UsableLocked(key, file.size_bytes())) return PinLocked(key);
+        break;
+      }
+      fetched_.wait(lock, stop, [&] { return !fetching_.contains(key); });
+    }
+    fetching_[key] = true;
+  }
+  const fs::path path = directory_ / "files" / key;
+  Status status = fetch(path);
+  struct stat info = {};
+  if (status.ok() && (::stat(path.c_str(), &info) != 0 || info.st_size != file.size_bytes())) {
+    status = DataLoss("SIZE_MISMATCH", fmt::format("{} has {} bytes, listed are {}", file.path(),
+                                                   static_cast<int64_t>(info.st_size), file.size_bytes()));
+    ::unlink(path.c_str());
+  }
+  if (status.ok()) ::chmod(path.c_str(), 0444);  // it is linked into attempts: nobody writes through a link
+  MutexLock lock(mutex_);
+  fetching_.erase(key);
+  fetched_.notify_all();
+  if (!status.ok()) return status;
+  InsertLocked(key, Entry{.path = path, .size_bytes = file.size_bytes(), .used = {}});
+  CachePin pin = PinLocked(key);
+  EvictLocked();
+  return pin;
+}
+
+std::optional<CachePin> Cache::FindFolder(const std::string& key) {
+  MutexLock lock(mutex_);
+  const auto found = entries_.find(key);
+  std::error_code error;
+  if (found == entries_.end() || !fs::is_directory(found->second.path, error)) return std::nullopt;
+  return PinLocked(key);
+}
+
+StatusOr<CachePin> Cache::AddFolder(const std::string& key, const fs::path& folder) {
+  SBORA_CHECK(IsSha256Hex(key), "cache folder key \"{}\"", key);
+  const fs::path path = directory_ / "folders" / key;
+  const int64_t size = FolderBytes(folder);
+  MutexLock lock(mutex_);
+  std::error_code error;
+  if (entries_.contains(key)) {
+    fs::remove_all(folder, error);
+    return PinLocked(key);
+  }
+  fs::rename(folder, path, error);
+  if (error) return FromErrno(error.value(), fmt::format("renaming {} into the cache", folder.string()));
+  InsertLocked(key, Entry{.path = path, .size_bytes = size, .used = {}});
+  CachePin pin = PinLocked(key);
+  EvictLocked();
+  return pin;
+}
+
+int64_t Cache::used_bytes() const {
+  MutexLock lock(mutex_);
+  int64_t bytes = 0;
+  for (const auto& [key, entry] : entries_) bytes += entry.size_bytes;
+  return bytes;
+}
+
+CachePin Cache::PinLocked(const std::string& key) {
+  Entry& entry = entries_.at(key);
+  ++entry.pins;
+  entry.used = fs::file_time_type::clock::now();
+  std::error_code error;
+  fs::last_write_time(entry.path, entry.used, error);  // the order of use survives a restart
+  return CachePin(this, key, entry.path);
+}
+
+void Cache::InsertLocked(const std::string& key, Entry entry) {
+  const auto found = entries_.find(key);
+  if (found != entries_.end()) entry.pins = found->second.pins;
+  entries_[key] = std::move(entry);
+}
+
+void Cache::EvictLocked() {
+  int64_t bytes = 0;
+  for (const auto& [key, entry] : entries_) bytes += entry.size_bytes;
+  while (bytes > max_bytes_) {
+    auto oldest = entries_.end();
+    for (auto it = entries_.begin(); it != entries_.end(); ++it) {
+      if (it->second.pins == 0 && (oldest == entries_.end() || it->second.used < oldest->second.used)) oldest = it;
+    }
+    if (oldest == entries_.end()) return;  // all in use: the limit gives way, the attempt does not
+    std::error_code error;
+    fs::remove_all(oldest->second.path, error);
+    bytes -= oldest->second.size_bytes;
+    entries_.erase(oldest);
+  }
+}
+
+void Cache::Unpin(const std::string& key) {
+  MutexLock lock(mutex_);
+  const auto found = entries_.find(key);
+  if (found == entries_.end()) return;
+  --found->second.pins;
+  EvictLocked();
+}
+
+Status CheckFileName(std::string_view name) {
+  const bool clean = std::all_of(name.begin(), name.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+  });
+  if (name.empty() || name == "." || name == ".." || name.size() > 200 || !clean) {
+    return InvalidArgument("BAD_FILE_NAME", fmt::format("\"{}\" is no file name: letters, digits, '.', '_' and '-', at "
+                                                        "most 200", name.substr(0, 200)));
+  }
+  return OkStatus();
+}
+
+Status Materialise(const fs::path& folder, const google::protobuf::RepeatedPtrField<v1::File>& files,
+                   const std::vector<CachePin>& pins) {
+  SBORA_CHECK(static_cast<size_t>(files.size()) == pins.size(), "{} files, {} pins", files.size(), pins.size());
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) return FromErrno(error.value(), fmt::format("making {}", folder.string()));
+  for (int i = 0; i < files.size(); ++i) {
+    SBORA_RETURN_IF_ERROR(CheckFileName(files[i].path()));
+    const fs::path target = folder / files[i].path();
+    const fs::path& source = pins[static_cast<size_t>(i)].path();
+    if (::link(source.c_str(), target.c_str()) == 0) continue;
+    if (errno == EEXIST) {
+      return InvalidArgument("DUPLICATE_FILE", fmt::format("{} is listed twice in one group", files[i].path()));
+    }
+    if (::symlink(source.c_str(), target.c_str()) != 0) {
+      return FromErrno(errno, fmt::format("linking {}", target.string()));
+    }
+  }
+  return OkStatus();
+}
+
+}  // namespace sbora::agent

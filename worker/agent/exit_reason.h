@@ -1,0 +1,32 @@
+/// From the way a gang ended to what the coordinator and the user are told.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+#include "sbora/worker/v1/worker.pb.h"
+#include "worker/agent/gang.h"
+
+namespace sbora::agent {
+
+struct Verdict {
+  v1::TerminationReason reason = v1::TERMINATION_REASON_UNSPECIFIED;
+  /// Empty for DONE.
+  v1::Failure failure;
+};
+
+/// DONE needs rank 0's result and its exit 0. The agent's own doing comes first (an order, the fence, the hang), then
+/// the trainer's Error, then memory, signal and exit code. `last_output` is the end of the failing rank's output.
+Verdict Judge(const GangOutcome& outcome, const std::string& last_output);
+
+/// The rank whose exit ended the gang, -1 when the agent did or all went well.
+int FailingRank(const GangOutcome& outcome);
+
+/// The last line that is not blank among the last 4 KiB, at most 400 bytes; empty when there is none.
+std::string LastLine(const std::filesystem::path& output);
+
+/// "ok", "error", "signal", "oom_host", "oom_gpu" or "hang": the label of sbora_trainer_rank_exits_total.
+std::string_view ExitLabel(v1::TerminationReason reason);
+
+}  // namespace sbora::agent

@@ -1,0 +1,28 @@
+/// What this machine offers: one slot for each GPU, and `cpu_slots` slots that share the cores.
+#pragma once
+
+#include <vector>
+
+#include "sbora/worker/v1/worker.pb.h"
+
+namespace sbora::agent {
+
+struct HostFacts {
+  int cores = 1;
+  int64_t memory_bytes = 0;
+  struct Gpu {
+    std::string name;
+    std::string uuid;
+    int64_t memory_bytes = 0;
+  };
+  std::vector<Gpu> gpus;
+};
+
+/// Cores and memory as this process may use them (affinity, memory limit of its control group); GPUs through the
+/// driver's NVML, none when it is not installed.
+HostFacts DiscoverHost();
+
+/// "cpu-0"…, "gpu-0"…; each slot's cores and memory are an equal share among its kind, at least one core.
+std::vector<worker::v1::Slot> MakeSlots(const HostFacts& host, int cpu_slots);
+
+}  // namespace sbora::agent
