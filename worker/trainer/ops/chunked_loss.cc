@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "common/check.h"
+#include "worker/trainer/ops/gemm.h"
 #include "worker/trainer/ops/node.h"
 
 namespace sbora::trainer::ops {
@@ -39,14 +40,14 @@ at::Tensor ChunkedCrossEntropy(const at::Tensor& hidden_SH, const at::Tensor& w_
     for (int64_t begin = 0; begin < hidden_SH.size(0); begin += chunk_rows) {
       const int64_t end = std::min(begin + chunk_rows, hidden_SH.size(0));
       const at::Tensor target_C1 = targets_S.slice(0, begin, end).unsqueeze(1);
-      const at::Tensor logits_CV = at::mm(hidden_SH.slice(0, begin, end), w_VH.t()).to(at::kFloat);
+      const at::Tensor logits_CV = ProductTransposed(hidden_SH.slice(0, begin, end).detach(), w_VH).to(at::kFloat);
       at::Tensor log_p_CV = at::log_softmax(logits_CV, -1);
       sum.sub_(log_p_CV.gather(1, target_C1).sum());
       if (!graph) continue;
       at::Tensor p_CV = log_p_CV.exp_();
       p_CV.scatter_add_(1, target_C1, at::full({end - begin, 1}, -1.0, p_CV.options()));
       at::Tensor grad_CH = grad_SH.slice(0, begin, end);
-      at::mm_out(grad_CH, p_CV.to(hidden_SH.scalar_type()), w_VH);
+      grad_CH.copy_(ProductTransposed(p_CV.to(hidden_SH.scalar_type()), w_VH.t()));
     }
   }
   if (graph) {

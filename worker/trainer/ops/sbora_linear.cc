@@ -5,6 +5,7 @@
 
 #include "common/check.h"
 #include "kernels/sample_mul/sample_mul.h"
+#include "worker/trainer/ops/gemm.h"
 #include "worker/trainer/ops/node.h"
 
 namespace sbora::trainer::ops {
@@ -72,7 +73,7 @@ struct FrozenLinearBackward final : torch::autograd::Node {
   at::Tensor w_OI;
   variable_list apply(variable_list&& grads) override {
     if (!grads[0].defined() || !task_should_compute_output(0)) return {at::Tensor()};
-    return {at::mm(grads[0], w_OI)};
+    return {ProductTransposed(grads[0], w_OI.t())};
   }
 };
 
@@ -98,7 +99,7 @@ struct FaBackward final : SboraBackward {
     Accumulate(module->gradient, g_TO, gathered_TR, adapter->scale());
     adapter->NotifyGradientReady(*module);
     if (!task_should_compute_output(0)) return {at::Tensor()};
-    at::Tensor dx_TI = at::mm(g_TO, w_OI);
+    at::Tensor dx_TI = ProductTransposed(g_TO, w_OI.t());
     at::Tensor back_TR = at::mm(g_TO, module->factor.to(g_TO.scalar_type()));
     MaskColumns(back_TR, module->index);
     ScatterAdd(dx_TI, module->index_R, back_TR, adapter->scale());
@@ -120,7 +121,7 @@ struct FbBackward final : SboraBackward {
     Accumulate(module->gradient, g_TR, mask_TI.defined() ? x_TI * mask_TI : x_TI, adapter->scale());
     adapter->NotifyGradientReady(*module);
     if (!task_should_compute_output(0)) return {at::Tensor()};
-    at::Tensor dx_TI = at::mm(g_TO, w_OI);
+    at::Tensor dx_TI = ProductTransposed(g_TO, w_OI.t());
     const at::Tensor factor_RI = module->factor.to(g_TO.scalar_type());
     if (mask_TI.defined()) {
       dx_TI.addcmul_(at::mm(g_TR, factor_RI), mask_TI, adapter->scale());
@@ -138,7 +139,7 @@ at::Tensor FrozenLinear(const at::Tensor& x_TI, const at::Tensor& w_OI) {
   at::Tensor y_TO;
   {
     at::NoGradGuard no_grad;
-    y_TO = at::mm(x_TI, w_OI.t());
+    y_TO = ProductTransposed(x_TI.detach(), w_OI);
   }
   if (NeedsGraph(x_TI)) {
     auto node = std::make_shared<FrozenLinearBackward>();
@@ -157,7 +158,7 @@ at::Tensor SboraLinear(const at::Tensor& x_TI, const at::Tensor& w_OI, const Ada
   at::Tensor plain_TI = x_TI.detach().contiguous();
   {
     at::NoGradGuard no_grad;
-    y_TO = at::mm(plain_TI, w_OI.t());
+    y_TO = ProductTransposed(plain_TI, w_OI);
     const at::Tensor factor = module.factor.to(plain_TI.scalar_type());
     if (fa) {
       gathered_TR = Gather(plain_TI, module.index_R);

@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""Writes tests/data/golden: tiny LLaMA checkpoints and what transformers and PEFT compute with them.
+
+Run with the interpreter that scripts/reference_env prints. The C++ test tests/numerics/trainer_nn/golden_test.cc reads
+the files, so ordinary test runs need no Python. Seeded: a second run writes the same bytes.
+
+SBoRA is expressed as a PEFT LoRA whose one factor is one-hot and frozen: FA has A = one-hot rows (B trained), FB has
+B = one-hot columns (A trained). Everything is float32 on one thread, the attention "eager".
+"""
+import pathlib
+import sys
+
+import peft
+import torch
+import transformers
+from safetensors.torch import save_file
+
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+RANK, ALPHA = 4, 6.0
+LENGTHS = [11, 1, 37]
+BASE = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+            head_dim=8, vocab_size=61, max_position_embeddings=64, rms_norm_eps=1e-5, attn_implementation="eager")
+VARIANTS = {
+    "plain": dict(tie_word_embeddings=False, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}),
+    "tied_linear": dict(tie_word_embeddings=True,
+                        rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 100000.0}),
+    "llama3": dict(tie_word_embeddings=True,
+                   rope_parameters={"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
+                                    "high_freq_factor": 4.0, "original_max_position_embeddings": 32}),
+}
+
+
+def make_model(options):
+    torch.manual_seed(20240705)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**BASE, **options)).float().eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(0, 0.2)
+            else:
+                parameter.uniform_(0.5, 1.5)
+    return model
+
+
+def loss_sum(model, samples):
+    """Sum over all next-token predictions, and the logits of every row."""
+    total, logits = 0, []
+    for ids in samples:
+        out = model(input_ids=ids[None]).logits[0]
+        logits.append(out)
+        total = total + torch.nn.functional.cross_entropy(out[:-1], ids[1:], reduction="sum")
+    return total, torch.cat(logits)
+
+
+def adapter_case(options, method, samples):
+    model = make_model(options)
+    config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=TARGETS, bias="none")
+    model = peft.get_peft_model(model, config).eval()
+    generator = torch.Generator().manual_seed(3)
+    tensors, trained = {}, {}
+    for name, module in model.named_modules():
+        if not (hasattr(module, "lora_A") and name.split(".")[-1] in TARGETS):
+            continue
+        short = name.removeprefix("base_model.model.")
+        a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+        dim = a.shape[1] if method == "sbora_fa" else b.shape[0]
+        index = torch.randperm(dim, generator=generator)[:RANK].sort().values
+        one_hot = torch.nn.functional.one_hot(index, dim).float()
+        frozen, factor = (a, b) if method == "sbora_fa" else (b, a)
+        with torch.no_grad():
+            frozen.copy_(one_hot if method == "sbora_fa" else one_hot.t())
+            factor.copy_(torch.randn(factor.shape, generator=generator) * 0.1)
+        frozen.requires_grad_(False)
+        factor.requires_grad_(True)
+        tensors[f"{method}.{short}.index"] = index.to(torch.int32)
+        tensors[f"{method}.{short}.factor"] = factor.detach().clone()
+        trained[f"{method}.{short}.gradient"] = factor
+    loss, logits = loss_sum(model, samples)
+    loss.backward()
+    tensors[f"{method}.loss"] = loss.detach().reshape(1)
+    tensors[f"{method}.logits"] = logits.detach().contiguous()
+    tensors.update({name: factor.grad.contiguous() for name, factor in trained.items()})
+    return tensors
+
+
+def main():
+    root = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).parents[2] / "tests/data/golden"
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    generator = torch.Generator().manual_seed(5)
+    samples = [torch.randint(0, BASE["vocab_size"], (length,), generator=generator) for length in LENGTHS]
+    for variant, options in VARIANTS.items():
+        model = make_model(options)
+        folder = root / variant
+        model.save_pretrained(folder)
+        (folder / "generation_config.json").unlink(missing_ok=True)
+        with torch.no_grad():
+            loss, logits = loss_sum(model, samples)
+        tensors = {"loss": loss.reshape(1), "logits": logits.contiguous(),
+                   "ids": torch.cat(samples).to(torch.int32), "lengths": torch.tensor(LENGTHS, dtype=torch.int32)}
+        for method in ("sbora_fa", "sbora_fb"):
+            tensors.update(adapter_case(options, method, samples))
+        save_file(tensors, folder / "golden.safetensors")
+        print(variant, "loss", float(loss), "tensors", len(tensors))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+// Our model against files that transformers and PEFT wrote (scripts/numerics/make_reference.py): logits within 1e-3,
+// losses within 1e-3, SBoRA gradients within 1e-5 (relative to the largest) of LoRA with a frozen one-hot factor.
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <filesystem>
+#include <string>
+
+#include "core/adapter.h"
+#include "core/safetensors.h"
+#include "worker/trainer/nn/llama.h"
+
+namespace sbora::trainer {
+namespace {
+
+class Golden {
+ public:
+  explicit Golden(const std::filesystem::path& path) : file_(Open(path)) {}
+
+  at::Tensor Floats(const std::string& name) const { return Read(name, core::DType::kF32, at::kFloat); }
+  std::vector<int32_t> Ints(const std::string& name) const {
+    const at::Tensor tensor = Read(name, core::DType::kI32, at::kInt);
+    const auto* data = tensor.const_data_ptr<int32_t>();
+    return {data, data + tensor.numel()};
+  }
+
+ private:
+  static core::SafetensorsFile Open(const std::filesystem::path& path) {
+    auto file = core::SafetensorsFile::Open(path);
+    SBORA_CHECK(file.ok(), "{}", file.status().ToString());
+    return std::move(file).value();
+  }
+  at::Tensor Read(const std::string& name, core::DType dtype, at::ScalarType type) const {
+    auto view = file_.Tensor(name);
+    SBORA_CHECK(view.ok() && view->dtype == dtype, "{}: {}", name, view.ok() ? "dtype" : view.status().ToString());
+    at::Tensor tensor = at::empty(view->shape, type);
+    std::memcpy(tensor.mutable_data_ptr(), view->data.data(), view->data.size());
+    return tensor;
+  }
+  core::SafetensorsFile file_;
+};
+
+double MaxDifference(const at::Tensor& a, const at::Tensor& b) {
+  EXPECT_EQ(a.sizes(), b.sizes());
+  return (a - b).abs().max().item<double>();
+}
+
+class GoldenTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  GoldenTest()
+      : dir_(std::filesystem::path(SBORA_SOURCE_DIR) / "tests/data/golden" / GetParam()),
+        golden_(dir_ / "golden.safetensors") {
+    auto model = LlamaModel::Load(dir_, {});
+    SBORA_CHECK(model.ok(), "{}", model.status().ToString());
+    model_ = std::move(model).value();
+    const std::vector<int32_t> ids = golden_.Ints("ids");
+    auto next = ids.begin();
+    for (const int32_t length : golden_.Ints("lengths")) {
+      batch_.Append(batch_.sample_ids.size(), {next, next + length});
+      next += length;
+    }
+    for (int64_t i = 0; i < batch_.tokens(); ++i) rows_.push_back(i);
+  }
+
+  std::unique_ptr<AdapterSet> LoadAdapter(core::AdapterMethod method) const {
+    const std::string prefix(core::AdapterMethodName(method));
+    AdapterOptions options{.method = method, .rank = 4, .alpha = 6, .dropout = 0};
+    for (int64_t layer = 0; layer < model_->config().num_layers; ++layer) {
+      for (const core::LinearModule module : core::kAllLinearModules) {
+        options.modules.push_back({.layer = layer, .module = module,
+                                   .index = golden_.Ints(fmt::format("{}.{}.index", prefix, core::ModulePath(layer, module)))});
+      }
+    }
+    auto adapter = AdapterSet::Create(model_->config(), options, at::kCPU);
+    SBORA_CHECK(adapter.ok(), "{}", adapter.status().ToString());
+    for (const AdapterModule& module : (*adapter)->modules()) {
+      at::Tensor factor = module.factor;
+      factor.copy_(golden_.Floats(fmt::format("{}.{}.factor", prefix, module.name)));
+    }
+    return std::move(adapter).value();
+  }
+
+  std::filesystem::path dir_;
+  Golden golden_;
+  std::unique_ptr<LlamaModel> model_;
+  PackedBatch batch_;
+  std::vector<int64_t> rows_;
+};
+
+TEST_P(GoldenTest, BaseLogitsAndLossEqualTransformers) {
+  EXPECT_LT(MaxDifference(model_->Logits(batch_, rows_, nullptr), golden_.Floats("logits")), 1e-3);
+  EXPECT_NEAR(model_->ForwardLoss(batch_, nullptr, {}).sum.item<double>(), golden_.Floats("loss").item<double>(), 1e-3);
+}
+
+TEST_P(GoldenTest, SboraEqualsPeftLoraWithAFrozenOneHotFactor) {
+  for (const auto method : {core::AdapterMethod::kSboraFa, core::AdapterMethod::kSboraFb}) {
+    const std::string prefix(core::AdapterMethodName(method));
+    SCOPED_TRACE(prefix);
+    const auto adapter = LoadAdapter(method);
+    EXPECT_LT(MaxDifference(model_->Logits(batch_, rows_, adapter.get()), golden_.Floats(prefix + ".logits")), 1e-3);
+    const LossResult loss = model_->ForwardLoss(batch_, adapter.get(), {.training = true, .seed = 0, .epoch = 0});
+    EXPECT_NEAR(loss.sum.item<double>(), golden_.Floats(prefix + ".loss").item<double>(), 1e-3);
+    // As training does: the mean over the supervised tokens.
+    (loss.sum / loss.count).backward();
+    for (const AdapterModule& module : adapter->modules()) {
+      const at::Tensor expected = golden_.Floats(fmt::format("{}.{}.gradient", prefix, module.name)) / loss.count;
+      EXPECT_LT(MaxDifference(module.gradient, expected), 1e-5) << module.name;
+      EXPECT_GT(expected.abs().max().item<double>(), 1e-3) << module.name;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Variants, GoldenTest, ::testing::Values("plain", "tied_linear", "llama3"),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace sbora::trainer
