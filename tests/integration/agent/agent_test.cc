@@ -1,0 +1,370 @@
+// The real sbora-worker against a coordinator in memory and a scripted trainer.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <fstream>
+#include <sstream>
+
+#include "common/file.h"
+#include "tests/integration/agent/fake_coordinator.h"
+#include "tests/integration/agent/worker_process.h"
+
+namespace sbora::agent {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::SizeIs;
+using LeaseView = FakeCoordinator::LeaseView;
+using worker::v1::StopLease;
+
+class AgentTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto folder = TempDirectory::Create(fs::temp_directory_path(), "sbora-agent-test");
+    ASSERT_TRUE(folder.ok()) << folder.status();
+    folder_ = std::make_unique<TempDirectory>(*std::move(folder));
+  }
+
+  std::unique_ptr<WorkerProcess> StartWorker(std::vector<std::string> more = {}) {
+    std::vector<std::string> flags = {"--server", coordinator_.address(), "--name", "worker", "--data-dir",
+                                      data_dir().string(), "--cpu-slots", "2", "--trainer", SBORA_STUB_TRAINER,
+                                      "--drain-seconds", "3"};
+    flags.insert(flags.end(), more.begin(), more.end());
+    return std::make_unique<WorkerProcess>(flags, log());
+  }
+
+  fs::path data_dir() const { return folder_->path() / "data"; }
+  fs::path log() const { return folder_->path() / "log"; }
+  std::string LogText() const {
+    std::ifstream in(log());
+    std::ostringstream text;
+    text << in.rdbuf();
+    return text.str();
+  }
+  bool WaitForEnd(const std::string& uid) {
+    return coordinator_.WaitFor(uid, [](const LeaseView& view) { return view.ended.has_value(); });
+  }
+  bool WaitForStep(const std::string& uid, int64_t step) {
+    return coordinator_.WaitFor(uid, [&](const LeaseView& view) {
+      return std::any_of(view.items.begin(), view.items.end(), [&](const auto& item) {
+        return item.second.has_metric() && item.second.metric().step() >= step;
+      });
+    });
+  }
+  std::vector<int64_t> CheckpointSteps(const LeaseView& view) {
+    std::vector<int64_t> steps;
+    for (const auto& [sequence, item] : view.items) {
+      if (item.has_checkpoint()) steps.push_back(item.checkpoint().step());
+    }
+    return steps;
+  }
+  /// Attempts end with their folders removed; the removal may be a moment behind the report of a fenced one.
+  bool WaitForNoAttemptFolders() {
+    for (int i = 0; i < 500; ++i) {
+      if (fs::is_empty(data_dir() / "attempts")) return true;
+      SystemClock().SleepUntil(SystemClock().Now() + std::chrono::milliseconds(10), {});
+    }
+    return false;
+  }
+
+  FakeCoordinator coordinator_;
+  std::unique_ptr<TempDirectory> folder_;
+};
+
+TEST_F(AgentTest, RunsAWholeLease) {
+  const auto worker = StartWorker();
+  const std::string uid = coordinator_.AddTrainLease("steps=6;step_ms=10;checkpoint_every=3", 2);
+  ASSERT_TRUE(coordinator_.WaitFor(uid, [](const LeaseView& view) { return view.committed; })) << LogText();
+  const LeaseView view = coordinator_.View(uid);
+  ASSERT_THAT(view.files, SizeIs(2));
+  EXPECT_EQ(view.files[0].path(), "adapter_config.json");
+  EXPECT_EQ(coordinator_.ObjectBytes(view.files[1].object()), "weights");
+  EXPECT_EQ(view.commits, 1);
+  int64_t steps = 0;
+  int64_t expected_sequence = 1;
+  for (const auto& [sequence, item] : view.items) {
+    EXPECT_EQ(sequence, expected_sequence++);
+    if (!item.has_metric()) continue;
+    EXPECT_EQ(item.metric().step(), ++steps);
+  }
+  EXPECT_EQ(steps, 6);
+  EXPECT_TRUE(WaitForProcesses(uid, 0));
+  EXPECT_TRUE(WaitForNoAttemptFolders());
+}
+
+TEST_F(AgentTest, SecondLeaseUsesTheCaches) {
+  const auto worker = StartWorker();
+  const std::string first = coordinator_.AddTrainLease("steps=1");
+  ASSERT_TRUE(coordinator_.WaitFor(first, [](const LeaseView& view) { return view.committed; })) << LogText();
+  const std::string second = coordinator_.AddTrainLease("steps=2");
+  ASSERT_TRUE(coordinator_.WaitFor(second, [](const LeaseView& view) { return view.committed; })) << LogText();
+  size_t files = 0;
+  for ([[maybe_unused]] const auto& item : fs::directory_iterator(data_dir() / "cache" / "files")) ++files;
+  EXPECT_EQ(files, 3U);
+}
+
+TEST_F(AgentTest, DeathOfARankEndsTheGang) {
+  const auto worker = StartWorker();
+  const std::string uid = coordinator_.AddTrainLease("steps=100000;step_ms=10;orphan_at=1", 2);
+  ASSERT_TRUE(WaitForStep(uid, 2)) << LogText();
+  const auto pids = ProcessesOf(uid);
+  ASSERT_THAT(pids, SizeIs(3));
+  ::kill(*std::max_element(pids.begin(), pids.end() - 1), SIGKILL);
+  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
+  EXPECT_TRUE(WaitForProcesses(uid, 0));
+  EXPECT_EQ(coordinator_.View(uid).ended->reason(), v1::TERMINATION_REASON_SIGNAL);
+}
+
+TEST_F(AgentTest, CrashOfARankIsNamed) {
+  const auto worker = StartWorker();
+  const std::string uid = coordinator_.AddTrainLease("steps=9;signal_at=2;bad_rank=1;step_ms=10", 2);
+  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
+  const LeaseView view = coordinator_.View(uid);
+  EXPECT_EQ(view.ended->reason(), v1::TERMINATION_REASON_SIGNAL);
+  EXPECT_THAT(view.ended->failure().message(), HasSubstr("rank 1 ended by signal 11 (SIGSEGV)"));
+}
+
+TEST_F(AgentTest, ExitCodeComesWithLastOutput) {
+  const auto worker = StartWorker();
+  const std::string uid = coordinator_.AddTrainLease("steps=9;exit_at=2");
+  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
+  const LeaseView view = coordinator_.View(uid);
+  EXPECT_EQ(view.ended->reason(), v1::TERMINATION_REASON_TRAINER_ERROR);
+  EXPECT_THAT(view.ended->failure().message(), HasSubstr("exit code 9"));
+  EXPECT_THAT(view.ended->failure().message(), HasSubstr("last words"));
+}
+
+TEST_F(AgentTest, TrainersErrorWins) {
+  const auto worker = StartWorker();
+  const std::string uid = coordinator_.AddTrainLease("steps=9;error_at=4;checkpoint_every=2;step_ms=10", 2);
+  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
+  const LeaseView view = coordinator_.View(uid);
+  EXPECT_EQ(view.ended->reason(), v1::TERMINATION_REASON_NON_FINITE);
+  EXPECT_EQ(view.ended->failure().message(), "loss is nan at step 4");
+  EXPECT_THAT(CheckpointSteps(view), Contains(2));  // uploaded although the attempt failed
+}
+
+TEST_F(AgentTest, BytesThatAreNoMessageEndTheGang) {
+  const auto worker = StartWorker();
+  const std::string uid = coordinator_.AddTrainLease("steps=9;garbage_at=2");
+  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
+  EXPECT_EQ(coordinator_.View(uid).ended->failure().reason(), "BAD_FRAME");
+}
+
+TEST_F(AgentTest, HangIsNoticed) {
+  coordinator_.timing.set_hang_seconds(0.5);
+  const auto worker = StartWorker();
+  const std::string uid = coordinator_.AddTrainLease("steps=9;hang_at=3;step_ms=5", 2);
+  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
+  EXPECT_EQ(coordinator_.View(uid).ended->reason(), v1::TERMINATION_REASON_HANG);
+  EXPECT_TRUE(WaitForProcesses(uid, 0));
+}
+
+TEST_F(AgentTest, CancelKillsAtOnce) {
+  const auto worker = StartWorker();
+  const std::string uid = coordinator_.AddTrainLease("steps=100000;step_ms=10;ignore_stop=1;orphan_at=1");
+  ASSERT_TRUE(WaitForStep(uid, 2)) << LogText();
+  coordinator_.Stop(uid, StopLease::REASON_CANCEL);
+  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
+  EXPECT_EQ(coordinator_.View(uid).ended->reason(), v1::TERMINATION_REASON_CANCELLED_BY_USER);
+  EXPECT_TRUE(WaitForProcesses(uid, 0));
+  EXPECT_TRUE(WaitForNoAttemptFolders());
+}
+
+TEST_F(AgentTest, PauseKeepsACheckpointAndResumeGoesOnFromIt) {
+  const auto worker = StartWorker();
+  const std::string uid = coordinator_.AddTrainLease("steps=100000;step_ms=5", 2);
+  ASSERT_TRUE(WaitForStep(uid, 5)) << LogText();
+  coordinator_.Stop(uid, StopLease::REASON_PAUSE);
+  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
+  const LeaseView view = coordinator_.View(uid);
+  EXPECT_EQ(view.ended->reason(), v1::TERMINATION_REASON_PAUSED_BY_USER);
+  ASSERT_THAT(CheckpointSteps(view), SizeIs(1));
+  const int64_t step = CheckpointSteps(view)[0];
+  v1::File checkpoint;
+  for (const auto& [sequence, item] : view.items) {
+    if (item.has_checkpoint()) checkpoint = item.checkpoint().files(0);
+  }
+  const std::string resumed = coordinator_.AddTrainLease("steps=" + std::to_string(step + 2), 1, &checkpoint);
+  ASSERT_TRUE(coordinator_.WaitFor(resumed, [](const LeaseView& lease) { return lease.committed; })) << LogText();
+  EXPECT_EQ(coordinator_.View(resumed).items.begin()->second.metric().step(), step + 1);
+}
+
+TEST_F(AgentTest, PauseOfADeafTrainerKillsItAfterTheGrace) {
+  const auto worker = StartWorker({"--drain-seconds", "1"});
+  const std::string uid = coordinator_.AddTrainLease("steps=100000;step_ms=10;ignore_stop=1");
+  ASSERT_TRUE(WaitForStep(uid, 2)) << LogText();
+  coordinator_.Stop(uid, StopLease::REASON_PAUSE);
+  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
+  EXPECT_EQ(coordinator_.View(uid).ended->reason(), v1::TERMINATION_REASON_PAUSED_BY_USER);
+  EXPECT_THAT(coordinator_.View(uid).states, Contains("stopping"));
+  EXPECT_TRUE(WaitForProcesses(uid, 0));
+}
+
+TEST_F(AgentTest, SilenceOfTheCoordinatorFences) {
+  coordinator_.timing.set_self_fence_seconds(1);
+  const auto worker = StartWorker();
+  const std::string uid = coordinator_.AddTrainLease("steps=100000;step_ms=10", 2);
+  ASSERT_TRUE(WaitForStep(uid, 2)) << LogText();
+  coordinator_.set_silent(true);
+  const MonotonicTime start = SystemClock().Now();
+  ASSERT_TRUE(WaitForProcesses(uid, 0)) << LogText();
+  EXPECT_LT(SystemClock().Now() - start, std::chrono::seconds(3));
+  coordinator_.set_silent(false);
+  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
+  EXPECT_EQ(coordinator_.View(uid).ended->reason(), v1::TERMINATION_REASON_WORKER_LOST);
+}
+
+TEST_F(AgentTest, RenewalsKeepItGoing) {
+  coordinator_.timing.set_self_fence_seconds(1);
+  const auto worker = StartWorker();
+  const std::string uid = coordinator_.AddTrainLease("steps=200;step_ms=10");  // 2 s: twice the fence
+  ASSERT_TRUE(coordinator_.WaitFor(uid, [](const LeaseView& view) { return view.committed; })) << LogText();
+}
+
+TEST_F(AgentTest, KilledAgentLeavesNoProcessAndRestartsClean) {
+  auto worker = StartWorker();
+  const std::string uid = coordinator_.AddTrainLease("steps=100000;step_ms=10;orphan_at=1", 2);
+  ASSERT_TRUE(WaitForStep(uid, 2)) << LogText();
+  ASSERT_THAT(ProcessesOf(uid), SizeIs(3));
+  worker->Signal(SIGKILL);
+  ASSERT_EQ(worker->WaitForExit(), 128 + SIGKILL);
+  EXPECT_TRUE(fs::exists(data_dir() / "attempts" / uid / "journal.json"));
+  coordinator_.Fence(uid);
+  worker = StartWorker();
+  // The ranks died with the agent; the orphan, which has no parent-death signal, dies by the clean-up.
+  EXPECT_TRUE(WaitForProcesses(uid, 0)) << LogText();
+  EXPECT_TRUE(WaitForNoAttemptFolders());
+  const std::string next = coordinator_.AddTrainLease("steps=2");
+  ASSERT_TRUE(coordinator_.WaitFor(next, [](const LeaseView& view) { return view.committed; })) << LogText();
+  EXPECT_THAT(coordinator_.Instances(), SizeIs(2));
+}
+
+TEST_F(AgentTest, RepeatedStartIsOneAttempt) {
+  const auto worker = StartWorker();
+  const std::string uid = coordinator_.AddTrainLease("steps=30;step_ms=10");
+  coordinator_.RepeatStart(uid);
+  ASSERT_TRUE(coordinator_.WaitFor(uid, [](const LeaseView& view) { return view.committed; })) << LogText();
+  const LeaseView view = coordinator_.View(uid);
+  EXPECT_TRUE(view.duplicate_start_offered);
+  EXPECT_EQ(view.commits, 1);
+  EXPECT_EQ(std::count(view.states.begin(), view.states.end(), "preparing"), 1);
+}
+
+TEST_F(AgentTest, FencedCommitIsDropped) {
+  const auto worker = StartWorker();
+  coordinator_.timing.set_self_fence_seconds(20);
+  const std::string uid = coordinator_.AddTrainLease("steps=40;step_ms=10");
+  ASSERT_TRUE(WaitForStep(uid, 1)) << LogText();
+  coordinator_.set_silent(true);  // so that only the commit can tell
+  coordinator_.Fence(uid);
+  ASSERT_TRUE(WaitForProcesses(uid, 0));
+  coordinator_.set_silent(false);
+  EXPECT_TRUE(WaitForNoAttemptFolders()) << LogText();
+  EXPECT_FALSE(coordinator_.View(uid).committed);
+  const std::string next = coordinator_.AddTrainLease("steps=2");
+  EXPECT_TRUE(coordinator_.WaitFor(next, [](const LeaseView& view) { return view.committed; })) << LogText();
+}
+
+TEST_F(AgentTest, FencedLeaseEndsAtOnceWithoutReport) {
+  const auto worker = StartWorker();
+  const std::string uid = coordinator_.AddTrainLease("steps=100000;step_ms=10", 2);
+  ASSERT_TRUE(WaitForStep(uid, 1)) << LogText();
+  coordinator_.Fence(uid);
+  EXPECT_TRUE(WaitForProcesses(uid, 0)) << LogText();
+  EXPECT_TRUE(WaitForNoAttemptFolders());
+  EXPECT_FALSE(coordinator_.View(uid).ended.has_value());
+}
+
+TEST_F(AgentTest, CorruptedDownloadIsRefused) {
+  const auto worker = StartWorker();
+  const v1::File checkpoint = coordinator_.FileOf("state.txt", "3");
+  coordinator_.CorruptObject(checkpoint.object());
+  const std::string uid = coordinator_.AddTrainLease("steps=9", 1, &checkpoint);
+  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
+  const LeaseView view = coordinator_.View(uid);
+  EXPECT_EQ(view.ended->failure().reason(), "HASH_MISMATCH");
+  EXPECT_THAT(view.ended->failure().message(), HasSubstr("checkpoint/state.txt"));
+  EXPECT_THAT(view.states, Not(Contains("running")));
+  EXPECT_FALSE(fs::exists(data_dir() / "cache" / "files" / checkpoint.sha256()));
+}
+
+TEST_F(AgentTest, BadFileNameIsRefused) {
+  const auto worker = StartWorker();
+  const v1::File escape = coordinator_.FileOf("../../escape", "3");
+  const std::string uid = coordinator_.AddTrainLease("steps=9", 1, &escape);
+  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
+  EXPECT_EQ(coordinator_.View(uid).ended->reason(), v1::TERMINATION_REASON_INVALID_INPUT);
+  EXPECT_FALSE(fs::exists(data_dir() / "attempts" / "escape"));
+}
+
+TEST_F(AgentTest, BrokenTransferGoesOn) {
+  coordinator_.BreakNextTransfer(1'000'000);
+  const auto worker = StartWorker();
+  const std::string uid = coordinator_.AddTrainLease("steps=2");
+  ASSERT_TRUE(coordinator_.WaitFor(uid, [](const LeaseView& view) { return view.committed; })) << LogText();
+}
+
+TEST_F(AgentTest, HugeOutputDoesNotStopTraining) {
+  const auto worker = StartWorker();
+  const std::string uid = coordinator_.AddTrainLease("steps=3;stdout_at=2;stdout_kib=20000");
+  ASSERT_TRUE(coordinator_.WaitFor(uid, [](const LeaseView& view) { return view.committed; })) << LogText();
+}
+
+TEST_F(AgentTest, SigtermDrains) {
+  const auto worker = StartWorker({"--drain-seconds", "10"});
+  const std::string uid = coordinator_.AddTrainLease("steps=100000;step_ms=10");
+  ASSERT_TRUE(WaitForStep(uid, 2)) << LogText();
+  worker->Signal(SIGTERM);
+  EXPECT_EQ(worker->WaitForExit(), 0) << LogText();
+  const LeaseView view = coordinator_.View(uid);
+  ASSERT_TRUE(view.ended.has_value()) << LogText();
+  EXPECT_EQ(view.ended->reason(), v1::TERMINATION_REASON_PREEMPTED);
+  EXPECT_THAT(CheckpointSteps(view), SizeIs(1));
+  EXPECT_TRUE(coordinator_.SawDraining());
+  EXPECT_THAT(ProcessesOf(uid), IsEmpty());
+}
+
+TEST_F(AgentTest, DrainOfAnIdleWorkerIsQuick) {
+  const auto worker = StartWorker({"--ready-file", (folder_->path() / "ready").string()});
+  for (int i = 0; i < 1000 && !fs::exists(folder_->path() / "ready"); ++i) {
+    SystemClock().SleepUntil(SystemClock().Now() + std::chrono::milliseconds(10), {});
+  }
+  const auto ready = ReadFile(folder_->path() / "ready", 10'000);
+  ASSERT_TRUE(ready.ok()) << LogText();
+  EXPECT_THAT(*ready, HasSubstr("\"httpAddress\":\"127.0.0.1:"));
+  worker->Signal(SIGTERM);
+  EXPECT_EQ(worker->WaitForExit(), 0) << LogText();
+}
+
+TEST_F(AgentTest, TwoAgentsNeverShareADataFolder) {
+  const auto first = StartWorker();
+  const std::string uid = coordinator_.AddTrainLease("steps=1");
+  ASSERT_TRUE(coordinator_.WaitFor(uid, [](const LeaseView& view) { return view.committed; })) << LogText();
+  const auto second = StartWorker();
+  EXPECT_EQ(second->WaitForExit(), 1);
+  EXPECT_THAT(LogText(), HasSubstr("DATA_DIR_IN_USE"));
+}
+
+TEST_F(AgentTest, BadFlagsNameThemselves) {
+  for (const auto& [flags, name] : std::vector<std::pair<std::vector<std::string>, std::string>>{
+           {{"--name", "Not_A_Label"}, "--name=Not_A_Label"},
+           {{"--server", "10.0.0.1:7400"}, "--server=10.0.0.1:7400"},
+           {{"--cache-bytes", "many"}, "cache-bytes"},
+           {{"--nonsense", "1"}, "--nonsense"}}) {
+    fs::remove(log());
+    const auto worker = StartWorker(flags);
+    EXPECT_EQ(worker->WaitForExit(), 2);
+    EXPECT_THAT(LogText(), HasSubstr(name));
+  }
+}
+
+}  // namespace
+}  // namespace sbora::agent
