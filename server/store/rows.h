@@ -128,6 +128,7 @@ struct CheckpointRow {
   int64_t create_ms = 0;
   std::string files;  // sbora.worker.v1.InputGroup "checkpoint"
   std::optional<double> validation_loss;
+  std::vector<std::string> object_uids;  // owned by the work while the checkpoint stays
   bool operator==(const CheckpointRow&) const = default;
 };
 
@@ -221,8 +222,14 @@ struct AddEvent {
 struct PutMetric {
   MetricRow row;
 };
+/// The work becomes the owner of `object_uids`.
 struct PutCheckpoint {
   CheckpointRow row;
+};
+/// Drops all but the newest `keep` checkpoints and the work's ownership of their objects.
+struct PruneCheckpoints {
+  std::string work_uid;
+  int keep = 2;
 };
 struct PutWorker {
   WorkerRow row;
@@ -268,8 +275,8 @@ struct DeleteObject {
   std::string uid;
 };
 
-using Mutation = std::variant<PutWork, DeleteWork, PutLease, DeleteLease, AddEvent, PutMetric, PutCheckpoint, PutWorker,
-                              DeleteWorker, InsertResource, DeleteResource, InsertRequest, PutUpload, DeleteUpload, InsertObject,
+using Mutation = std::variant<PutWork, DeleteWork, PutLease, DeleteLease, AddEvent, PutMetric, PutCheckpoint,
+                              PruneCheckpoints, PutWorker, DeleteWorker, InsertResource, DeleteResource, InsertRequest, PutUpload, DeleteUpload, InsertObject,
                               AddObjectOwner, RemoveObjectOwner, DeleteObject>;
 
 std::string_view WorkKindName(WorkKind kind);          // "train", ...

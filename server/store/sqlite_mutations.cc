@@ -142,9 +142,34 @@ Status Apply(SqliteDb& db, const PutMetric& put) {
 
 Status Apply(SqliteDb& db, const PutCheckpoint& put) {
   const CheckpointRow& row = put.row;
-  return ExpectOne(db.Run("INSERT OR REPLACE INTO checkpoints SELECT uid,?,project,?,?,?,? FROM works WHERE uid=?",
-                          row.step, row.attempt, row.create_ms, Blob{row.files}, row.validation_loss, row.work_uid),
+  for (const std::string& uid : row.object_uids) {
+    // An object that is not there makes a checkpoint that fails its check when read, not a store that parts from memory.
+    SBORA_RETURN_IF_ERROR(
+        db.Run("INSERT OR IGNORE INTO object_owners SELECT uid,?,project FROM objects WHERE uid=?", row.work_uid, uid)
+            .status());
+  }
+  return ExpectOne(db.Run("INSERT OR REPLACE INTO checkpoints SELECT uid,?,project,?,?,?,?,? FROM works WHERE uid=?",
+                          row.step, row.attempt, row.create_ms, Blob{row.files}, row.validation_loss,
+                          JoinLines(row.object_uids), row.work_uid),
                    NotFound("WORK_NOT_FOUND", fmt::format("work {} does not exist", row.work_uid)));
+}
+
+Status Apply(SqliteDb& db, const PruneCheckpoints& prune) {
+  std::vector<std::pair<int64_t, std::vector<std::string>>> old;
+  {
+    Rows rows = db.Query("SELECT step, objects FROM checkpoints WHERE work_uid=? ORDER BY step DESC LIMIT -1 OFFSET ?",
+                         prune.work_uid, prune.keep);
+    while (rows.Next()) old.emplace_back(rows.Int(0), SplitLines(rows.Text(1)));
+    SBORA_RETURN_IF_ERROR(rows.status());
+  }
+  for (const auto& [step, objects] : old) {
+    for (const std::string& uid : objects) {
+      SBORA_RETURN_IF_ERROR(
+          db.Run("DELETE FROM object_owners WHERE object_uid=? AND owner=?", uid, prune.work_uid).status());
+    }
+    SBORA_RETURN_IF_ERROR(db.Run("DELETE FROM checkpoints WHERE work_uid=? AND step=?", prune.work_uid, step).status());
+  }
+  return OkStatus();
 }
 
 Status Apply(SqliteDb& db, const PutWorker& put) {

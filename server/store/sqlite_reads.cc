@@ -186,7 +186,7 @@ StatusOr<std::vector<CheckpointRow>> SqliteStore::ListCheckpoints(std::string_vi
                                                                   int limit) const {
   auto db = readers_.Borrow();
   return Collect<CheckpointRow>(
-      db->Query("SELECT work_uid, step, attempt, create_ms, files, validation_loss FROM checkpoints WHERE work_uid=? "
+      db->Query("SELECT work_uid, step, attempt, create_ms, files, validation_loss, objects FROM checkpoints WHERE work_uid=? "
                 "AND step>? ORDER BY step LIMIT ?",
                 work_uid, after_step, limit),
       [](const Rows& r) {
@@ -195,7 +195,8 @@ StatusOr<std::vector<CheckpointRow>> SqliteStore::ListCheckpoints(std::string_vi
                           .attempt = r.Int32(2),
                           .create_ms = r.Int(3),
                           .files = r.Text(4),
-                          .validation_loss = {}};
+                          .validation_loss = {},
+                          .object_uids = SplitLines(r.Text(6))};
         if (!r.IsNull(5)) row.validation_loss = r.Real(5);
         return row;
       });

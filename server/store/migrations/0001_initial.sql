@@ -131,6 +131,7 @@ CREATE TABLE checkpoints (
   create_ms INTEGER NOT NULL,
   files BLOB NOT NULL,
   validation_loss REAL,
+  objects TEXT NOT NULL,
   PRIMARY KEY (work_uid, step)
 ) WITHOUT ROWID;
 

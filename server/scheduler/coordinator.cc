@@ -1,0 +1,443 @@
+#include "server/scheduler/coordinator.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "common/status_macros.h"
+#include "server/scheduler/coordinator_impl.h"
+
+namespace sbora::server {
+namespace {
+
+constexpr size_t kBatch = 256;
+constexpr Duration kReloadEvery = std::chrono::seconds(1);
+
+Status NotServing() { return Unavailable("NOT_SERVING", "the store cannot be written at the moment; try again"); }
+
+}  // namespace
+
+class CoordinatorImpl::KeyLocks {
+ public:
+  KeyLocks(CoordinatorImpl& owner, const std::vector<std::string>& keys) {
+    for (const std::string& key : keys) stripes_.insert(&owner.stripes_[std::hash<std::string>()(key) % kStripes]);
+    for (Mutex* stripe : stripes_) stripe->lock();  // in order of address: no two callers wait for each other
+  }
+  ~KeyLocks() {
+    for (Mutex* stripe : stripes_) stripe->unlock();
+  }
+  KeyLocks(const KeyLocks&) = delete;
+  KeyLocks& operator=(const KeyLocks&) = delete;
+
+ private:
+  std::set<Mutex*> stripes_;
+};
+
+StatusOr<std::unique_ptr<Coordinator>> Coordinator::Start(CoordinatorOptions options) {
+  SBORA_RETURN_IF_ERROR(options.config.Check());
+  const Clock& clock = options.clock != nullptr ? *options.clock : SystemClock();
+  auto coordinator = std::make_unique<CoordinatorImpl>(std::move(options), clock);
+  SBORA_RETURN_IF_ERROR(coordinator->Begin());
+  return std::unique_ptr<Coordinator>(std::move(coordinator));
+}
+
+CoordinatorImpl::CoordinatorImpl(CoordinatorOptions options, const Clock& clock)
+    : options_(std::move(options)), clock_(clock), scheduler_(options_.config, &queue_), hub_(*options_.store) {}
+
+Status CoordinatorImpl::Begin() {
+  SBORA_ASSIGN_OR_RETURN(ActiveState state, options_.store->LoadActive());
+  scheduler_.Load(std::move(state), Now());
+  SetServing(true);
+  store_thread_ = std::jthread([this](const std::stop_token& stop) { StoreThread(stop); });
+  if (options_.timer) timer_thread_ = std::jthread([this](const std::stop_token& stop) { TimerThread(stop); });
+  return OkStatus();
+}
+
+CoordinatorImpl::~CoordinatorImpl() {
+  if (timer_thread_.joinable()) {
+    timer_thread_.request_stop();
+    timer_thread_.join();
+  }
+  FailPolls(Unavailable("SHUTTING_DOWN", "the server is stopping; try again"));
+  hub_.EndAll(Unavailable("SHUTTING_DOWN", "the server is stopping; watch again after the last sequence seen"));
+  {
+    MutexLock lock(ended_mutex_);
+    closing_ = true;
+    ended_.notify_all();
+  }
+  if (store_thread_.joinable()) {
+    store_thread_.request_stop();
+    store_thread_.join();
+  }
+  serving_ = false;
+}
+
+Moment CoordinatorImpl::Now() const { return {.now = clock_.Now(), .wall_ms = ToUnixMillis(clock_.WallNow())}; }
+
+void CoordinatorImpl::SetServing(bool serving) {
+  serving_ = serving;
+  if (options_.on_serving) options_.on_serving(serving);
+}
+
+// --- the store thread -----------------------------------------------------------------------------------------------
+
+void CoordinatorImpl::StoreThread(const std::stop_token& stop) {
+  while (true) {
+    std::vector<Transition> batch = queue_.WaitAndTake(kBatch, stop);
+    if (batch.empty()) return;  // stopping, and nothing is left
+    StatusOr<std::vector<Status>> results = CommitBatch(*options_.store, batch);
+    if (results.ok()) {
+      AfterCommit(std::move(batch), std::move(*results));
+    } else {
+      Recover(std::move(batch), results.status(), stop);
+    }
+  }
+}
+
+void CoordinatorImpl::AfterCommit(std::vector<Transition> batch, std::vector<Status> results) {
+  std::vector<uint64_t> tickets;
+  bool ended = false;
+  for (const Transition& transition : batch) {
+    if (transition.ticket != 0) tickets.push_back(transition.ticket);
+  }
+  const std::set<std::string> wake = scheduler_.Committed(tickets);
+  for (size_t i = 0; i < batch.size(); ++i) {
+    for (Publication& publication : batch[i].publish) {
+      ended = ended || publication.last;
+      hub_.Publish(publication.work_uid, std::move(publication.items), publication.last);
+    }
+    if (batch[i].done) batch[i].done(results[i]);
+  }
+  for (const std::string& worker : wake) AnswerPoll(worker, /*force=*/false);
+  if (!ended) return;
+  MutexLock lock(ended_mutex_);
+  ++ended_count_;
+  ended_.notify_all();
+}
+
+void CoordinatorImpl::Recover(std::vector<Transition> batch, const Status& why, const std::stop_token& stop) {
+  scheduler_.Drop();  // nothing is pushed from here until Load
+  SetServing(false);
+  const Status refusal = NotServing().WithMetadata("cause", why.ToString());
+  for (std::vector<Transition> rest = std::move(batch); !rest.empty(); rest = queue_.Take(kBatch)) {
+    for (const Transition& transition : rest) {
+      if (transition.done) transition.done(refusal);
+    }
+  }
+  FailPolls(refusal);
+  hub_.EndAll(refusal);
+  while (!stop.stop_requested()) {
+    // An empty commit is a probe: the disk may still be full.
+    if (options_.store->Commit({}).ok()) {
+      StatusOr<ActiveState> state = options_.store->LoadActive();
+      if (state.ok()) {
+        scheduler_.Load(std::move(*state), Now());
+        SetServing(true);
+        return;
+      }
+    }
+    SystemClock().SleepUntil(SystemClock().Now() + kReloadEvery, stop);
+  }
+}
+
+// --- the timer ------------------------------------------------------------------------------------------------------
+
+void CoordinatorImpl::TimerThread(const std::stop_token& stop) {
+  const Duration tick = std::min<Duration>(std::chrono::milliseconds(100), options_.config.timing.renew_every / 10);
+  while (clock_.SleepUntil(clock_.Now() + tick, stop)) RunDue();
+}
+
+void CoordinatorImpl::RunDue() {
+  const Moment at = Now();
+  scheduler_.Tick(at);
+  std::vector<std::string> due;
+  {
+    MutexLock lock(polls_mutex_);
+    for (const auto& [worker, poll] : polls_) {
+      if (poll.deadline <= at.now) due.push_back(worker);
+    }
+  }
+  for (const std::string& worker : due) AnswerPoll(worker, /*force=*/true);
+}
+
+// --- held calls of agents -------------------------------------------------------------------------------------------
+
+uint64_t CoordinatorImpl::Synchronize(SyncRequest request, SyncDone done) {
+  const Moment at = Now();
+  const std::string worker = request.worker;
+  const bool busy = !request.attempts.empty();
+  uint64_t handle = 0;
+  SyncDone replaced;
+  {
+    MutexLock lock(polls_mutex_);
+    handle = next_handle_++;
+    Poll poll{.handle = handle,
+              .request = request,
+              .done = std::move(done),
+              .deadline = at.now + (busy ? options_.config.poll_busy : options_.config.poll_idle),
+              .taken_in = false};
+    const auto [slot, fresh] = polls_.try_emplace(worker);
+    if (!fresh) replaced = std::move(slot->second.done);
+    slot->second = std::move(poll);
+  }
+  if (replaced) replaced(Aborted("SYNC_REPLACED", fmt::format("worker {} has called again", worker)));
+  const auto finish = [this, worker, handle](const Status& status) {
+    SyncDone failed;
+    {
+      MutexLock lock(polls_mutex_);
+      const auto found = polls_.find(worker);
+      if (found == polls_.end() || found->second.handle != handle) return;
+      if (status.ok()) {
+        found->second.taken_in = true;
+      } else {
+        failed = std::move(found->second.done);
+        polls_.erase(found);
+      }
+    }
+    if (failed) {
+      failed(status);
+    } else {
+      AnswerPoll(worker, /*force=*/false);
+    }
+  };
+  const Status taken = scheduler_.Synchronize(request, at, finish);
+  if (!taken.ok()) finish(taken);
+  return handle;
+}
+
+void CoordinatorImpl::AnswerPoll(const std::string& worker, bool force) {
+  SyncDone done;
+  std::optional<SyncResponse> answer;
+  {
+    MutexLock lock(polls_mutex_);
+    const auto found = polls_.find(worker);
+    if (found == polls_.end() || !found->second.taken_in) return;
+    const Moment at = Now();
+    answer = scheduler_.Answer(found->second.request, force && found->second.deadline <= at.now, at);
+    if (!answer) return;
+    done = std::move(found->second.done);
+    polls_.erase(found);
+  }
+  done(*std::move(answer));
+}
+
+void CoordinatorImpl::CancelSync(uint64_t handle) {
+  SyncDone done;
+  {
+    MutexLock lock(polls_mutex_);
+    for (auto poll = polls_.begin(); poll != polls_.end(); ++poll) {
+      if (poll->second.handle != handle) continue;
+      done = std::move(poll->second.done);
+      polls_.erase(poll);
+      break;
+    }
+  }
+  if (done) done(Cancelled("SYNC_CANCELLED", "the caller went away"));
+}
+
+void CoordinatorImpl::FailPolls(const Status& why) {
+  std::map<std::string, Poll> polls;
+  {
+    MutexLock lock(polls_mutex_);
+    polls.swap(polls_);
+  }
+  for (auto& [worker, poll] : polls) poll.done(why);
+}
+
+// --- work -----------------------------------------------------------------------------------------------------------
+
+template <typename Decide>
+Status CoordinatorImpl::Durable(const Decide& decide) {
+  // shared: the store thread may still be inside set_value when this returns.
+  auto durable = std::make_shared<std::promise<Status>>();
+  std::future<Status> result = durable->get_future();
+  SBORA_RETURN_IF_ERROR(decide([durable](const Status& status) { durable->set_value(status); }));
+  return result.get();
+}
+
+StatusOr<std::optional<Work>> CoordinatorImpl::FindSubmitted(const SubmitRequest& request) const {
+  if (request.request_id.empty()) return std::optional<Work>();
+  SBORA_ASSIGN_OR_RETURN(const auto earlier, options_.store->FindRequest(request.project, request.request_id));
+  if (!earlier) return std::optional<Work>();
+  if (earlier->hash != request.request_hash) {
+    return AlreadyExists("REQUEST_ID_REUSED", fmt::format("request_id {} was used for {} with other content; use a new one",
+                                                          request.request_id, earlier->name))
+        .WithMetadata("name", earlier->name);
+  }
+  SBORA_ASSIGN_OR_RETURN(Work work, options_.store->GetWork(earlier->name));
+  return std::optional<Work>(std::move(work));
+}
+
+StatusOr<Work> CoordinatorImpl::Submit(SubmitRequest request) {
+  const KeyLocks locks(*this, {request.name, request.project + "/" + request.request_id});
+  SBORA_ASSIGN_OR_RETURN(auto earlier, FindSubmitted(request));
+  if (earlier) return *std::move(earlier);
+  auto [work, transition] = Scheduler::PrepareSubmit(std::move(request), Now().wall_ms);
+  SBORA_RETURN_IF_ERROR(Durable([&](Scheduler::Done done) {
+    // In the store first, then in memory: its preconditions are the store's to judge.
+    transition.done = [this, &work, done = std::move(done)](const Status& status) {
+      if (status.ok()) scheduler_.Add(work, Now());
+      done(status);
+    };
+    return scheduler_.Push(std::move(transition));
+  }));
+  return std::move(work);
+}
+
+template <typename Decide>
+StatusOr<Work> CoordinatorImpl::DecideWork(std::string_view name, const Decide& decide) {
+  for (int round = 0;; ++round) {
+    std::optional<Work> decided;
+    const Status status = Durable([&](Scheduler::Done done) -> Status {
+      SBORA_ASSIGN_OR_RETURN(decided, decide(std::move(done)));
+      return OkStatus();
+    });
+    if (status.ok()) return *std::move(decided);
+    if (status.reason() != "WORK_NOT_ACTIVE") return status;
+    SBORA_ASSIGN_OR_RETURN(const Work work, options_.store->GetWork(name));
+    if (core::IsTerminal(work.row.state)) {
+      return FailedPrecondition("JOB_ENDED", fmt::format("{} is {} already", name, core::JobStateName(work.row.state)));
+    }
+    // Committed a moment ago and not in memory yet: behind a barrier it is.
+    if (round > 0) return NotServing();
+    SBORA_RETURN_IF_ERROR(Write({}));
+  }
+}
+
+Status CoordinatorImpl::MarkValidated(std::string_view name) {
+  return DecideWork(name, [&](Scheduler::Done done) -> StatusOr<Work> {
+           SBORA_RETURN_IF_ERROR(scheduler_.MarkValidated(name, Now(), std::move(done)));
+           return Work{};
+         })
+      .status();
+}
+
+Status CoordinatorImpl::FailValidation(std::string_view name, Failure failure) {
+  return DecideWork(name, [&](Scheduler::Done done) -> StatusOr<Work> {
+           SBORA_RETURN_IF_ERROR(scheduler_.FailValidation(name, failure, Now(), std::move(done)));
+           return Work{};
+         })
+      .status();
+}
+
+StatusOr<Work> CoordinatorImpl::Cancel(std::string_view name, int64_t version) {
+  return DecideWork(name, [&](Scheduler::Done done) { return scheduler_.Cancel(name, version, Now(), std::move(done)); });
+}
+
+StatusOr<Work> CoordinatorImpl::Pause(std::string_view name, int64_t version) {
+  return DecideWork(name, [&](Scheduler::Done done) { return scheduler_.Pause(name, version, Now(), std::move(done)); });
+}
+
+StatusOr<Work> CoordinatorImpl::Resume(std::string_view name, int64_t version) {
+  return DecideWork(name, [&](Scheduler::Done done) { return scheduler_.Resume(name, version, Now(), std::move(done)); });
+}
+
+Status CoordinatorImpl::Delete(std::string_view name, int64_t version) {
+  SBORA_RETURN_IF_ERROR(Write({}));  // whatever ended it is in the store behind this
+  SBORA_ASSIGN_OR_RETURN(const Work work, options_.store->GetWork(name));
+  SBORA_RETURN_IF_ERROR(Write({DeleteWork{.uid = work.row.uid, .version = version}}));
+  hub_.End(work.row.uid, NotFound("WORK_NOT_FOUND", fmt::format("{} was deleted", name)));
+  return OkStatus();
+}
+
+StatusOr<Work> CoordinatorImpl::Wait(std::string_view name, MonotonicTime deadline) {
+  while (true) {
+    uint64_t seen = 0;
+    {
+      MutexLock lock(ended_mutex_);
+      seen = ended_count_;
+    }
+    SBORA_ASSIGN_OR_RETURN(Work work, options_.store->GetWork(name));
+    if (core::IsTerminal(work.row.state)) return work;
+    MutexLock lock(ended_mutex_);
+    const bool changed =
+        ended_.wait_until(lock, deadline, [&] { return closing_ || ended_count_ != seen; });
+    if (closing_) return Unavailable("SHUTTING_DOWN", "the server is stopping; try again");
+    if (!changed) return work;
+  }
+}
+
+StatusOr<std::unique_ptr<Watcher>> CoordinatorImpl::Watch(std::string_view name, int64_t after_sequence,
+                                                          std::function<void()> wake) {
+  SBORA_ASSIGN_OR_RETURN(const Work work, options_.store->GetWork(name));
+  return hub_.Watch(work.row.uid, after_sequence, std::move(wake));
+}
+
+// --- leases and workers ---------------------------------------------------------------------------------------------
+
+StatusOr<Work> CoordinatorImpl::CheckLease(const core::LeaseId& lease, bool* committed) {
+  SBORA_ASSIGN_OR_RETURN(auto done, options_.store->FindCommittedBy(lease.uid));
+  *committed = done.has_value() && done->row.epoch == lease.epoch;
+  if (*committed) return *std::move(done);
+  return scheduler_.CheckLease(lease, Now());
+}
+
+Status CoordinatorImpl::CommitAttempt(CommitRequest request) {
+  bool committed = false;
+  const StatusOr<Work> checked = CheckLease(request.lease, &committed);
+  if (committed) return OkStatus();
+  // A precondition that fails after the scheduler has decided would part memory and store, so look first. Nobody else
+  // can take these names meanwhile: the work has reserved them.
+  for (const Mutation& mutation : request.resources) {
+    if (const auto* insert = std::get_if<InsertResource>(&mutation)) {
+      const StatusOr<ResourceRow> there = options_.store->GetResource(insert->row.name);
+      if (there.ok()) return AlreadyExists("RESOURCE_EXISTS", fmt::format("{} exists", insert->row.name));
+      if (there.status().code() != StatusCode::kNotFound) return there.status();
+    } else if (const auto* owner = std::get_if<AddObjectOwner>(&mutation)) {
+      SBORA_RETURN_IF_ERROR(options_.store->GetObject(owner->object_uid).status());
+    }
+  }
+  return Durable(
+      [&](Scheduler::Done done) { return scheduler_.CommitAttempt(request, Now(), std::move(done)); });
+}
+
+StatusOr<WorkerView> CoordinatorImpl::DrainWorker(std::string_view name) {
+  std::optional<WorkerView> view;
+  SBORA_RETURN_IF_ERROR(Durable([&](Scheduler::Done done) -> Status {
+    SBORA_ASSIGN_OR_RETURN(view, scheduler_.DrainWorker(name, Now(), std::move(done)));
+    return OkStatus();
+  }));
+  return *std::move(view);
+}
+
+// --- other rows -----------------------------------------------------------------------------------------------------
+
+Status CoordinatorImpl::Write(std::vector<Mutation> mutations) {
+  return Durable([&](Scheduler::Done done) {
+    Transition transition;
+    transition.writes = {.mutations = std::move(mutations), .may_fail = true};
+    transition.done = std::move(done);
+    return scheduler_.Push(std::move(transition));
+  });
+}
+
+StatusOr<ResourceRow> CoordinatorImpl::CreateResource(ResourceRow row, std::vector<Mutation> extra, RequestRow request,
+                                                      bool* existing) {
+  const KeyLocks locks(*this, {row.name, row.project + "/" + request.request_id});
+  *existing = false;
+  std::vector<Mutation> mutations;
+  if (!request.request_id.empty()) {
+    SBORA_ASSIGN_OR_RETURN(const auto earlier, options_.store->FindRequest(row.project, request.request_id));
+    if (earlier) {
+      if (earlier->hash != request.hash) {
+        return AlreadyExists("REQUEST_ID_REUSED",
+                             fmt::format("request_id {} was used for {} with other content; use a new one",
+                                         request.request_id, earlier->name))
+            .WithMetadata("name", earlier->name);
+      }
+      *existing = true;
+      return options_.store->GetResource(earlier->name);
+    }
+    request.project = row.project;
+    request.name = row.name;
+    mutations.push_back(InsertRequest{std::move(request)});
+  }
+  mutations.push_back(InsertResource{.row = row, .by_work = {}});
+  std::move(extra.begin(), extra.end(), std::back_inserter(mutations));
+  SBORA_RETURN_IF_ERROR(Write(std::move(mutations)));
+  return row;
+}
+
+}  // namespace sbora::server

@@ -1,0 +1,364 @@
+// What agents report, what they are told, and the commit of an attempt.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "common/status_macros.h"
+#include "server/scheduler/scheduler.h"
+
+namespace sbora::server {
+
+using core::JobEvent;
+using core::JobState;
+using core::TerminationReason;
+
+namespace {
+
+constexpr size_t kFormerInstances = 8;
+constexpr size_t kRecentCommits = 1024;
+constexpr int kCheckpointsKept = 2;  // the newest may turn out damaged
+
+Status Fenced(const core::LeaseId& lease, std::string_view why) {
+  return FailedPrecondition("LEASE_FENCED", fmt::format("lease {} of epoch {} may not write: {}; drop the attempt",
+                                                        lease.uid, lease.epoch, why));
+}
+
+std::vector<std::string> GpuNames(const std::vector<SlotInfo>& slots) {
+  std::vector<std::string> names;
+  for (const SlotInfo& slot : slots) {
+    if (slot.device == DeviceKind::kCuda) names.push_back(slot.gpu_name);
+  }
+  return names;
+}
+
+}  // namespace
+
+LeaseEntry* Scheduler::FindLease(const core::LeaseId& id) {
+  const auto found = leases_.find(id.uid);
+  return found != leases_.end() && found->second.row.id.epoch == id.epoch ? &found->second : nullptr;
+}
+
+StatusOr<WorkerEntry*> Scheduler::TakeWorker(Draft& draft, const SyncRequest& request) {
+  const bool fresh = !workers_.contains(request.worker);
+  WorkerEntry& worker = workers_[request.worker];
+  if (fresh) {
+    worker.row.name = request.worker;
+    worker.row.instance_uuid = request.instance_uuid;
+    draft.touched_workers.insert(request.worker);
+    deadlines_.Push(draft.at.now + config_.timing.lease, Deadlines::Kind::kWorker, request.worker);
+  }
+  const auto& former = worker.former_instances;
+  if (std::find(former.begin(), former.end(), request.instance_uuid) != former.end()) {
+    return FailedPrecondition("WORKER_REPLACED", fmt::format("worker {} has been started again as instance {}; two agents "
+                                                             "must not share a name",
+                                                             request.worker, worker.row.instance_uuid));
+  }
+  if (worker.row.instance_uuid != request.instance_uuid) {
+    // The agent is a new process: the old one and, by parent death, its gangs are gone.
+    const std::set<std::string> old = worker.leases;
+    for (const std::string& uid : old) {
+      const Failure failure{14, "WORKER_RESTARTED", fmt::format("worker {} was started again", request.worker)};
+      EndLease(draft, uid, TerminationReason::kWorkerLost, failure, /*confirmed=*/true);
+    }
+    worker.former_instances.push_back(worker.row.instance_uuid);
+    if (worker.former_instances.size() > kFormerInstances) worker.former_instances.pop_front();
+    worker.row.instance_uuid = request.instance_uuid;
+    worker.row.drain_asked = false;
+    worker.drain_told = false;
+    worker.sequence = worker.acknowledged = 0;
+    draft.touched_workers.insert(request.worker);
+  }
+  return &worker;
+}
+
+void Scheduler::TakeSlots(Draft& draft, WorkerEntry& worker, const SyncRequest& request) {
+  const WorkerRow before = worker.row;
+  worker.seen = draft.at.now;
+  worker.agent_draining = request.draining;
+  worker.row.last_seen_ms = draft.at.wall_ms;
+  worker.row.version = request.version;
+  worker.row.host = request.host;
+  worker.row.slots_total = static_cast<int32_t>(request.slots.size());
+  worker.row.gpus = GpuNames(request.slots);
+  const bool draining = request.draining || worker.row.drain_asked;
+  worker.row.state = draining ? WorkerState::kDraining : WorkerState::kReady;
+  if (before.state == WorkerState::kLost) {
+    deadlines_.Push(draft.at.now + config_.timing.lease, Deadlines::Kind::kWorker, worker.row.name);
+  }
+  if (worker.slots.size() != request.slots.size() || before.state != worker.row.state) dispatch_due_ = true;
+  worker.slots = request.slots;
+  WorkerRow same_time = worker.row;
+  same_time.last_seen_ms = before.last_seen_ms;
+  if (!(same_time == before)) draft.touched_workers.insert(worker.row.name);
+}
+
+void Scheduler::TakeItems(Draft& draft, WorkEntry& work, LeaseEntry& lease, const std::vector<ReportItem>& items) {
+  for (const ReportItem& item : items) {
+    if (item.sequence <= lease.row.acknowledged_item) continue;  // a repeat
+    lease.row.acknowledged_item = item.sequence;
+    draft.touched_leases.insert(lease.row.id.uid);
+    if (core::IsTerminal(work.row.state)) continue;  // its row is written for the last time
+    if (const auto* metric = std::get_if<MetricItem>(&item.item)) {
+      const MetricRow row{.work_uid = work.row.uid,
+                          .attempt = lease.row.attempt,
+                          .step = metric->step,
+                          .sequence = ++work.row.sequence,
+                          .payload = metric->payload};
+      draft.touched_works.insert(work.row.uid);
+      Publication& publication = draft.publications[work.row.uid];
+      publication.work_uid = work.row.uid;
+      WatchItem watched;
+      watched.kind = WatchItem::Kind::kMetric;
+      watched.sequence = row.sequence;
+      watched.metric = row;
+      publication.items.push_back(std::move(watched));
+      draft.extra.push_back(PutMetric{row});
+    } else if (const auto* event = std::get_if<EventItem>(&item.item)) {
+      // Agents cannot speak for the state machine.
+      const std::string type = event->type == "STATE_CHANGED" ? "AGENT_STATE" : event->type;
+      AddEvent(draft, work, event->level, type, event->message, event->time_ms);
+    } else {
+      const auto& checkpoint = std::get<CheckpointItem>(item.item);
+      draft.extra.push_back(PutCheckpoint{CheckpointRow{.work_uid = work.row.uid,
+                                                        .step = checkpoint.step,
+                                                        .attempt = lease.row.attempt,
+                                                        .create_ms = draft.at.wall_ms,
+                                                        .files = checkpoint.files,
+                                                        .validation_loss = checkpoint.validation_loss,
+                                                        .object_uids = checkpoint.object_uids}});
+      draft.extra.push_back(PruneCheckpoints{.work_uid = work.row.uid, .keep = kCheckpointsKept});
+      if (checkpoint.step >= work.row.checkpoint_step) {
+        work.row.checkpoint_step = checkpoint.step;
+        work.row.checkpoint_files = checkpoint.files;
+      }
+      AddEvent(draft, work, 1, "CHECKPOINT_SAVED", fmt::format("checkpoint of step {}", checkpoint.step),
+               draft.at.wall_ms);
+    }
+  }
+}
+
+void Scheduler::TakeAttempt(Draft& draft, LeaseEntry& lease, const AttemptReport& report) {
+  WorkEntry& work = works_.at(lease.row.work_uid);
+  lease.reported = lease.handed_out = true;
+  lease.renewed = draft.at.now;
+  TakeItems(draft, work, lease, report.items);
+  if (report.phase == AttemptPhase::kEnded) {
+    EndLease(draft, lease.row.id.uid, report.reason, report.failure, /*confirmed=*/true);
+    return;
+  }
+  const bool running = report.phase == AttemptPhase::kRunning || report.phase == AttemptPhase::kCommitting;
+  if (running && work.row.state == JobState::kStarting) {
+    work.row.resolved_device = report.device;
+    Apply(draft, work, JobEvent::kStarted, fmt::format("running on {}", report.device.empty() ? "?" : report.device));
+  }
+  if (report.progress.empty() || report.progress == work.progress || core::IsTerminal(work.row.state)) return;
+  work.progress = report.progress;
+  Publication& publication = draft.publications[work.row.uid];
+  publication.work_uid = work.row.uid;
+  WatchItem item;
+  item.kind = WatchItem::Kind::kProgress;
+  item.sequence = work.row.sequence;
+  item.progress = report.progress;
+  publication.items.push_back(std::move(item));
+}
+
+Status Scheduler::Synchronize(const SyncRequest& request, Moment at, Done done) {
+  MutexLock lock(mutex_);
+  SBORA_RETURN_IF_ERROR(Enter(at));
+  Draft draft(at);
+  SBORA_ASSIGN_OR_RETURN(WorkerEntry* const worker, TakeWorker(draft, request));
+  if (request.acknowledged_sequence < worker->acknowledged) {
+    Leave(std::move(draft), std::move(done));  // a late copy of an older call: it knows nothing new
+    return OkStatus();
+  }
+  worker->acknowledged = request.acknowledged_sequence;
+  worker->sequence = std::max(worker->sequence, request.acknowledged_sequence);
+  TakeSlots(draft, *worker, request);
+
+  std::set<std::string> listed;
+  bool unknown_gang = false;
+  for (const AttemptReport& report : request.attempts) {
+    listed.insert(report.lease.uid);
+    LeaseEntry* const lease = FindLease(report.lease);
+    if (lease != nullptr && lease->row.worker == request.worker) {
+      TakeAttempt(draft, *lease, report);
+    } else if (report.phase != AttemptPhase::kEnded && report.phase != AttemptPhase::kCommitting) {
+      unknown_gang = true;
+    }
+  }
+  if (unknown_gang != worker->unknown_gang) dispatch_due_ = true;
+  worker->unknown_gang = unknown_gang;
+
+  const std::set<std::string> held = worker->leases;
+  for (const std::string& uid : held) {
+    LeaseEntry& lease = leases_.at(uid);
+    if (listed.contains(uid)) continue;
+    const bool never_taken = lease.row.stop != StopReason::kNone && lease.told_sequence > 0 &&
+                             request.acknowledged_sequence >= lease.told_sequence;
+    if (!lease.reported && !never_taken) continue;
+    const TerminationReason reason = lease.row.stop == StopReason::kPreempt  ? TerminationReason::kPreempted
+                                     : lease.row.stop == StopReason::kPause ? TerminationReason::kPausedByUser
+                                                                            : TerminationReason::kWorkerLost;
+    const Failure failure{14, "ATTEMPT_LOST", fmt::format("worker {} does not hold the attempt any more", request.worker)};
+    EndLease(draft, uid, reason, failure, /*confirmed=*/true);
+  }
+  if (worker->row.state == WorkerState::kDraining) {
+    const std::set<std::string> left = worker->leases;
+    for (const std::string& uid : left) StopLease(draft, leases_.at(uid), StopReason::kPreempt);
+  }
+  Leave(std::move(draft), std::move(done));
+  return OkStatus();
+}
+
+std::optional<SyncResponse> Scheduler::Answer(const SyncRequest& request, bool force, Moment at) {
+  MutexLock lock(mutex_);
+  const auto found = workers_.find(request.worker);
+  if (!serving_ || found == workers_.end() || found->second.row.instance_uuid != request.instance_uuid) {
+    return SyncResponse{};  // nothing renewed: the agent asks again or fences itself
+  }
+  WorkerEntry& worker = found->second;
+  SyncResponse answer;
+  std::set<std::string> listed;
+  bool news = worker.row.drain_asked && !worker.drain_told;
+  for (const AttemptReport& report : request.attempts) {
+    listed.insert(report.lease.uid);
+    const LeaseEntry* const lease = FindLease(report.lease);
+    if (lease != nullptr) {
+      answer.renewed.push_back({.lease = report.lease, .acknowledged_item = lease->published_item});
+    } else if (report.phase == AttemptPhase::kEnded) {
+      news = true;  // its absence is the acknowledgement
+    } else if (std::find(recent_commits_.begin(), recent_commits_.end(), report.lease.uid) == recent_commits_.end()) {
+      answer.stop.push_back({.lease = report.lease, .reason = StopReason::kFenced});
+      news = news || report.phase != AttemptPhase::kStopping;
+    }
+  }
+  std::vector<LeaseEntry*> named;
+  for (const std::string& uid : worker.leases) {
+    LeaseEntry& lease = leases_.at(uid);
+    if (!lease.published) continue;
+    if (lease.published_stop != StopReason::kNone) {
+      answer.stop.push_back({.lease = lease.row.id, .reason = lease.published_stop});
+      news = news || lease.stop_told != lease.published_stop;
+      named.push_back(&lease);
+    } else if (!listed.contains(uid) && !lease.reported && lease.row.stop == StopReason::kNone) {
+      const WorkEntry& work = works_.at(lease.row.work_uid);
+      answer.start.push_back({.lease = lease.row.id,
+                              .work_uid = work.row.uid,
+                              .resource = work.row.name,
+                              .project = work.row.project,
+                              .attempt = lease.row.attempt,
+                              .slots = lease.row.slots,
+                              .payload = work.payload,
+                              .checkpoint_step = work.row.checkpoint_step,
+                              .checkpoint_files = work.row.checkpoint_files});
+      news = news || lease.offers == 0;
+      named.push_back(&lease);
+    }
+  }
+  if (!news && !force) return std::nullopt;
+  answer.sequence = ++worker.sequence;
+  answer.drain = worker.row.drain_asked;
+  worker.drain_told = worker.row.drain_asked;
+  for (LeaseEntry* lease : named) {
+    lease->told_sequence = answer.sequence;
+    lease->stop_told = lease->published_stop;
+    if (lease->published_stop == StopReason::kNone) {
+      ++lease->offers;
+      lease->handed_out = true;
+      lease->renewed = at.now;
+    }
+  }
+  return answer;
+}
+
+StatusOr<Work> Scheduler::CheckLease(const core::LeaseId& id, Moment at) {
+  MutexLock lock(mutex_);
+  SBORA_RETURN_IF_ERROR(Enter(at));
+  const LeaseEntry* const lease = FindLease(id);
+  if (lease == nullptr) {
+    ++totals_.fenced_total;
+    return Fenced(id, "it is over");
+  }
+  const WorkEntry& work = works_.at(lease->row.work_uid);
+  if (!core::MayCommit(work.row.state)) {
+    ++totals_.fenced_total;
+    return Fenced(id, fmt::format("{} is {}", work.row.name, core::JobStateName(work.row.state)));
+  }
+  return Work{work.row, work.payload};
+}
+
+Status Scheduler::CommitAttempt(const CommitRequest& request, Moment at, Done done) {
+  MutexLock lock(mutex_);
+  SBORA_RETURN_IF_ERROR(Enter(at));
+  Draft draft(at);
+  LeaseEntry* const lease = FindLease(request.lease);
+  if (lease == nullptr) {
+    if (std::find(recent_commits_.begin(), recent_commits_.end(), request.lease.uid) != recent_commits_.end()) {
+      Leave(std::move(draft), std::move(done));  // a repeat: answered behind the first
+      return OkStatus();
+    }
+    ++totals_.fenced_total;
+    return Fenced(request.lease, "it is over");
+  }
+  WorkEntry& work = works_.at(lease->row.work_uid);
+  if (lease->row.worker != request.worker || lease->row.instance_uuid != request.instance_uuid) {
+    ++totals_.fenced_total;
+    return Fenced(request.lease, fmt::format("it is worker {}'s, instance {}", lease->row.worker, lease->row.instance_uuid));
+  }
+  if (!core::MayCommit(work.row.state)) {
+    ++totals_.fenced_total;
+    return Fenced(request.lease, fmt::format("{} is {}", work.row.name, core::JobStateName(work.row.state)));
+  }
+  TakeItems(draft, work, *lease, request.items);
+  DropLease(draft, *lease);
+  work.row.result = request.result;
+  work.row.committed_lease = request.lease.uid;
+  recent_commits_.push_back(request.lease.uid);
+  if (recent_commits_.size() > kRecentCommits) recent_commits_.pop_front();
+  ++totals_.committed_total;
+  ++attempts_ended_[TerminationReason::kDone];
+  EndWork(draft, work, JobEvent::kCommitted, TerminationReason::kDone, {});
+  draft.extra.insert(draft.extra.end(), request.resources.begin(), request.resources.end());
+  Leave(std::move(draft), std::move(done));
+  return OkStatus();
+}
+
+StatusOr<WorkerView> Scheduler::DrainWorker(std::string_view name, Moment at, Done done) {
+  MutexLock lock(mutex_);
+  SBORA_RETURN_IF_ERROR(Enter(at));
+  const auto found = workers_.find(name);
+  if (found == workers_.end()) {
+    return NotFound("WORKER_NOT_FOUND", fmt::format("no worker {} is known; see `workers list`", name));
+  }
+  WorkerEntry& worker = found->second;
+  Draft draft(at);
+  if (!worker.row.drain_asked) {
+    worker.row.drain_asked = true;
+    if (worker.row.state == WorkerState::kReady) worker.row.state = WorkerState::kDraining;
+    draft.touched_workers.insert(worker.row.name);
+    draft.wake.insert(worker.row.name);
+  }
+  const std::set<std::string> held = worker.leases;
+  for (const std::string& uid : held) StopLease(draft, leases_.at(uid), StopReason::kPreempt);
+  Leave(std::move(draft), std::move(done));
+  return ViewOf(worker);
+}
+
+WorkerView Scheduler::ViewOf(const WorkerEntry& worker) const {
+  WorkerView view{.row = worker.row, .slots_used = static_cast<int>(worker.used.size()), .leases = {}};
+  for (const std::string& uid : worker.leases) {
+    view.leases.push_back(works_.at(leases_.at(uid).row.work_uid).row.name);
+  }
+  return view;
+}
+
+std::vector<WorkerView> Scheduler::ListWorkers() const {
+  MutexLock lock(mutex_);
+  std::vector<WorkerView> views;
+  for (const auto& [name, worker] : workers_) views.push_back(ViewOf(worker));
+  return views;
+}
+
+}  // namespace sbora::server

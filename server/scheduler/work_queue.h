@@ -1,0 +1,45 @@
+/// Work that waits for slots: higher priority first, then first come, first served. Not locked.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <utility>
+
+namespace sbora::server {
+
+class WorkQueue {
+ public:
+  /// Higher priority, then lower number, comes first.
+  struct Key {
+    int32_t priority = 0;
+    uint64_t number = 0;
+    bool operator<(const Key& other) const {
+      return priority != other.priority ? priority > other.priority : number < other.number;
+    }
+  };
+
+  /// No effect when it is there.
+  void Add(const std::string& work_uid, int32_t priority) {
+    if (keys_.contains(work_uid)) return;
+    const Key key{priority, next_++};
+    keys_.emplace(work_uid, key);
+    order_.emplace(key, work_uid);
+  }
+  void Remove(const std::string& work_uid) {
+    const auto found = keys_.find(work_uid);
+    if (found == keys_.end()) return;
+    order_.erase(found->second);
+    keys_.erase(found);
+  }
+  const std::map<Key, std::string>& order() const { return order_; }
+  bool Contains(const std::string& work_uid) const { return keys_.contains(work_uid); }
+  size_t size() const { return order_.size(); }
+
+ private:
+  uint64_t next_ = 1;
+  std::map<std::string, Key> keys_;
+  std::map<Key, std::string> order_;
+};
+
+}  // namespace sbora::server
