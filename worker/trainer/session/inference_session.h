@@ -31,10 +31,10 @@ struct GenerationSettings {
   std::vector<int64_t> eos_ids;
 };
 
-/// Prompt and answer as ids; the loss counts the rows that predict `answer`.
+/// A whole text as ids; the loss counts the tokens that are supervised.
 struct ScoredSample {
-  std::vector<int64_t> prompt;
-  std::vector<int64_t> answer;
+  std::vector<int64_t> ids;      ///< at least one
+  std::vector<bool> supervised;  ///< as many; the first is never a target
 };
 
 struct LossTotal {
@@ -60,7 +60,7 @@ class InferenceSession {
   StatusOr<std::vector<std::vector<int64_t>>> Generate(const std::vector<std::vector<int64_t>>& prompts,
                                                        const GenerationSettings& settings,
                                                        const std::function<void(int64_t done)>& on_batch);
-  /// Sum of -log p over all answers' tokens. Samples are packed, `batch_size` at a time.
+  /// Sum of -log p over all supervised tokens. Samples are packed, `batch_size` at a time.
   StatusOr<LossTotal> AnswerLoss(std::span<const ScoredSample> samples, int64_t batch_size,
                                  const std::function<void(int64_t done)>& on_batch);
 

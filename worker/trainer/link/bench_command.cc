@@ -1,0 +1,121 @@
+#include "worker/trainer/link/bench_command.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "common/file.h"
+#include "common/logging.h"
+#include "common/status_macros.h"
+#include "worker/trainer/link/flags.h"
+#include "worker/trainer/session/bench_session.h"
+#ifdef SBORA_WITH_TASKS
+#include "worker/trainer/tasks/prepare.h"
+#endif
+
+namespace sbora::trainer {
+namespace {
+
+constexpr int64_t kMaxCount = 1'000'000;
+constexpr int64_t kDefaultRank = 32;
+
+#ifdef SBORA_WITH_TASKS
+class Silent : public TaskObserver {
+ public:
+  void OnProgress(const TaskProgress&) override {}
+  void OnMetrics(const StepMetrics&) override {}
+  void OnCheckpoint(int64_t, const std::string&, std::optional<double>) override {}
+  void OnEvent(EventLevel, std::string_view, const std::string&) override {}
+  bool StopRequested() override { return false; }
+};
+#endif
+
+/// A token cache as it is, or one made of text in `work`.
+StatusOr<std::filesystem::path> Cache(const std::filesystem::path& data, const std::filesystem::path& model,
+                                      int64_t cutoff_tokens, const std::filesystem::path& work) {
+  if (data.extension() == ".tokens") return data;
+#ifdef SBORA_WITH_TASKS
+  PrepareRequest request;
+  request.model_dir = model;
+  request.dataset = data;
+  request.token_cache_dir = work;
+  request.spec.adapter.target_modules = {core::LinearModule::kQ};
+  request.spec.adapter.rank = 1;
+  request.spec.data.cutoff_tokens = cutoff_tokens;
+  Silent silent;
+  SBORA_RETURN_IF_ERROR(PrepareTokenCaches(request, silent));
+  return OnlyFile(work, ".train.tokens");
+#else
+  static_cast<void>(model);
+  static_cast<void>(cutoff_tokens);
+  static_cast<void>(work);
+  return Unimplemented("BENCH_DATA", fmt::format("{}: this build has no tokenizer; give a .tokens file", data.string()));
+#endif
+}
+
+StatusOr<BenchRequest> ToRequest(const Flags& flags) {
+  BenchRequest request;
+  SBORA_ASSIGN_OR_RETURN(request.model_dir, flags.Text("model"));
+  SBORA_ASSIGN_OR_RETURN(request.adapter.method, core::ParseAdapterMethod(flags.Text("method", "sbora_fa")));
+  SBORA_ASSIGN_OR_RETURN(request.adapter.rank, flags.Int("rank", kDefaultRank, 1, kMaxCount));
+  request.adapter.alpha = 2.0 * static_cast<double>(request.adapter.rank);
+  request.adapter.target_modules = {core::LinearModule::kQ, core::LinearModule::kK, core::LinearModule::kV,
+                                    core::LinearModule::kUp, core::LinearModule::kDown};
+  SBORA_ASSIGN_OR_RETURN(request.micro_batch, flags.Int("micro-batch", request.micro_batch, 1, kMaxCount));
+  SBORA_ASSIGN_OR_RETURN(request.steps, flags.Int("steps", request.steps, 1, kMaxCount));
+  SBORA_ASSIGN_OR_RETURN(const int64_t threads, flags.Int("threads", 0, 0, kMaxCount));
+  request.device.threads = static_cast<int>(threads);
+  request.device.device = flags.Text("device", "cpu");
+  return request;
+}
+
+StatusOr<BenchReport> Run(const Flags& flags) {
+  SBORA_ASSIGN_OR_RETURN(auto request, ToRequest(flags));
+  SBORA_ASSIGN_OR_RETURN(const std::string data, flags.Text("data"));
+  SBORA_ASSIGN_OR_RETURN(const int64_t cutoff, flags.Int("cutoff", 0, 0, kMaxCount));
+  SBORA_ASSIGN_OR_RETURN(const auto work, TempDirectory::Create(std::filesystem::temp_directory_path(), "sbora-bench"));
+  SBORA_ASSIGN_OR_RETURN(request.token_cache, Cache(data, request.model_dir, cutoff, work.path()));
+  return RunBench(request);
+}
+
+void Print(const BenchReport& report, bool json) {
+  if (!json) {
+    fmt::print("{:.1f} tokens/s ({} tokens in {} steps, {:.2f} s, {} threads{}), loss {:.4f} -> {:.4f}\n",
+               report.tokens_per_second, report.tokens, report.steps, report.seconds, report.threads,
+               report.random_weights ? ", random weights" : "", report.first_loss, report.last_loss);
+    return;
+  }
+  const nlohmann::json object = {{"tokensPerSecond", report.tokens_per_second},
+                                 {"tokens", report.tokens},
+                                 {"steps", report.steps},
+                                 {"seconds", report.seconds},
+                                 {"firstLoss", report.first_loss},
+                                 {"lastLoss", report.last_loss},
+                                 {"trainableParameters", report.trainable_parameters},
+                                 {"threads", report.threads},
+                                 {"randomWeights", report.random_weights}};
+  fmt::print("{}\n", object.dump());
+}
+
+}  // namespace
+
+ExitCode BenchCommand(const std::vector<std::string>& arguments) {
+  const auto flags = Flags::Parse(arguments, {"model", "data", "method", "rank", "micro-batch", "cutoff", "steps",
+                                              "threads", "device", "output"});
+  if (!flags.ok()) {
+    fmt::print(stderr, "{}\n", flags.status().message());
+    return ExitCode::kUsage;
+  }
+  const auto report = Run(*flags);
+  if (!report.ok()) {
+    fmt::print(stderr, "bench failed: {}\n", report.status().ToString());
+    return ExitCode::kError;
+  }
+  Print(*report, flags->Text("output", "text") == "json");
+  return ExitCode::kDone;
+}
+
+}  // namespace sbora::trainer

@@ -1,0 +1,188 @@
+#include "worker/trainer/link/task_convert.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "common/file.h"
+#include "common/status_macros.h"
+#include "core/model_config.h"
+#include "core/proto/convert.h"
+
+namespace sbora::trainer {
+namespace {
+
+constexpr int kExamplesInResult = 20;
+constexpr int64_t kMaxConfigBytes = 1 << 20;
+constexpr int64_t kMaxNewTokens = 4096;
+constexpr char kTrainSuffix[] = ".train.tokens";
+constexpr char kValidationSuffix[] = ".validation.tokens";
+
+std::filesystem::path OptionalDirectory(const v1::TaskAssignment& assignment, const std::string& name) {
+  const auto found = assignment.directories().find(name);
+  return found == assignment.directories().end() ? std::filesystem::path() : std::filesystem::path(found->second);
+}
+
+StatusOr<data::DatasetFormat> ParseFormat(sbora::v1::DatasetFormat format) {
+  switch (format) {
+    case sbora::v1::DATASET_FORMAT_UNSPECIFIED:
+      return data::DatasetFormat::kAuto;
+    case sbora::v1::DATASET_FORMAT_ALPACA:
+      return data::DatasetFormat::kAlpaca;
+    case sbora::v1::DATASET_FORMAT_PROMPT_COMPLETION:
+      return data::DatasetFormat::kPromptCompletion;
+    case sbora::v1::DATASET_FORMAT_CHAT:
+      return data::DatasetFormat::kChat;
+    case sbora::v1::DatasetFormat_INT_MIN_SENTINEL_DO_NOT_USE_:
+    case sbora::v1::DatasetFormat_INT_MAX_SENTINEL_DO_NOT_USE_:
+      break;
+  }
+  return InvalidArgument("TASK_MALFORMED", fmt::format("dataset_format is {}", static_cast<int>(format)));
+}
+
+DevicePlan DeviceOf(const v1::TaskAssignment& assignment, core::ComputeDtype dtype, int64_t spec_threads) {
+  const auto threads = spec_threads > 0 ? static_cast<int>(spec_threads) : assignment.threads();
+  return {.device = assignment.device().empty() ? "cpu" : assignment.device(), .dtype = dtype, .threads = threads};
+}
+
+StatusOr<GenerationSettings> ParseGeneration(const sbora::v1::GenerationSpec& spec) {
+  GenerationSettings settings;
+  if (spec.has_max_new_tokens()) settings.max_new_tokens = spec.max_new_tokens();
+  if (spec.has_temperature()) settings.temperature = spec.temperature();
+  if (spec.has_top_k()) settings.top_k = spec.top_k();
+  if (spec.has_top_p()) settings.top_p = spec.top_p();
+  if (spec.has_seed()) settings.seed = spec.seed();
+  if (spec.has_batch_size()) settings.batch_size = spec.batch_size();
+  const bool good = settings.max_new_tokens >= 1 && settings.max_new_tokens <= kMaxNewTokens &&
+                    settings.temperature >= 0 && settings.top_k >= 0 && settings.top_p > 0 && settings.top_p <= 1 &&
+                    settings.batch_size >= 1;
+  if (!good) {
+    return InvalidArgument("GENERATE_OPTIONS",
+                           fmt::format("max_new_tokens={} (1 to {}), temperature={} (0 or above), top_k={} (0 or above), "
+                                       "top_p={} (above 0, at most 1), batch_size={} (1 or above): out of range",
+                                       settings.max_new_tokens, kMaxNewTokens, settings.temperature, settings.top_k,
+                                       settings.top_p, settings.batch_size));
+  }
+  return settings;
+}
+
+/// As the coordinator stored it, and once more against the model: a cutoff may have waited for it.
+StatusOr<core::JobSpec> ResolvedSpec(const worker::v1::TrainTask& task, const std::filesystem::path& model_dir) {
+  SBORA_ASSIGN_OR_RETURN(auto spec, core::ParseSpec(task.spec()));
+  SBORA_ASSIGN_OR_RETURN(const std::string text, ReadFile(model_dir / "config.json", kMaxConfigBytes));
+  SBORA_ASSIGN_OR_RETURN(const auto config, core::ParseHfConfig(text));
+  SBORA_RETURN_IF_ERROR(core::ResolveAgainstModel(config, spec));
+  return spec;
+}
+
+}  // namespace
+
+StatusOr<std::filesystem::path> DirectoryOf(const v1::TaskAssignment& assignment, const std::string& name) {
+  const auto found = assignment.directories().find(name);
+  if (found != assignment.directories().end()) return std::filesystem::path(found->second);
+  return InvalidArgument("TASK_MALFORMED", fmt::format("the task has no folder \"{}\"", name));
+}
+
+StatusOr<PrepareRequest> ToPrepareRequest(const v1::TaskAssignment& assignment) {
+  const auto& task = assignment.task().train();
+  PrepareRequest request;
+  SBORA_ASSIGN_OR_RETURN(request.model_dir, DirectoryOf(assignment, "model"));
+  SBORA_ASSIGN_OR_RETURN(request.spec, ResolvedSpec(task, request.model_dir));
+  SBORA_ASSIGN_OR_RETURN(request.dataset, DirectoryOf(assignment, "dataset"));
+  request.validation_dataset = OptionalDirectory(assignment, "validation");
+  SBORA_ASSIGN_OR_RETURN(request.dataset_format, ParseFormat(task.dataset_format()));
+  SBORA_ASSIGN_OR_RETURN(request.token_cache_dir, DirectoryOf(assignment, "token_cache"));
+  request.validation_cache_dir = OptionalDirectory(assignment, "validation_cache");
+  return request;
+}
+
+StatusOr<TrainRequest> ToTrainRequest(const v1::TaskAssignment& assignment) {
+  const auto& task = assignment.task().train();
+  TrainRequest request;
+  SBORA_ASSIGN_OR_RETURN(request.model_dir, DirectoryOf(assignment, "model"));
+  SBORA_ASSIGN_OR_RETURN(request.spec, ResolvedSpec(task, request.model_dir));
+  for (const auto& entry : task.indices()) {
+    request.indices.push_back({entry.module(), {entry.indices().begin(), entry.indices().end()}});
+  }
+  request.base_hash = task.base_hash();
+  SBORA_ASSIGN_OR_RETURN(const auto token_cache, DirectoryOf(assignment, "token_cache"));
+  SBORA_ASSIGN_OR_RETURN(request.token_cache, OnlyFile(token_cache, kTrainSuffix));
+  if (const auto validation = OptionalDirectory(assignment, "validation_cache"); !validation.empty()) {
+    SBORA_ASSIGN_OR_RETURN(request.validation_cache, OnlyFile(validation, kValidationSuffix));
+  }
+  request.output_dir = assignment.output_directory();
+  request.checkpoint_dir = assignment.checkpoint_directory();
+  if (const auto checkpoint = OptionalDirectory(assignment, "checkpoint"); !checkpoint.empty()) {
+    request.resume_from.push_back(checkpoint);
+  }
+  request.device = DeviceOf(assignment, request.spec.compute_dtype, request.spec.threads);
+  return request;
+}
+
+StatusOr<EvaluateRequest> ToEvaluateRequest(const v1::TaskAssignment& assignment) {
+  const auto& task = assignment.task().evaluate();
+  const auto& spec = task.spec();
+  EvaluateRequest request;
+  SBORA_ASSIGN_OR_RETURN(request.model.model_dir, DirectoryOf(assignment, "model"));
+  request.model.adapter_dir = OptionalDirectory(assignment, "adapter");
+  request.model.base_hash = task.base_hash();
+  request.model.device = DeviceOf(assignment, core::ComputeDtype::kAuto, spec.threads());
+  SBORA_ASSIGN_OR_RETURN(request.dataset, DirectoryOf(assignment, "dataset"));
+  SBORA_ASSIGN_OR_RETURN(request.dataset_format, ParseFormat(task.dataset_format()));
+  SBORA_ASSIGN_OR_RETURN(request.prompt_template, core::ParsePromptTemplate(spec.prompt_template()));
+  SBORA_ASSIGN_OR_RETURN(request.generation, ParseGeneration(spec.generation()));
+  request.max_samples = spec.max_samples();
+  request.exact_match = !spec.has_exact_match() || spec.exact_match();
+  request.perplexity = !spec.has_perplexity() || spec.perplexity();
+  request.output_dir = assignment.output_directory();
+  return request;
+}
+
+StatusOr<GenerateTextRequest> ToGenerateRequest(const v1::TaskAssignment& assignment) {
+  const auto& task = assignment.task().generate();
+  GenerateTextRequest request;
+  SBORA_ASSIGN_OR_RETURN(request.model.model_dir, DirectoryOf(assignment, "model"));
+  request.model.adapter_dir = OptionalDirectory(assignment, "adapter");
+  request.model.base_hash = task.base_hash();
+  request.model.device = DeviceOf(assignment, core::ComputeDtype::kAuto, 0);
+  request.prompts.assign(task.request().prompts().begin(), task.request().prompts().end());
+  request.chat = task.request().prompt_template() == sbora::v1::PROMPT_TEMPLATE_CHAT;
+  SBORA_ASSIGN_OR_RETURN(request.generation, ParseGeneration(task.request().generation()));
+  request.output_dir = assignment.output_directory();
+  return request;
+}
+
+worker::v1::TaskResult ToProto(const TrainOutcome& outcome) {
+  worker::v1::TaskResult result;
+  auto* train = result.mutable_train();
+  train->set_steps(outcome.steps);
+  train->set_trained_tokens(outcome.trained_tokens);
+  train->set_final_loss(outcome.final_loss);
+  if (outcome.validation_loss) train->set_validation_loss(*outcome.validation_loss);
+  train->set_kept_step(outcome.kept_step);
+  train->set_seconds(outcome.seconds);
+  return result;
+}
+
+worker::v1::TaskResult ToProto(const EvaluateOutcome& outcome) {
+  worker::v1::TaskResult result;
+  auto* evaluate = result.mutable_evaluate();
+  evaluate->set_samples(outcome.samples);
+  evaluate->set_exact_matches(outcome.exact_matches);
+  evaluate->set_exact_match(static_cast<double>(outcome.exact_matches) /
+                            static_cast<double>(std::max<int64_t>(1, outcome.samples)));
+  evaluate->set_loss(outcome.loss);
+  evaluate->set_perplexity(outcome.perplexity);
+  for (const auto& example : outcome.examples) {
+    if (evaluate->examples_size() == kExamplesInResult) break;
+    auto* out = evaluate->add_examples();
+    out->set_index(example.index);
+    out->set_prompt(example.prompt);
+    out->set_reference(example.reference);
+    out->set_output(example.output);
+    out->set_match(example.match);
+  }
+  return result;
+}
+
+}  // namespace sbora::trainer

@@ -1,0 +1,129 @@
+#include "worker/trainer/link/task_runner.h"
+
+#include <fmt/format.h>
+
+#include "common/file.h"
+#include "common/status_macros.h"
+#include "core/model_import.h"
+#include "core/peft_export.h"
+#include "worker/trainer/link/task_convert.h"
+
+namespace sbora::trainer {
+namespace {
+
+constexpr int64_t kMaxConfigBytes = 1 << 20;
+
+Status MultiRank(int32_t world_size) {
+  return Unimplemented("MULTI_RANK", fmt::format("world_size={}: training on several ranks is not built yet; set "
+                                                 "resources.ranks to 1",
+                                                 world_size));
+}
+
+StatusOr<TaskEnd> Train(const v1::TaskAssignment& assignment, TaskObserver& observer) {
+  if (assignment.prepare_only()) {
+    SBORA_ASSIGN_OR_RETURN(const auto request, ToPrepareRequest(assignment));
+    SBORA_RETURN_IF_ERROR(PrepareTokenCaches(request, observer));
+    return TaskEnd{};
+  }
+  SBORA_ASSIGN_OR_RETURN(const auto request, ToTrainRequest(assignment));
+  SBORA_ASSIGN_OR_RETURN(const auto outcome, RunTraining(request, observer));
+  if (outcome.stopped) return TaskEnd{.stopped = true, .result = {}};
+  return TaskEnd{.stopped = false, .result = ToProto(outcome)};
+}
+
+StatusOr<TaskEnd> EvaluateTask(const v1::TaskAssignment& assignment, TaskObserver& observer) {
+  SBORA_ASSIGN_OR_RETURN(const auto request, ToEvaluateRequest(assignment));
+  SBORA_ASSIGN_OR_RETURN(const auto outcome, Evaluate(request, observer));
+  return TaskEnd{.stopped = false, .result = ToProto(outcome)};
+}
+
+StatusOr<TaskEnd> GenerateTask(const v1::TaskAssignment& assignment, TaskObserver& observer) {
+  SBORA_ASSIGN_OR_RETURN(const auto request, ToGenerateRequest(assignment));
+  SBORA_ASSIGN_OR_RETURN(const auto texts, GenerateTexts(request, observer));
+  worker::v1::TaskResult result;
+  for (const auto& text : texts) result.mutable_generate()->add_texts(text);
+  return TaskEnd{.stopped = false, .result = std::move(result)};
+}
+
+StatusOr<TaskEnd> ImportTask(const v1::TaskAssignment& assignment, TaskObserver& observer) {
+  SBORA_ASSIGN_OR_RETURN(auto source, DirectoryOf(assignment, "source"));
+  // A GGUF file travels alone; a folder is meant otherwise.
+  if (auto gguf = OnlyFile(source, ".gguf"); gguf.ok()) source = *gguf;
+  core::ImportOptions options;
+  if (assignment.task().import().max_shard_bytes() > 0) options.max_shard_bytes = assignment.task().import().max_shard_bytes();
+  options.progress = [&](int64_t done, int64_t total) {
+    observer.OnProgress({.step = done, .total_steps = total, .phase = fmt::format("importing ({} of {} tensors)", done, total)});
+  };
+  options.cancelled = [&] { return observer.StopRequested(); };
+  const std::filesystem::path output = assignment.output_directory();
+  SBORA_ASSIGN_OR_RETURN(const auto imported, core::ImportModel(source, output, options));
+  SBORA_ASSIGN_OR_RETURN(const std::string config_json, ReadFile(output / "config.json", kMaxConfigBytes));
+  worker::v1::TaskResult result;
+  auto* out = result.mutable_import();
+  out->set_base_hash(imported.base_hash);
+  out->set_architecture("llama");
+  out->set_parameters(imported.parameter_count);
+  out->set_context_tokens(static_cast<int32_t>(imported.config.max_position_embeddings));
+  out->set_config_json(config_json);
+  out->set_has_chat_template(imported.has_chat_template);
+  return TaskEnd{.stopped = false, .result = std::move(result)};
+}
+
+StatusOr<TaskEnd> MergeTask(const v1::TaskAssignment& assignment, TaskObserver& observer) {
+  SBORA_ASSIGN_OR_RETURN(const auto model, DirectoryOf(assignment, "model"));
+  SBORA_ASSIGN_OR_RETURN(const auto adapter, DirectoryOf(assignment, "adapter"));
+  core::MergeOptions options;
+  options.known_base_hash = assignment.task().merge().base_hash();
+  options.progress = [&](int64_t done, int64_t total) {
+    observer.OnProgress({.step = done, .total_steps = total, .phase = fmt::format("merging ({} of {} tensors)", done, total)});
+  };
+  options.cancelled = [&] { return observer.StopRequested(); };
+  SBORA_RETURN_IF_ERROR(core::MergeAdapter(model, adapter, assignment.output_directory(), options).status());
+  worker::v1::TaskResult result;
+  result.mutable_files();
+  return TaskEnd{.stopped = false, .result = std::move(result)};
+}
+
+StatusOr<TaskEnd> ExportTask(const v1::TaskAssignment& assignment, TaskObserver& observer) {
+  const auto format = assignment.task().export_().format();
+  if (format != sbora::v1::EXPORT_FORMAT_PEFT) {
+    return Unimplemented("EXPORT_FORMAT", fmt::format("export format {} is not built yet; use peft",
+                                                      sbora::v1::ExportFormat_Name(format)));
+  }
+  SBORA_ASSIGN_OR_RETURN(const auto adapter, DirectoryOf(assignment, "adapter"));
+  observer.OnProgress({.phase = "exporting"});
+  SBORA_RETURN_IF_ERROR(core::ExportPeft(adapter, assignment.output_directory()).status());
+  worker::v1::TaskResult result;
+  result.mutable_files();
+  return TaskEnd{.stopped = false, .result = std::move(result)};
+}
+
+}  // namespace
+
+StatusOr<TaskEnd> RunTask(const v1::TaskAssignment& assignment, TaskObserver& observer) {
+  if (assignment.world_size() > 1) return MultiRank(assignment.world_size());
+  std::error_code error;
+  std::filesystem::create_directories(assignment.output_directory(), error);
+  if (error && !assignment.prepare_only()) return FromErrno(error.value(), "making " + assignment.output_directory());
+  switch (assignment.task().kind_case()) {
+    case worker::v1::Task::kTrain:
+      return Train(assignment, observer);
+    case worker::v1::Task::kEvaluate:
+      return EvaluateTask(assignment, observer);
+    case worker::v1::Task::kGenerate:
+      return GenerateTask(assignment, observer);
+    case worker::v1::Task::kImport:
+      return ImportTask(assignment, observer);
+    case worker::v1::Task::kMerge:
+      return MergeTask(assignment, observer);
+    case worker::v1::Task::kExport:
+      return ExportTask(assignment, observer);
+    case worker::v1::Task::kQuantize:
+      return Unimplemented("TASK_UNIMPLEMENTED", "quantize tasks are not built yet");
+    case worker::v1::Task::KIND_NOT_SET:
+      break;
+  }
+  return InvalidArgument("TASK_MALFORMED", "the assignment holds no task this trainer knows; is the agent newer?");
+}
+
+}  // namespace sbora::trainer

@@ -1,0 +1,97 @@
+#include "worker/trainer/session/adapter_binding.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "common/check.h"
+#include "common/status_macros.h"
+
+namespace sbora::trainer {
+
+StatusOr<std::unique_ptr<AdapterSet>> CreateAdapter(const core::ModelConfig& config, const core::AdapterSpec& spec,
+                                                    const std::vector<ModuleIndices>& indices, at::Device device) {
+  std::map<std::string, const std::vector<int32_t>*> by_module;
+  for (const auto& entry : indices) by_module[entry.module] = &entry.index;
+  AdapterOptions options{.method = spec.method, .rank = spec.rank, .alpha = spec.alpha, .dropout = spec.dropout,
+                         .modules = {}};
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    for (const auto module : spec.target_modules) {
+      const auto found = by_module.find(core::ModulePath(layer, module));
+      if (found == by_module.end()) {
+        return InvalidArgument("INDICES_MISMATCH",
+                               fmt::format("the job has no index vector for {}", core::ModulePath(layer, module)));
+      }
+      options.modules.push_back({.layer = layer, .module = module, .index = *found->second});
+      by_module.erase(found);
+    }
+  }
+  if (!by_module.empty()) {
+    return InvalidArgument("INDICES_MISMATCH",
+                           fmt::format("the job has an index vector for {}, which is no target", by_module.begin()->first));
+  }
+  return AdapterSet::Create(config, options, device);
+}
+
+StatusOr<std::unique_ptr<AdapterSet>> LoadAdapter(const std::filesystem::path& dir, const core::ModelConfig& config,
+                                                  const std::string& base_hash, at::Device device) {
+  SBORA_ASSIGN_OR_RETURN(const auto folder, core::AdapterFolder::Open(dir));
+  const core::AdapterConfig& adapter_config = folder.config();
+  if (!base_hash.empty() && adapter_config.base_hash != base_hash) {
+    return FailedPrecondition("BASE_HASH_MISMATCH", fmt::format("the adapter was trained on base {}, this model is {}",
+                                                                adapter_config.base_hash, base_hash));
+  }
+  AdapterOptions options{.method = adapter_config.method, .rank = adapter_config.rank, .alpha = adapter_config.alpha,
+                         .dropout = adapter_config.dropout, .modules = {}};
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    for (const auto module : adapter_config.target_modules) {
+      SBORA_ASSIGN_OR_RETURN(auto index, folder.Indices(layer, module));
+      options.modules.push_back({.layer = layer, .module = module, .index = std::move(index)});
+    }
+  }
+  SBORA_ASSIGN_OR_RETURN(auto adapter, AdapterSet::Create(config, options, device));
+  for (const auto& module : adapter->modules()) {
+    const std::string name = core::FactorTensorName(adapter_config.method, module.layer, module.module);
+    SBORA_ASSIGN_OR_RETURN(const auto values, folder.Floats(name));
+    if (static_cast<int64_t>(values.size()) != module.size) {
+      return FailedPrecondition("BASE_CONFIG_MISMATCH",
+                                fmt::format("{} has {} elements, this model's shape asks for {}", name, values.size(),
+                                            module.size));
+    }
+    CopyFromHost(values, adapter->parameters().narrow(0, module.offset, module.size));
+  }
+  return adapter;
+}
+
+AdapterLayout LayoutOf(const AdapterSet& adapter, const core::AdapterConfig& config) {
+  AdapterLayout layout;
+  layout.parameter_count = adapter.parameter_count();
+  layout.metadata = core::AdapterMetadata(config);
+  for (const auto& module : adapter.modules()) {
+    layout.factors.push_back({.name = core::FactorTensorName(adapter.method(), module.layer, module.module),
+                              .shape = module.factor.sizes().vec(),
+                              .offset = module.offset});
+    layout.indices.push_back({.name = core::IndexTensorName(module.layer, module.module), .values = module.index});
+  }
+  return layout;
+}
+
+std::vector<float> ToHost(const at::Tensor& flat) {
+  const at::Tensor host = flat.cpu().contiguous();
+  const float* values = host.const_data_ptr<float>();
+  return {values, values + host.numel()};
+}
+
+void CopyFromHost(std::span<const float> values, const at::Tensor& flat) {
+  SBORA_CHECK(static_cast<int64_t>(values.size()) == flat.numel(), "{} values for {} elements", values.size(),
+              flat.numel());
+  const at::Tensor host = at::empty({flat.numel()}, at::kFloat);
+  std::copy(values.begin(), values.end(), host.mutable_data_ptr<float>());
+  at::Tensor target = flat;
+  target.copy_(host);
+}
+
+}  // namespace sbora::trainer

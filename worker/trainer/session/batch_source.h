@@ -1,0 +1,51 @@
+/// A token cache as batches for the model: which samples a step trains on, and their tokens packed. Torch-free.
+///
+/// Which samples: data::BatchPlan, a function of (seed, step). Threading: const calls from any thread.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/status.h"
+#include "core/job_spec.h"
+#include "worker/trainer/nn/packed_batch.h"
+
+namespace sbora::trainer {
+
+struct StepBatch {
+  std::vector<std::vector<int64_t>> micro_batches;  ///< sample numbers in the cache
+  int64_t tokens = 0;             ///< of all micro-batches
+  int64_t supervised_tokens = 0;  ///< of all micro-batches: the loss's divisor
+  int64_t epoch_index = 0;        ///< keys the dropout masks
+  double epoch = 0;               ///< passes over the data after this step
+};
+
+class BatchSource {
+ public:
+  /// Opens and checks a cache. `vocab_size`: ids at or above it are refused.
+  /// Errors: those of data::TokenCache; INVALID_ARGUMENT TOKEN_OUT_OF_RANGE, DATASET_EMPTY.
+  static StatusOr<std::unique_ptr<BatchSource>> Open(const std::filesystem::path& cache, const core::TrainingSpec& training,
+                                                     int64_t vocab_size);
+  ~BatchSource();
+
+  const std::string& key() const;  ///< identity of the cache's content
+  int64_t samples() const;
+  int64_t total_steps() const;
+
+  /// REQUIRED: 0 <= step < total_steps().
+  StepBatch Step(int64_t step) const;
+  /// All samples in the cache's order, `micro_batch` at a time.
+  std::vector<std::vector<int64_t>> InOrder(int64_t micro_batch) const;
+  PackedBatch Pack(std::span<const int64_t> samples) const;
+
+ private:
+  struct Impl;
+  explicit BatchSource(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace sbora::trainer

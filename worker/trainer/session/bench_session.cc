@@ -1,0 +1,109 @@
+#include "worker/trainer/session/bench_session.h"
+
+#include <ATen/Parallel.h>
+
+#include <memory>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/file.h"
+#include "common/status_macros.h"
+#include "core/r_index.h"
+#include "worker/trainer/session/adapter_binding.h"
+#include "worker/trainer/session/batch_source.h"
+#include "worker/trainer/session/torch_runtime.h"
+#include "worker/trainer/session/train_loop.h"
+
+namespace sbora::trainer {
+namespace {
+
+constexpr int64_t kMaxConfigBytes = 1 << 20;
+constexpr uint64_t kWeightSeed = 1;
+
+/// Times the steps after the warm-up.
+class Stopwatch : public TaskObserver {
+ public:
+  Stopwatch(int64_t warmup_steps, BenchReport& report) : warmup_steps_(warmup_steps), report_(report) {}
+
+  void OnProgress(const TaskProgress&) override {}
+  void OnMetrics(const StepMetrics& metrics) override {
+    if (metrics.step == 1) report_.first_loss = metrics.loss;
+    report_.last_loss = metrics.loss;
+    if (metrics.step == warmup_steps_) {
+      started_ = SystemClock().Now();
+      tokens_before_ = metrics.trained_tokens;
+      return;
+    }
+    if (metrics.step < warmup_steps_) return;
+    report_.steps = metrics.step - warmup_steps_;
+    report_.tokens = metrics.trained_tokens - tokens_before_;
+    report_.seconds = std::chrono::duration<double>(SystemClock().Now() - started_).count();
+    report_.tokens_per_second = static_cast<double>(report_.tokens) / report_.seconds;
+  }
+  void OnCheckpoint(int64_t, const std::string&, std::optional<double>) override {}
+  void OnEvent(EventLevel, std::string_view, const std::string&) override {}
+  bool StopRequested() override { return false; }
+
+ private:
+  const int64_t warmup_steps_;
+  BenchReport& report_;
+  MonotonicTime started_ = SystemClock().Now();
+  int64_t tokens_before_ = 0;
+};
+
+StatusOr<std::vector<ModuleIndices>> Draw(const core::ModelConfig& config, const core::AdapterSpec& adapter) {
+  std::vector<ModuleIndices> indices;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    for (const auto module : adapter.target_modules) {
+      const std::string path = core::ModulePath(layer, module);
+      const int64_t dim = core::IndexDim(adapter.method, core::LinearModuleShape(config, module));
+      SBORA_ASSIGN_OR_RETURN(auto index, core::DrawIndices(adapter.index_seed, path, dim, adapter.rank));
+      indices.push_back({path, std::move(index)});
+    }
+  }
+  return indices;
+}
+
+bool HasWeights(const std::filesystem::path& dir) {
+  std::error_code error;
+  return std::filesystem::exists(dir / "model.safetensors", error) ||
+         std::filesystem::exists(dir / "model.safetensors.index.json", error);
+}
+
+StatusOr<std::unique_ptr<LlamaModel>> OpenModel(const std::filesystem::path& dir, const TorchPlan& plan) {
+  const LlamaModel::Options options{.device = plan.device, .dtype = plan.dtype, .progress = {}};
+  if (HasWeights(dir)) return LlamaModel::Load(dir, options);
+  SBORA_ASSIGN_OR_RETURN(const std::string text, ReadFile(dir / "config.json", kMaxConfigBytes));
+  SBORA_ASSIGN_OR_RETURN(const auto config, core::ParseHfConfig(text));
+  return LlamaModel::Random(config, kWeightSeed, options);
+}
+
+StatusOr<BenchReport> Bench(const BenchRequest& request) {
+  SBORA_ASSIGN_OR_RETURN(const TorchPlan plan, SetUpTorch(request.device));
+  SBORA_ASSIGN_OR_RETURN(const auto model, OpenModel(request.model_dir, plan));
+  core::JobSpec spec;
+  spec.adapter = request.adapter;
+  spec.training.batch_size = spec.training.micro_batch_size = request.micro_batch;
+  spec.training.max_steps = request.warmup_steps + request.steps;
+  spec.checkpoint_every_seconds = 0;
+  SBORA_ASSIGN_OR_RETURN(const auto data,
+                         BatchSource::Open(request.token_cache, spec.training, model->config().vocab_size));
+  SBORA_ASSIGN_OR_RETURN(const auto indices, Draw(model->config(), spec.adapter));
+  SBORA_ASSIGN_OR_RETURN(const auto adapter, CreateAdapter(model->config(), spec.adapter, indices, plan.device));
+  BenchReport report;
+  Stopwatch stopwatch(request.warmup_steps, report);
+  TrainLoop loop(spec, {.model = model.get(), .adapter = adapter.get(), .data = data.get(), .observer = &stopwatch});
+  SBORA_RETURN_IF_ERROR(loop.Run().status());
+  report.trainable_parameters = adapter->parameter_count();
+  report.threads = at::get_num_threads();
+  report.random_weights = !HasWeights(request.model_dir);
+  return report;
+}
+
+}  // namespace
+
+StatusOr<BenchReport> RunBench(const BenchRequest& request) {
+  return Guarded([&] { return Bench(request); });
+}
+
+}  // namespace sbora::trainer

@@ -1,0 +1,125 @@
+#include "worker/trainer/session/inference_session.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "common/status_macros.h"
+#include "worker/trainer/nn/generate.h"
+#include "worker/trainer/nn/llama.h"
+#include "worker/trainer/session/adapter_binding.h"
+#include "worker/trainer/session/torch_runtime.h"
+
+namespace sbora::trainer {
+
+struct InferenceSession::Impl {
+  std::unique_ptr<LlamaModel> model;
+  std::unique_ptr<AdapterSet> adapter;  // null for the base model
+  TaskObserver* observer = nullptr;
+};
+
+namespace {
+
+Status Stopped() { return Cancelled("TASK_STOPPED", "a stop was asked for"); }
+
+Status CheckSample(const ScoredSample& sample, size_t number, const core::ModelConfig& config) {
+  if (sample.ids.empty()) return InvalidArgument("SAMPLE_EMPTY", fmt::format("sample {} has no token", number));
+  if (std::ssize(sample.ids) > config.max_position_embeddings) {
+    return InvalidArgument("SAMPLE_TOO_LONG", fmt::format("sample {} has {} tokens, the model reads at most {}", number,
+                                                          sample.ids.size(), config.max_position_embeddings));
+  }
+  for (const int64_t id : sample.ids) {
+    if (id >= 0 && id < config.vocab_size) continue;
+    return InvalidArgument("TOKEN_OUT_OF_RANGE", fmt::format("sample {} holds token {}, the vocabulary has {}", number,
+                                                             id, config.vocab_size));
+  }
+  return OkStatus();
+}
+
+std::vector<bool> WithoutFirst(std::vector<bool> supervised) {
+  if (!supervised.empty()) supervised.front() = false;
+  return supervised;
+}
+
+}  // namespace
+
+InferenceSession::InferenceSession(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+InferenceSession::~InferenceSession() = default;
+
+const core::ModelConfig& InferenceSession::config() const { return impl_->model->config(); }
+
+StatusOr<std::unique_ptr<InferenceSession>> InferenceSession::Load(const Options& options, TaskObserver& observer) {
+  return Guarded([&]() -> StatusOr<std::unique_ptr<InferenceSession>> {
+    SBORA_ASSIGN_OR_RETURN(const TorchPlan plan, SetUpTorch(options.device));
+    auto impl = std::make_unique<Impl>();
+    impl->observer = &observer;
+    SBORA_ASSIGN_OR_RETURN(
+        impl->model,
+        LlamaModel::Load(options.model_dir, {.device = plan.device, .dtype = plan.dtype, .progress = [&](int64_t done, int64_t total) {
+                           observer.OnProgress({.phase = fmt::format("loading model ({} of {} tensors)", done, total)});
+                         }}));
+    if (!options.adapter_dir.empty()) {
+      SBORA_ASSIGN_OR_RETURN(impl->adapter, LoadAdapter(options.adapter_dir, impl->model->config(), options.base_hash,
+                                                        plan.device));
+    }
+    return std::unique_ptr<InferenceSession>(new InferenceSession(std::move(impl)));
+  });
+}
+
+StatusOr<std::vector<std::vector<int64_t>>> InferenceSession::Generate(
+    const std::vector<std::vector<int64_t>>& prompts, const GenerationSettings& settings,
+    const std::function<void(int64_t done)>& on_batch) {
+  return Guarded([&]() -> StatusOr<std::vector<std::vector<int64_t>>> {
+    const at::NoGradGuard no_grad;
+    std::vector<std::vector<int64_t>> answers;
+    const auto batch_size = static_cast<size_t>(std::max<int64_t>(1, settings.batch_size));
+    for (size_t first = 0; first < prompts.size(); first += batch_size) {
+      const size_t last = std::min(prompts.size(), first + batch_size);
+      const std::vector<std::vector<int64_t>> batch(prompts.begin() + static_cast<std::ptrdiff_t>(first),
+                                                    prompts.begin() + static_cast<std::ptrdiff_t>(last));
+      const GenerateOptions options{.max_new_tokens = settings.max_new_tokens,
+                                    .eos_ids = settings.eos_ids,
+                                    .temperature = settings.temperature,
+                                    .top_k = settings.top_k,
+                                    .top_p = settings.top_p,
+                                    .seed = settings.seed,
+                                    .first_prompt = static_cast<int64_t>(first),
+                                    .batch_size = settings.batch_size,
+                                    .on_step = [&](int64_t) { return !impl_->observer->StopRequested(); }};
+      SBORA_ASSIGN_OR_RETURN(auto generations, trainer::Generate(*impl_->model, impl_->adapter.get(), batch, options));
+      if (impl_->observer->StopRequested()) return Stopped();
+      for (auto& generation : generations) answers.push_back(std::move(generation.ids));
+      on_batch(static_cast<int64_t>(last));
+    }
+    return answers;
+  });
+}
+
+StatusOr<LossTotal> InferenceSession::AnswerLoss(std::span<const ScoredSample> samples, int64_t batch_size,
+                                                 const std::function<void(int64_t done)>& on_batch) {
+  return Guarded([&]() -> StatusOr<LossTotal> {
+    const at::NoGradGuard no_grad;
+    LossTotal total;
+    const auto step = static_cast<size_t>(std::max<int64_t>(1, batch_size));
+    for (size_t first = 0; first < samples.size(); first += step) {
+      if (impl_->observer->StopRequested()) return Stopped();
+      const size_t last = std::min(samples.size(), first + step);
+      PackedBatch batch;
+      for (size_t i = first; i < last; ++i) {
+        SBORA_RETURN_IF_ERROR(CheckSample(samples[i], i, config()));
+        batch.Append(i, samples[i].ids, WithoutFirst(samples[i].supervised));
+      }
+      if (!batch.supervised_rows.empty()) {
+        const LossResult loss = impl_->model->ForwardLoss(batch, impl_->adapter.get(), {.training = false});
+        total.sum += loss.sum.item<double>();
+        total.tokens += loss.count;
+      }
+      on_batch(static_cast<int64_t>(last));
+    }
+    return total;
+  });
+}
+
+}  // namespace sbora::trainer

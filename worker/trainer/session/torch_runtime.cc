@@ -1,0 +1,85 @@
+#include "worker/trainer/session/torch_runtime.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
+#include <fmt/format.h>
+#include <malloc.h>
+
+#include <cstdlib>
+#include <exception>
+#include <new>
+#include <string>
+
+namespace sbora::trainer {
+namespace {
+
+// Activations come and go every step. Without these the C library gives them back to the kernel each time, and page
+// faults take a large part of a step. 32 MiB is glibc's highest threshold.
+void TuneAllocator() {
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  mallopt(M_TOP_PAD, 64 << 20);
+  mallopt(M_ARENA_MAX, 4);
+}
+
+StatusOr<at::ScalarType> ResolveDtype(core::ComputeDtype dtype, at::Device device) {
+  switch (dtype) {
+    case core::ComputeDtype::kAuto:
+      return device.is_cuda() ? at::kBFloat16 : at::kFloat;
+    case core::ComputeDtype::kFloat32:
+      return at::kFloat;
+    case core::ComputeDtype::kBFloat16:
+      if (device.is_cuda()) return at::kBFloat16;
+      return Unimplemented("COMPUTE_DTYPE", "compute_dtype=bfloat16 is for CUDA devices; use float32 on a CPU");
+  }
+  return Internal("COMPUTE_DTYPE", "unknown compute dtype");
+}
+
+}  // namespace
+
+StatusOr<TorchPlan> SetUpTorch(const DevicePlan& plan) {
+  TorchPlan result;
+  if (plan.device != "cpu") {
+    if (!plan.device.starts_with("cuda")) {
+      return InvalidArgument("DEVICE_UNKNOWN", fmt::format("device \"{}\" is neither \"cpu\" nor \"cuda:N\"", plan.device));
+    }
+    if (!at::globalContext().hasCUDA()) {
+      return Unimplemented("DEVICE_UNAVAILABLE",
+                           fmt::format("device \"{}\": this build or this machine has no CUDA; use device cpu", plan.device));
+    }
+    // cuBLAS needs a fixed workspace to repeat its sums in the same order.
+    setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);
+    result.device = at::Device(plan.device);
+  }
+  SBORA_ASSIGN_OR_RETURN(result.dtype, ResolveDtype(plan.dtype, result.device));
+  TuneAllocator();
+  if (plan.threads > 0) at::set_num_threads(plan.threads);
+  at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+  at::globalContext().setDeterministicFillUninitializedMemory(false);
+  return result;
+}
+
+Status StatusFromCurrentException() {
+  try {
+    throw;
+  } catch (const c10::OutOfMemoryError& error) {
+    return ResourceExhausted("OOM_GPU", fmt::format("the device ran out of memory; lower micro_batch_size or "
+                                                    "cutoff_tokens: {}", error.what_without_backtrace()));
+  } catch (const c10::Error& error) {
+    const std::string text = error.what_without_backtrace();
+    // The CPU allocator has no exception type of its own.
+    if (text.find("DefaultCPUAllocator: can't allocate memory") != std::string::npos) {
+      return ResourceExhausted("OOM_HOST", fmt::format("the host ran out of memory; lower micro_batch_size or "
+                                                       "cutoff_tokens: {}", text));
+    }
+    return Internal("TORCH_ERROR", error.what());
+  } catch (const std::bad_alloc&) {
+    return ResourceExhausted("OOM_HOST", "the host ran out of memory; lower micro_batch_size or cutoff_tokens");
+  } catch (const std::exception& error) {
+    return Internal("TRAINER_EXCEPTION", error.what());
+  }
+}
+
+}  // namespace sbora::trainer

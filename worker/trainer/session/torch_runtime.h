@@ -1,0 +1,40 @@
+/// LibTorch's process-wide settings, and the border that its exceptions do not cross. Include only from .cc files that
+/// see LibTorch.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include <functional>
+#include <utility>
+
+#include "common/status.h"
+#include "common/status_macros.h"
+#include "worker/trainer/session/device.h"
+
+namespace sbora::trainer {
+
+struct TorchPlan {
+  at::Device device = at::kCPU;
+  at::ScalarType dtype = at::kFloat;
+};
+
+/// Threads, deterministic algorithms, the allocator. For good, for the whole process.
+/// Errors: INVALID_ARGUMENT DEVICE_UNKNOWN; UNIMPLEMENTED DEVICE_UNAVAILABLE when this build or machine has no such
+/// device; UNIMPLEMENTED COMPUTE_DTYPE for bfloat16 on a CPU.
+StatusOr<TorchPlan> SetUpTorch(const DevicePlan& plan);
+
+/// The exception in flight as a Status. REQUIRED: called in a catch block.
+Status StatusFromCurrentException();
+
+/// Runs `work` (which returns Status or StatusOr) and turns exceptions into its error.
+template <typename Work>
+auto Guarded(Work&& work) -> decltype(work()) {
+  try {
+    return std::forward<Work>(work)();
+  } catch (...) {  // rethrown and told apart inside; unknown types end the process there
+    return StatusFromCurrentException();
+  }
+}
+
+}  // namespace sbora::trainer

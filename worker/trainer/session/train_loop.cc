@@ -1,0 +1,208 @@
+#include "worker/trainer/session/train_loop.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <utility>
+
+#include "common/status_macros.h"
+#include "worker/trainer/session/adapter_binding.h"
+
+namespace sbora::trainer {
+namespace {
+
+double SecondsBetween(MonotonicTime from, MonotonicTime to) { return std::chrono::duration<double>(to - from).count(); }
+
+AdamWOptions OptimizerOptions(const core::TrainingSpec& training) {
+  return {.beta1 = training.beta1,
+          .beta2 = training.beta2,
+          .epsilon = training.epsilon,
+          .weight_decay = training.weight_decay};
+}
+
+}  // namespace
+
+TrainLoop::TrainLoop(const core::JobSpec& spec, const Parts& parts)
+    : spec_(spec),
+      parts_(parts),
+      schedule_{.kind = spec.training.schedule,
+                .peak = spec.training.learning_rate,
+                .warmup_steps = spec.training.warmup_steps,
+                .total_steps = parts.data->total_steps()},
+      optimizer_(parts.adapter->parameters(), OptimizerOptions(spec.training)) {}
+
+void TrainLoop::Restore(const LoadedCheckpoint& checkpoint) {
+  state_ = checkpoint.state;
+  best_ = checkpoint.best_parameters;
+  CopyFromHost(checkpoint.parameters, parts_.adapter->parameters());
+  CopyFromHost(checkpoint.first_moment, optimizer_.first_moment());
+  CopyFromHost(checkpoint.second_moment, optimizer_.second_moment());
+  optimizer_.SetSteps(state_.step);
+  checkpointed_step_ = state_.step;
+}
+
+StatusOr<bool> TrainLoop::Run() {
+  checkpointed_at_ = step_started_ = SystemClock().Now();
+  const bool look_late = parts_.model->device().is_cuda();
+  const int64_t first_step = state_.step;
+  for (;;) {
+    const int64_t step = state_.step + (pending_ ? 1 : 0);
+    if (step >= schedule_.total_steps) break;  // before a stop: what is done is done
+    if (parts_.observer->StopRequested()) {
+      SBORA_RETURN_IF_ERROR(FinishPending(/*boundary=*/true));
+      if (state_.step > first_step && checkpointed_step_ != state_.step) SBORA_RETURN_IF_ERROR(Checkpoint());
+      return false;
+    }
+    Pending launched = Launch(step);
+    SBORA_RETURN_IF_ERROR(FinishPending(/*boundary=*/false));
+    pending_ = std::move(launched);
+    if (!look_late || ValidationDue(step + 1) || CheckpointDue(step + 1)) {
+      SBORA_RETURN_IF_ERROR(FinishPending(/*boundary=*/true));
+    }
+  }
+  SBORA_RETURN_IF_ERROR(FinishPending(/*boundary=*/true));
+  // A run resumed at its very end, or one whose last validation was cut off.
+  if (parts_.validation != nullptr && state_.last_validation_step != state_.step) SBORA_RETURN_IF_ERROR(Validate());
+  return true;
+}
+
+TrainLoop::Pending TrainLoop::Launch(int64_t step) {
+  Pending pending{.step = step,
+                  .batch = parts_.data->Step(step),
+                  .learning_rate = LearningRateAt(schedule_, step),
+                  .readback = {}};
+  const TrainContext context{.training = true, .seed = spec_.training.seed, .epoch = pending.batch.epoch_index};
+  // Divided by the whole step's count before the backward pass: any split into micro-batches adds up to one mean.
+  const double count = static_cast<double>(std::max<int64_t>(1, pending.batch.supervised_tokens));
+  at::Tensor loss_sum = at::zeros({}, at::TensorOptions(at::kDouble).device(parts_.model->device()));
+  parts_.adapter->ZeroGradients();
+  for (const auto& samples : pending.batch.micro_batches) {
+    const PackedBatch packed = parts_.data->Pack(samples);
+    if (packed.supervised_rows.empty()) continue;
+    const LossResult loss = parts_.model->ForwardLoss(packed, parts_.adapter, context);
+    (loss.sum / count).backward();
+    loss_sum += loss.sum.detach();
+  }
+  pending.readback = optimizer_.Step(parts_.adapter->parameters(), parts_.adapter->gradients(), loss_sum,
+                                     pending.learning_rate, spec_.training.max_gradient_norm);
+  return pending;
+}
+
+Status TrainLoop::FinishPending(bool boundary) {
+  if (!pending_) return OkStatus();
+  const Pending pending = *std::exchange(pending_, std::nullopt);
+  const AdamW::StepReport report = AdamW::Read(pending.readback);
+  if (!std::isfinite(report.loss_sum)) return NotFinite("loss", report.loss_sum, pending.step + 1);
+  if (!report.finite) return NotFinite("gradient norm", report.gradient_norm, pending.step + 1);
+
+  const double seconds = SecondsBetween(step_started_, SystemClock().Now());
+  mean_step_seconds_ = mean_step_seconds_ == 0 ? seconds : 0.9 * mean_step_seconds_ + 0.1 * seconds;
+  state_.step = pending.step + 1;
+  state_.epoch = pending.batch.epoch;
+  state_.trained_tokens += pending.batch.tokens;
+  state_.seconds += seconds;
+  state_.last_loss = report.loss_sum / static_cast<double>(std::max<int64_t>(1, pending.batch.supervised_tokens));
+  StepMetrics metrics{.step = state_.step,
+                      .loss = state_.last_loss,
+                      .learning_rate = pending.learning_rate,
+                      .gradient_norm = report.gradient_norm,
+                      .tokens_per_second = static_cast<double>(pending.batch.tokens) / std::max(seconds, 1e-9),
+                      .trained_tokens = state_.trained_tokens,
+                      .validation_loss = {},
+                      .epoch = state_.epoch};
+  if (boundary && ValidationDue(state_.step)) {
+    SBORA_RETURN_IF_ERROR(Validate());
+    metrics.validation_loss = state_.last_validation_loss;
+  }
+  parts_.observer->OnMetrics(metrics);
+  ReportProgress(metrics);
+  if (boundary && CheckpointDue(state_.step)) SBORA_RETURN_IF_ERROR(Checkpoint());
+  step_started_ = SystemClock().Now();
+  return OkStatus();
+}
+
+bool TrainLoop::ValidationDue(int64_t steps_done) const {
+  if (parts_.validation == nullptr) return false;
+  if (steps_done == schedule_.total_steps) return true;
+  return spec_.validate_every_steps > 0 && steps_done % spec_.validate_every_steps == 0;
+}
+
+bool TrainLoop::CheckpointDue(int64_t steps_done) const {
+  if (steps_done == schedule_.total_steps) return false;  // the artifact follows at once
+  if (spec_.checkpoint_every_steps > 0 && steps_done % spec_.checkpoint_every_steps == 0) return true;
+  return spec_.checkpoint_every_seconds > 0 &&
+         SecondsBetween(checkpointed_at_, SystemClock().Now()) >= spec_.checkpoint_every_seconds;
+}
+
+Status TrainLoop::Validate() {
+  at::Tensor sum = at::zeros({}, at::TensorOptions(at::kDouble).device(parts_.model->device()));
+  int64_t count = 0;
+  const auto batches = parts_.validation->InOrder(spec_.training.micro_batch_size);
+  for (size_t i = 0; i < batches.size(); ++i) {
+    const PackedBatch packed = parts_.validation->Pack(batches[i]);
+    if (packed.supervised_rows.empty()) continue;
+    const LossResult loss = parts_.model->ForwardLoss(packed, parts_.adapter, {.training = false});
+    sum += loss.sum.detach();
+    count += loss.count;
+    parts_.observer->OnProgress({.step = state_.step,
+                                 .total_steps = schedule_.total_steps,
+                                 .loss = state_.last_loss,
+                                 .validation_loss = state_.last_validation_loss.value_or(0),
+                                 .trained_tokens = state_.trained_tokens,
+                                 .phase = fmt::format("validating ({} of {} batches)", i + 1, batches.size())});
+  }
+  const double loss = sum.item<double>() / static_cast<double>(std::max<int64_t>(1, count));
+  if (!std::isfinite(loss)) return NotFinite("validation loss", loss, state_.step);
+  state_.last_validation_loss = loss;
+  state_.last_validation_step = state_.step;
+  if (!state_.best_validation_loss || loss < *state_.best_validation_loss) {
+    state_.best_validation_loss = loss;
+    state_.best_step = state_.step;
+    if (spec_.keep_best) best_ = ToHost(parts_.adapter->parameters());
+  }
+  return OkStatus();
+}
+
+Status TrainLoop::Checkpoint() {
+  const auto parameters = ToHost(parts_.adapter->parameters());
+  const auto first_moment = ToHost(optimizer_.first_moment());
+  const auto second_moment = ToHost(optimizer_.second_moment());
+  SBORA_ASSIGN_OR_RETURN(const std::string folder,
+                         parts_.checkpoints->Save(state_, parameters, first_moment, second_moment, best_));
+  checkpointed_step_ = state_.step;
+  checkpointed_at_ = SystemClock().Now();
+  const bool fresh = state_.last_validation_step == state_.step;
+  parts_.observer->OnCheckpoint(state_.step, folder, fresh ? state_.last_validation_loss : std::nullopt);
+  return OkStatus();
+}
+
+void TrainLoop::ReportProgress(const StepMetrics& metrics) {
+  const double steps_left = static_cast<double>(schedule_.total_steps - state_.step);
+  parts_.observer->OnProgress({.step = metrics.step,
+                               .total_steps = schedule_.total_steps,
+                               .loss = metrics.loss,
+                               .validation_loss = state_.last_validation_loss.value_or(0),
+                               .tokens_per_second = metrics.tokens_per_second,
+                               .learning_rate = metrics.learning_rate,
+                               .remaining_seconds = steps_left * mean_step_seconds_,
+                               .trained_tokens = metrics.trained_tokens,
+                               .phase = "training"});
+}
+
+std::vector<float> TrainLoop::FinalParameters() const {
+  return KeptBest() ? best_ : ToHost(parts_.adapter->parameters());
+}
+
+Status TrainLoop::NotFinite(std::string_view what, double value, int64_t step) const {
+  const std::string kept = checkpointed_step_ ? fmt::format("the checkpoint of step {} is kept", *checkpointed_step_)
+                                              : std::string("no checkpoint had been written yet");
+  return FailedPrecondition("NON_FINITE", fmt::format("the {} of step {} is {}; {}. Lower learning_rate (now {}) or add "
+                                                      "warmup_steps",
+                                                      what, step, value, kept, spec_.training.learning_rate))
+      .WithMetadata("step", std::to_string(step));
+}
+
+}  // namespace sbora::trainer

@@ -1,0 +1,85 @@
+/// The training loop over a loaded model. Include only from .cc files that see LibTorch.
+///
+/// A step: for each micro-batch, forward and backward of loss sum / supervised tokens of the whole step; then clipping
+/// and AdamW. On a GPU the host looks at a step's numbers after it has queued the next step; a number that is not finite
+/// stops all later updates on the device, so nothing is lost by looking late.
+/// Throws c10::Error (see torch_runtime.h). Threading: one thread.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/status.h"
+#include "worker/trainer/checkpoint/checkpoint_store.h"
+#include "worker/trainer/nn/adapter_set.h"
+#include "worker/trainer/nn/llama.h"
+#include "worker/trainer/optim/adamw.h"
+#include "worker/trainer/optim/schedule.h"
+#include "worker/trainer/session/batch_source.h"
+#include "worker/trainer/session/task_observer.h"
+#include "worker/trainer/session/train_session.h"
+
+namespace sbora::trainer {
+
+class TrainLoop {
+ public:
+  struct Parts {
+    const LlamaModel* model = nullptr;         ///< borrowed
+    AdapterSet* adapter = nullptr;             ///< borrowed
+    const BatchSource* data = nullptr;         ///< borrowed
+    const BatchSource* validation = nullptr;   ///< borrowed; null for none
+    CheckpointStore* checkpoints = nullptr;    ///< borrowed
+    TaskObserver* observer = nullptr;          ///< borrowed
+  };
+  TrainLoop(const core::JobSpec& spec, const Parts& parts);
+
+  /// Takes a checkpoint's place instead of step 0.
+  void Restore(const LoadedCheckpoint& checkpoint);
+  /// To the last step (true), or to a checkpoint after a stop was asked for (false).
+  StatusOr<bool> Run();
+
+  const TrainState& state() const { return state_; }
+  int64_t total_steps() const { return schedule_.total_steps; }
+  /// The weights to commit: with keep_best those of the best validation, else the last.
+  std::vector<float> FinalParameters() const;
+  bool KeptBest() const { return spec_.keep_best && !best_.empty(); }
+
+ private:
+  /// A step whose numbers the host has not read.
+  struct Pending {
+    int64_t step = 0;  ///< from 0
+    StepBatch batch;
+    double learning_rate = 0;
+    at::Tensor readback;
+  };
+
+  Pending Launch(int64_t step);
+  /// Reads the pending step's numbers, if there is one. `boundary`: no later step was launched, so weights and moments
+  /// are those of the step, and validation and checkpoints may look at them.
+  Status FinishPending(bool boundary);
+  Status Validate();
+  Status Checkpoint();
+  bool ValidationDue(int64_t steps_done) const;
+  bool CheckpointDue(int64_t steps_done) const;
+  void ReportProgress(const StepMetrics& metrics);
+  Status NotFinite(std::string_view what, double value, int64_t step) const;
+
+  const core::JobSpec spec_;
+  const Parts parts_;
+  const ScheduleOptions schedule_;
+  AdamW optimizer_;
+  TrainState state_;
+  std::vector<float> best_;
+  std::optional<Pending> pending_;
+  std::optional<int64_t> checkpointed_step_;
+  MonotonicTime checkpointed_at_;
+  MonotonicTime step_started_;
+  double mean_step_seconds_ = 0;
+};
+
+}  // namespace sbora::trainer

@@ -1,0 +1,161 @@
+#include "worker/trainer/session/train_session.h"
+
+#include <fmt/format.h>
+
+#include <memory>
+#include <utility>
+
+#include "common/file.h"
+#include "common/status_macros.h"
+#include "core/r_index.h"
+#include "worker/trainer/session/adapter_binding.h"
+#include "worker/trainer/session/artifact.h"
+#include "worker/trainer/session/batch_source.h"
+#include "worker/trainer/session/run_hash.h"
+#include "worker/trainer/session/torch_runtime.h"
+#include "worker/trainer/session/train_loop.h"
+
+namespace sbora::trainer {
+namespace {
+
+// Two are kept while the next is written.
+constexpr int64_t kCheckpointsOnDisk = 3;
+
+struct Data {
+  std::unique_ptr<BatchSource> train;
+  std::unique_ptr<BatchSource> validation;  // null for none
+};
+
+StatusOr<Data> OpenData(const TrainRequest& request, int64_t vocab_size) {
+  Data data;
+  SBORA_ASSIGN_OR_RETURN(data.train, BatchSource::Open(request.token_cache, request.spec.training, vocab_size));
+  if (!request.validation_cache.empty()) {
+    SBORA_ASSIGN_OR_RETURN(data.validation,
+                           BatchSource::Open(request.validation_cache, request.spec.training, vocab_size));
+  }
+  return data;
+}
+
+StatusOr<std::unique_ptr<LlamaModel>> LoadModel(const TrainRequest& request, const TorchPlan& plan,
+                                                TaskObserver& observer) {
+  return LlamaModel::Load(request.model_dir,
+                          {.device = plan.device, .dtype = plan.dtype, .progress = [&](int64_t done, int64_t total) {
+                             observer.OnProgress({.phase = fmt::format("loading model ({} of {} tensors)", done, total)});
+                           }});
+}
+
+core::AdapterConfig ConfigOf(const TrainRequest& request, const core::ModelConfig& base) {
+  const auto& adapter = request.spec.adapter;
+  return {.method = adapter.method,
+          .rank = adapter.rank,
+          .alpha = adapter.alpha,
+          .dropout = adapter.dropout,
+          .target_modules = adapter.target_modules,
+          .seed = adapter.index_seed,
+          .index_generator_version = core::UsesIndices(adapter.method) ? core::kIndexGeneratorVersion : 0,
+          .artifact_dtype = core::DType::kF32,
+          .base_model = request.spec.model,
+          .base_hash = request.base_hash,
+          .base_config = base};
+}
+
+void ReportRejected(const LoadReport& report, TaskObserver& observer) {
+  for (const auto& [folder, why] : report.rejected) {
+    observer.OnEvent(EventLevel::kWarn, "CHECKPOINT_REJECTED",
+                     fmt::format("checkpoint {} is not used: {}", folder.filename().string(), why.message()));
+  }
+}
+
+Status RestoreNewest(const TrainRequest& request, const CheckpointStore& store, TrainLoop& loop, TaskObserver& observer) {
+  const LoadReport report = store.LoadNewest(request.resume_from);
+  ReportRejected(report, observer);
+  for (const auto& [folder, why] : report.rejected) {
+    // Not damage but a mistake: going on from step 0 would hide it.
+    if (why.reason() == "CHECKPOINT_OTHER_RUN") return why;
+  }
+  if (!report.checkpoint) return OkStatus();
+  loop.Restore(*report.checkpoint);
+  observer.OnEvent(EventLevel::kInfo, "RESUMED", fmt::format("resumed from {} at step {}",
+                                                             report.checkpoint->folder.filename().string(),
+                                                             report.checkpoint->state.step));
+  return OkStatus();
+}
+
+nlohmann::json Summary(const TrainRequest& request, const TrainOutcome& outcome) {
+  nlohmann::json summary = {{"model", request.spec.model},
+                            {"method", core::AdapterMethodName(request.spec.adapter.method)},
+                            {"steps", outcome.steps},
+                            {"kept_step", outcome.kept_step},
+                            {"trained_tokens", outcome.trained_tokens},
+                            {"final_loss", outcome.final_loss},
+                            {"seed", request.spec.training.seed}};
+  if (outcome.validation_loss) summary["validation_loss"] = *outcome.validation_loss;
+  return summary;
+}
+
+TrainOutcome OutcomeOf(const TrainLoop& loop, bool finished) {
+  const TrainState& state = loop.state();
+  TrainOutcome outcome{.stopped = !finished,
+                       .steps = state.step,
+                       .trained_tokens = state.trained_tokens,
+                       .final_loss = state.last_loss,
+                       .validation_loss = state.last_validation_loss,
+                       .kept_step = state.step,
+                       .seconds = state.seconds};
+  if (loop.KeptBest()) {
+    outcome.validation_loss = state.best_validation_loss;
+    outcome.kept_step = state.best_step;
+  }
+  return outcome;
+}
+
+StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer) {
+  SBORA_ASSIGN_OR_RETURN(const TorchPlan plan, SetUpTorch(request.device));
+  SBORA_ASSIGN_OR_RETURN(const auto model, LoadModel(request, plan, observer));
+  SBORA_ASSIGN_OR_RETURN(const Data data, OpenData(request, model->config().vocab_size));
+  SBORA_ASSIGN_OR_RETURN(const auto adapter,
+                         CreateAdapter(model->config(), request.spec.adapter, request.indices, plan.device));
+  const core::AdapterConfig config = ConfigOf(request, model->config());
+  const AdapterLayout layout = LayoutOf(*adapter, config);
+  CheckpointStore store(request.checkpoint_dir, layout,
+                        RunHash(request, data.train->key(), data.validation ? data.validation->key() : ""));
+  SBORA_RETURN_IF_ERROR(RehearseArtifact(request.output_dir, config, layout, ToHost(adapter->parameters()),
+                                         request.checkpoint_dir,
+                                         kCheckpointsOnDisk * store.PredictedBytes(request.spec.keep_best)));
+  TrainLoop loop(request.spec, {.model = model.get(),
+                                .adapter = adapter.get(),
+                                .data = data.train.get(),
+                                .validation = data.validation.get(),
+                                .checkpoints = &store,
+                                .observer = &observer});
+  SBORA_RETURN_IF_ERROR(RestoreNewest(request, store, loop, observer));
+  SBORA_ASSIGN_OR_RETURN(const bool finished, loop.Run());
+  const TrainOutcome outcome = OutcomeOf(loop, finished);
+  if (!finished) return outcome;
+  observer.OnProgress({.step = outcome.steps,
+                       .total_steps = loop.total_steps(),
+                       .loss = outcome.final_loss,
+                       .validation_loss = outcome.validation_loss.value_or(0),
+                       .trained_tokens = outcome.trained_tokens,
+                       .phase = "writing adapter"});
+  SBORA_RETURN_IF_ERROR(
+      WriteArtifact(request.output_dir, config, layout, loop.FinalParameters(), Summary(request, outcome)));
+  return outcome;
+}
+
+}  // namespace
+
+StatusOr<TrainOutcome> RunTraining(const TrainRequest& request, TaskObserver& observer) {
+  if (request.spec.ranks > 1) {
+    return Unimplemented("MULTI_RANK", fmt::format("resources.ranks={}: training on several ranks is not built yet; "
+                                                   "use 1", request.spec.ranks));
+  }
+  for (const auto& directory : {request.output_dir, request.checkpoint_dir}) {
+    std::error_code error;
+    std::filesystem::create_directories(directory, error);
+    if (error) return FromErrno(error.value(), "creating " + directory.string());
+  }
+  return Guarded([&] { return Train(request, observer); });
+}
+
+}  // namespace sbora::trainer

@@ -1,0 +1,81 @@
+#include "worker/trainer/tasks/prepare.h"
+
+#include <fmt/format.h>
+
+#include "common/file.h"
+#include "common/status_macros.h"
+#include "core/model_config.h"
+#include "data/text_model.h"
+#include "data/token_cache_builder.h"
+
+namespace sbora::trainer {
+namespace {
+
+constexpr int64_t kMaxConfigBytes = 1 << 20;
+
+/// cutoff_tokens may still wait for the model.
+Status Resolve(const std::filesystem::path& model_dir, core::JobSpec& spec) {
+  SBORA_ASSIGN_OR_RETURN(const std::string text, ReadFile(model_dir / "config.json", kMaxConfigBytes));
+  SBORA_ASSIGN_OR_RETURN(const auto config, core::ParseHfConfig(text));
+  return core::ResolveAgainstModel(config, spec);
+}
+
+void Report(const data::ValidationReport& report, TaskObserver& observer) {
+  observer.OnEvent(EventLevel::kInfo, "DATA_PREPARED",
+                   fmt::format("{} training samples, {} tokens, {} of them supervised; {} validation samples",
+                               report.train.samples, report.train.tokens, report.train.supervised_tokens,
+                               report.validation.samples));
+  if (report.truncated_samples + report.dropped_samples + report.masked_samples == 0) return;
+  observer.OnEvent(EventLevel::kWarn, "DATA_CUT",
+                   fmt::format("{} samples were shortened to cutoff_tokens, {} left out as too long, {} left out because "
+                               "no supervised token was left",
+                               report.truncated_samples, report.dropped_samples, report.masked_samples));
+}
+
+}  // namespace
+
+StatusOr<std::filesystem::path> OnlyFile(const std::filesystem::path& path, std::string_view suffix) {
+  std::error_code error;
+  if (std::filesystem::is_regular_file(path, error)) return path;
+  std::filesystem::path found;
+  for (std::filesystem::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
+    if (!it->is_regular_file(error) || !it->path().filename().string().ends_with(suffix)) continue;
+    if (!found.empty()) {
+      return InvalidArgument("INPUT_AMBIGUOUS", fmt::format("{} holds {} and {}, one file was expected", path.string(),
+                                                            found.filename().string(), it->path().filename().string()));
+    }
+    found = it->path();
+  }
+  if (found.empty()) {
+    return NotFound("INPUT_MISSING", fmt::format("{} holds no {} file", path.string(), suffix.empty() ? "regular" : suffix));
+  }
+  return found;
+}
+
+Status PrepareTokenCaches(const PrepareRequest& request, TaskObserver& observer) {
+  core::JobSpec spec = request.spec;
+  SBORA_RETURN_IF_ERROR(Resolve(request.model_dir, spec));
+  observer.OnProgress({.phase = "reading the tokenizer"});
+  SBORA_ASSIGN_OR_RETURN(const auto model, data::TextModel::Open(request.model_dir));
+  data::TokenCacheInputs inputs{.dataset = {}, .validation_dataset = {}, .model = &model};
+  SBORA_ASSIGN_OR_RETURN(inputs.dataset, OnlyFile(request.dataset));
+  if (!request.validation_dataset.empty()) {
+    SBORA_ASSIGN_OR_RETURN(inputs.validation_dataset, OnlyFile(request.validation_dataset));
+  }
+  data::TokenCacheOptions options = data::FromDataSpec(spec.data, spec.training.seed);
+  options.reader.format = request.dataset_format;
+  options.progress = [&](int64_t done, int64_t total) {
+    observer.OnProgress({.phase = fmt::format("tokenising the data ({} of {} bytes)", done, total)});
+  };
+  options.cancelled = [&] { return observer.StopRequested(); };
+  SBORA_ASSIGN_OR_RETURN(const auto files, data::BuildTokenCache(inputs, request.token_cache_dir, options));
+  Report(files.report, observer);
+  if (files.validation.empty() || request.validation_cache_dir.empty()) return OkStatus();
+  // Beside each other on one disk: the folders are the agent's.
+  std::error_code error;
+  std::filesystem::rename(files.validation, request.validation_cache_dir / files.validation.filename(), error);
+  if (error) return FromErrno(error.value(), "moving the validation cache");
+  return SyncDirectory(request.validation_cache_dir);
+}
+
+}  // namespace sbora::trainer
