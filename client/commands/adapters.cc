@@ -1,0 +1,158 @@
+#include <fmt/format.h>
+
+#include "client/commands/commands.h"
+#include "client/spec_fields.h"
+#include "common/status_macros.h"
+
+namespace sbora::client {
+namespace {
+
+struct PullFlags : NameFlag {
+  std::string directory;
+  bool force = false;
+};
+
+struct ExportFlags : PullFlags {
+  std::string format = "peft";
+  std::string request_id;
+};
+
+struct MergeFlags {
+  std::vector<std::string> names;
+  std::string directory;
+  std::string request_id;
+  bool force = false;
+};
+
+template <typename Flags>
+void DeclareTarget(CLI::App& app, Flags& flags) {
+  app.add_option("-o,--directory", flags.directory, "A fresh folder for the files")->required();
+  app.add_flag("--force", flags.force, "Replace the folder if it is not empty");
+}
+
+/// The adapter, or why a job of that name has none.
+StatusOr<v1::Adapter> FindAdapter(Client& client, const std::string& name) {
+  auto adapter = client.GetAdapter(AdapterName(client, name));
+  if (adapter.ok() || adapter.status().code() != StatusCode::kNotFound) return adapter;
+  const auto job = client.GetJob(client.ResourceName("fineTuningJobs", ShortName(name)));
+  if (!job.ok()) return adapter;
+  return FailedPrecondition("JOB_NOT_SUCCEEDED", fmt::format("job {} is {}; it has an adapter once it has SUCCEEDED",
+                                                             ShortName(name), StateName(job->state())));
+}
+
+CommandResult PullAdapter(CommandContext& context, const PullFlags& flags) {
+  SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
+  SBORA_ASSIGN_OR_RETURN(const v1::Adapter adapter, FindAdapter(*client, flags.name));
+  SBORA_ASSIGN_OR_RETURN(const ExitCode code, PullFiles(context, adapter.files(), adapter.manifest_sha256(), flags.directory, flags.force));
+  context.Print(adapter);
+  return code;
+}
+
+CommandResult ExportAdapter(CommandContext& context, const ExportFlags& flags) {
+  SBORA_RETURN_IF_ERROR(CheckPullTarget(flags.directory, flags.force));
+  SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
+  v1::ExportAdapterRequest request;
+  SBORA_RETURN_IF_ERROR(SetField(request, "format", flags.format));
+  SBORA_ASSIGN_OR_RETURN(const v1::Adapter adapter, FindAdapter(*client, flags.name));
+  request.set_name(adapter.name());
+  request.set_request_id(flags.request_id);
+  SBORA_ASSIGN_OR_RETURN(google::longrunning::Operation operation, client->ExportAdapter(std::move(request)));
+  SBORA_ASSIGN_OR_RETURN(operation, context.FinishOperation(std::move(operation), "exporting"));
+  v1::ExportAdapterResult result;
+  if (!operation.response().UnpackTo(&result)) {
+    return Internal("BAD_OPERATION_RESPONSE", fmt::format("{} answers with {}", operation.name(), operation.response().type_url()));
+  }
+  SBORA_ASSIGN_OR_RETURN(const ExitCode code, PullFiles(context, result.files(), "", flags.directory, flags.force));
+  if (context.globals().output != OutputFormat::kTable) context.PrintStreamed(result);
+  return code;
+}
+
+CommandResult MergeAdapters(CommandContext& context, const MergeFlags& flags) {
+  SBORA_RETURN_IF_ERROR(CheckPullTarget(flags.directory, flags.force));
+  SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
+  v1::MergeAdaptersRequest request;
+  request.set_request_id(flags.request_id);
+  for (const std::string& name : flags.names) {
+    SBORA_ASSIGN_OR_RETURN(const v1::Adapter adapter, FindAdapter(*client, name));
+    request.add_adapters(adapter.name());
+  }
+  SBORA_ASSIGN_OR_RETURN(google::longrunning::Operation operation, client->MergeAdapters(std::move(request)));
+  SBORA_ASSIGN_OR_RETURN(operation, context.FinishOperation(std::move(operation), "merging"));
+  v1::MergeAdaptersResult result;
+  if (!operation.response().UnpackTo(&result)) {
+    return Internal("BAD_OPERATION_RESPONSE", fmt::format("{} answers with {}", operation.name(), operation.response().type_url()));
+  }
+  SBORA_ASSIGN_OR_RETURN(const ExitCode code, PullFiles(context, result.files(), "", flags.directory, flags.force));
+  if (context.globals().output != OutputFormat::kTable) context.PrintStreamed(result);
+  return code;
+}
+
+void AddPull(const CommandRoot& root, CLI::App& parent) {
+  root.Verb<PullFlags>(
+      parent, "pull", "Download an adapter and check every hash",
+      [](CLI::App& app, PullFlags& flags) {
+        DeclareName(app, flags, "Job or adapter");
+        DeclareTarget(app, flags);
+      },
+      PullAdapter);
+}
+
+void AddConversions(const CommandRoot& root, CLI::App& group) {
+  root.Verb<ExportFlags>(
+      group, "export", "Write an adapter in another format",
+      [](CLI::App& app, ExportFlags& flags) {
+        DeclareName(app, flags, "Job or adapter");
+        DeclareTarget(app, flags);
+        app.add_option("--format", flags.format, "peft (patch and gguf are not implemented yet)");
+        app.add_option("--request-id", flags.request_id, "UUID4; the same one again returns the first call's operation");
+      },
+      ExportAdapter);
+  root.Verb<MergeFlags>(
+      group, "merge", "Add an adapter to its base and write the whole checkpoint",
+      [](CLI::App& app, MergeFlags& flags) {
+        app.add_option("NAMES", flags.names, "Jobs or adapters")->required();
+        DeclareTarget(app, flags);
+        app.add_option("--request-id", flags.request_id, "UUID4; the same one again returns the first call's operation");
+      },
+      MergeAdapters);
+  root.Verb<MergeFlags>(
+      group, "diff", "Compare adapters (not implemented yet)",
+      [](CLI::App& app, MergeFlags& flags) { app.add_option("NAMES", flags.names, "Adapters"); },
+      [](CommandContext&, const MergeFlags&) -> CommandResult {
+        return Unimplemented("ADAPTER_DIFF", "adapters diff is not implemented yet");
+      });
+}
+
+}  // namespace
+
+void AddAdapters(const CommandRoot& root) {
+  AddPull(root, root.app);
+  CLI::App& group = root.Group("adapters", "Trained adapters");
+  root.Verb<ListFlags>(group, "list", "List adapters", DeclareList,
+                       [](CommandContext& context, const ListFlags& flags) -> CommandResult {
+                         SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
+                         return PrintList(context, client->ListAdapters(flags.Options()));
+                       });
+  root.Verb<NameFlag>(
+      group, "get", "Show an adapter", [](CLI::App& app, NameFlag& flags) { DeclareName(app, flags, "Job or adapter"); },
+      [](CommandContext& context, const NameFlag& flags) -> CommandResult {
+        SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
+        SBORA_ASSIGN_OR_RETURN(const v1::Adapter adapter, FindAdapter(*client, flags.name));
+        context.Print(adapter);
+        return ExitCode::kOk;
+      });
+  AddPull(root, group);
+  AddConversions(root, group);
+  root.Verb<NameFlag>(
+      group, "delete", "Delete an adapter", [](CLI::App& app, NameFlag& flags) { DeclareName(app, flags, "Adapter"); },
+      [](CommandContext& context, const NameFlag& flags) -> CommandResult {
+        SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
+        const std::string name = AdapterName(*client, flags.name);
+        SBORA_RETURN_IF_ERROR(client->DeleteAdapter(name));
+        context.PrintNothing();
+        context.Note("deleted " + name);
+        return ExitCode::kOk;
+      });
+}
+
+}  // namespace sbora::client

@@ -1,0 +1,39 @@
+/// Tables of the resources, for people; scripts use JSON or YAML. Pure functions.
+#pragma once
+
+#include <string>
+
+#include "sbora/v1/adapter.pb.h"
+#include "sbora/v1/admin.pb.h"
+#include "sbora/v1/dataset.pb.h"
+#include "sbora/v1/evaluation.pb.h"
+#include "sbora/v1/job.pb.h"
+#include "sbora/v1/model.pb.h"
+
+namespace sbora::client {
+
+std::string ToTable(const v1::Model& model);
+std::string ToTable(const v1::ListModelsResponse& models);
+std::string ToTable(const v1::Dataset& dataset);
+std::string ToTable(const v1::ListDatasetsResponse& datasets);
+std::string ToTable(const v1::FineTuningJob& job);
+std::string ToTable(const v1::ListFineTuningJobsResponse& jobs);
+std::string ToTable(const v1::ListFineTuningEventsResponse& events);
+std::string ToTable(const v1::ListFineTuningMetricsResponse& metrics);
+std::string ToTable(const v1::EstimateFineTuningJobResponse& estimate);
+std::string ToTable(const v1::Adapter& adapter);
+std::string ToTable(const v1::ListAdaptersResponse& adapters);
+/// Figures and the first three examples.
+std::string ToTable(const v1::EvaluationJob& job);
+std::string ToTable(const v1::GenerateResponse& generated);
+std::string ToTable(const v1::ServerInfo& info);
+std::string ToTable(const v1::Worker& worker);
+std::string ToTable(const v1::ListWorkersResponse& workers);
+
+/// "RUNNING", and so on: the state as people write it.
+std::string StateName(v1::FineTuningJob::State state);
+std::string StateName(v1::EvaluationJob::State state);
+/// "22:14:03 INFO  CHECKPOINT_SAVED  step 40".
+std::string FormatEvent(const v1::FineTuningEvent& event);
+
+}  // namespace sbora::client

@@ -1,0 +1,235 @@
+// Client::Upload and Client::Pull.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <numeric>
+#include <set>
+#include <system_error>
+#include <utility>
+
+#include "client/client_call.h"
+#include "client/sbora_client.h"
+#include "common/file.h"
+#include "common/grpc/http_transfer.h"
+#include "common/grpc/status_convert.h"
+#include "common/grpc/transfer_client.h"
+#include "common/sha256.h"
+#include "common/status_macros.h"
+
+namespace sbora::client {
+namespace {
+
+constexpr int64_t kChunkBytes = 1 << 20;
+constexpr const char* kManifestFile = "manifest.json";
+
+Status Stopped() { return Cancelled("STOPPED", "the transfer was stopped"); }
+
+/// A plain file name: what the server sends must not lead out of the folder.
+bool IsPlainName(std::string_view name) {
+  const bool known = std::all_of(name.begin(), name.end(), [](unsigned char c) {
+    return std::isalnum(c) || c == '.' || c == '_' || c == '-';
+  });
+  return known && !name.empty() && name.size() <= 255 && name.front() != '.';
+}
+
+StatusOr<std::string> ReadChunk(int fd, int64_t offset, int64_t size, const LocalFile& file) {
+  std::string bytes(static_cast<size_t>(size), '\0');
+  size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t got = ::pread(fd, bytes.data() + done, bytes.size() - done, offset + static_cast<int64_t>(done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return FromErrno(errno, fmt::format("reading {}", file.path.string()));
+    if (got == 0) return DataLoss("FILE_SHRANK", fmt::format("{} got shorter while it was uploaded", file.path.string()));
+    done += static_cast<size_t>(got);
+  }
+  return bytes;
+}
+
+Status CheckFiles(const google::protobuf::RepeatedPtrField<v1::File>& files, const std::string& manifest_sha256) {
+  std::set<std::string> names;
+  for (const v1::File& file : files) {
+    if (!IsPlainName(file.path()) || !names.insert(file.path()).second) {
+      return DataLoss("BAD_FILE_NAME", fmt::format("the server names a file \"{}\", which is no plain, single file name", file.path()));
+    }
+    if (!IsSha256Hex(file.sha256())) {
+      return DataLoss("BAD_DIGEST", fmt::format("the server gives no SHA-256 for {}", file.path()));
+    }
+    if (file.path() == kManifestFile && !manifest_sha256.empty() && file.sha256() != manifest_sha256) {
+      return DataLoss("HASH_MISMATCH", fmt::format("manifest.json has SHA-256 {}, committed was {}", file.sha256(), manifest_sha256));
+    }
+  }
+  if (files.empty()) return NotFound("NO_FILES", "the resource holds no files");
+  return OkStatus();
+}
+
+/// Puts `filled` in the place of `directory`; what was there goes only after the new one stands.
+Status SwapIn(const std::filesystem::path& filled, const std::filesystem::path& directory,
+              const std::filesystem::path& spare) {
+  std::error_code error;
+  if (std::filesystem::exists(directory, error)) {
+    std::filesystem::rename(directory, spare, error);
+    if (error) return FromErrno(error.value(), fmt::format("moving {} aside", directory.string()));
+  }
+  std::filesystem::rename(filled, directory, error);
+  if (error) {
+    std::error_code ignored;
+    std::filesystem::rename(spare, directory, ignored);
+    return FromErrno(error.value(), fmt::format("renaming {} to {}", filled.string(), directory.string()));
+  }
+  return SyncDirectory(directory.parent_path());
+}
+
+}  // namespace
+
+Status CheckPullTarget(const std::filesystem::path& directory, bool force) {
+  std::error_code error;
+  if (!std::filesystem::exists(directory, error)) return OkStatus();
+  if (!std::filesystem::is_directory(directory, error)) {
+    return FailedPrecondition("NOT_A_DIRECTORY", fmt::format("{} exists and is no folder", directory.string()));
+  }
+  if (!force && !std::filesystem::is_empty(directory, error)) {
+    return FailedPrecondition("DIRECTORY_NOT_EMPTY",
+                              fmt::format("{} is not empty; name a fresh folder, or give --force to replace it", directory.string()));
+  }
+  return OkStatus();
+}
+
+StatusOr<std::vector<v1::Upload>> Client::Upload(const std::vector<LocalFile>& files, const std::stop_token& stop,
+                                                 const TransferProgress& progress) {
+  int64_t total = 0;
+  for (const LocalFile& file : files) {
+    std::error_code error;
+    total += static_cast<int64_t>(std::filesystem::file_size(file.path, error));
+    if (error) return FromErrno(error.value(), fmt::format("reading {}", file.path.string()));
+  }
+  std::vector<v1::Upload> uploads;
+  int64_t before = 0;
+  for (const LocalFile& file : files) {
+    auto upload = UploadOne(file, stop, [&](int64_t done) {
+      if (progress) progress(before + done, total);
+    });
+    if (!upload.ok()) return upload.status().WithContext(fmt::format("uploading {}", file.name));
+    before += upload->size_bytes();
+    uploads.push_back(*std::move(upload));
+  }
+  return uploads;
+}
+
+StatusOr<v1::Upload> Client::UploadOne(const LocalFile& file, const std::stop_token& stop,
+                                       const std::function<void(int64_t)>& progress) {
+  SBORA_ASSIGN_OR_RETURN(const FileDigest digest, DigestFile(file.path));
+  v1::CreateUploadRequest create;
+  create.set_parent(Parent());
+  create.set_size_bytes(digest.size_bytes);
+  create.set_sha256(digest.sha256);
+  create.set_accept_presigned(true);
+  // A repeat after a lost answer makes a second upload; the server sweeps the one nobody finished.
+  SBORA_ASSIGN_OR_RETURN(const v1::Upload upload,
+                         Call(transfers_, &v1::TransferService::Stub::CreateUpload, create, Repeat::kSafe));
+  SBORA_RETURN_IF_ERROR(SendUpload(upload, file, stop, progress));
+  v1::FinishUploadRequest finish;
+  finish.set_name(upload.name());
+  return Call(transfers_, &v1::TransferService::Stub::FinishUpload, finish, Repeat::kSafe);
+}
+
+Status Client::SendUpload(const v1::Upload& upload, const LocalFile& file, const std::stop_token& stop,
+                          const std::function<void(int64_t)>& progress) {
+  Backoff backoff;
+  if (!upload.presigned_put_url().empty()) {
+    while (true) {
+      const Status status = HttpPutFile(upload.presigned_put_url(), file.path, upload.size_bytes(), {}, stop, progress);
+      if (status.ok() || !IsRetryable(status.code()) || !backoff.Wait(SystemClock(), stop)) return status;
+    }
+  }
+  int64_t offset = upload.received_bytes();
+  while (offset < upload.size_bytes()) {
+    const auto received = SendStream(upload, offset, file, stop, progress);
+    if (stop.stop_requested()) return Stopped();
+    if (received.ok() && *received > offset) {
+      backoff.Reset();
+      offset = *received;
+      continue;
+    }
+    const Status status =
+        received.ok() ? Unavailable("UPLOAD_STALLED", fmt::format("the server took {} of {} bytes", offset, upload.size_bytes()))
+                      : received.status();
+    const bool again = IsRetryable(status.code()) || status.code() == StatusCode::kOutOfRange;
+    if (!again || !backoff.Wait(SystemClock(), stop)) return status;
+    v1::GetUploadRequest request;
+    request.set_name(upload.name());
+    SBORA_ASSIGN_OR_RETURN(const v1::Upload now,
+                           Call(transfers_, &v1::TransferService::Stub::GetUpload, request, Repeat::kSafe));
+    offset = now.received_bytes();
+  }
+  return OkStatus();
+}
+
+StatusOr<int64_t> Client::SendStream(const v1::Upload& upload, int64_t offset, const LocalFile& file,
+                                     const std::stop_token& stop, const std::function<void(int64_t)>& progress) {
+  const UniqueFd fd(::open(file.path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return FromErrno(errno, fmt::format("opening {}", file.path.string()));
+  grpc::ClientContext context;
+  const std::stop_callback cancel(stop, [&context] { context.TryCancel(); });
+  v1::Upload answer;
+  const auto writer = transfers_->WriteUpload(&context, &answer);
+  v1::WriteUploadRequest message;
+  message.set_name(upload.name());
+  while (offset < upload.size_bytes()) {
+    const int64_t size = std::min(kChunkBytes, upload.size_bytes() - offset);
+    auto bytes = ReadChunk(fd.get(), offset, size, file);
+    if (!bytes.ok()) {
+      context.TryCancel();
+      writer->Finish();
+      return bytes.status();
+    }
+    message.set_offset(offset);
+    message.set_data(*std::move(bytes));
+    if (!writer->Write(message)) break;
+    message.clear_name();
+    offset += size;
+    if (progress) progress(offset);
+  }
+  writer->WritesDone();
+  SBORA_RETURN_IF_ERROR(FromGrpc(writer->Finish()));
+  return answer.received_bytes();
+}
+
+Status Client::Pull(const google::protobuf::RepeatedPtrField<v1::File>& files, const std::string& manifest_sha256,
+                    const std::filesystem::path& directory, const PullOptions& options) {
+  SBORA_RETURN_IF_ERROR(CheckFiles(files, manifest_sha256));
+  SBORA_RETURN_IF_ERROR(CheckPullTarget(directory, options.force));
+  // "adapters/" and "." have no last part of their own.
+  std::filesystem::path target = std::filesystem::absolute(directory).lexically_normal();
+  if (target.filename().empty()) target = target.parent_path();
+  SBORA_ASSIGN_OR_RETURN(const TempDirectory work, TempDirectory::Create(target.parent_path(), ".sbora-pull"));
+  const std::filesystem::path filled = work.path() / "filled";
+  std::error_code error;
+  std::filesystem::create_directory(filled, error);
+  if (error) return FromErrno(error.value(), fmt::format("creating {}", filled.string()));
+
+  const int64_t total = std::accumulate(files.begin(), files.end(), int64_t{0},
+                                        [](int64_t sum, const v1::File& file) { return sum + file.size_bytes(); });
+  TransferOptions transfer_options;
+  transfer_options.backoff = options_.retry;
+  transfer_options.call_deadline = options_.call_timeout;
+  TransferClient transfer(channel_, transfer_options);
+  int64_t before = 0;
+  for (const v1::File& file : files) {
+    const Status status = transfer.Download(file, filled / file.path(), options.stop, [&](int64_t done, int64_t) {
+      if (options.progress) options.progress(before + done, total);
+    });
+    if (!status.ok()) return status.WithContext(fmt::format("downloading {}", file.path()));
+    // Read again from disk: what is handed over is what was checked.
+    SBORA_ASSIGN_OR_RETURN(const FileDigest digest, DigestFile(filled / file.path()));
+    if (digest.sha256 != file.sha256()) {
+      return DataLoss("HASH_MISMATCH", fmt::format("{} has SHA-256 {} on disk, expected {}", file.path(), digest.sha256, file.sha256()));
+    }
+    before += file.size_bytes();
+  }
+  return SwapIn(filled, target, work.path() / "replaced");
+}
+
+}  // namespace sbora::client

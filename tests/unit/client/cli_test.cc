@@ -1,0 +1,248 @@
+#include "client/cli.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <sstream>
+
+#include "common/file.h"
+#include "common/ids.h"
+#include "tests/unit/client/fake_server.h"
+
+namespace sbora::client {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+constexpr const char* kJob = "projects/default/fineTuningJobs/tickets-1";
+
+class CliTest : public ::testing::Test {
+ protected:
+  int Run(const std::vector<std::string>& arguments) {
+    std::ostringstream out;
+    std::ostringstream err;
+    const ExitCode code = RunCli(arguments, {.out = out, .err = err, .terminal = false, .channel = server_.Channel()});
+    out_ = out.str();
+    err_ = err.str();
+    return static_cast<int>(code);
+  }
+  void WatchEndsWith(v1::FineTuningJob::State state) {
+    server_.jobs[kJob].set_name(kJob);
+    server_.watch_messages = {JobMessage(1, kJob, v1::FineTuningJob::STATE_RUNNING), JobMessage(2, kJob, state)};
+  }
+
+  FakeServer server_;
+  TempDirectory folder_ = *TempDirectory::Create(::testing::TempDir(), "cli");
+  std::string out_;
+  std::string err_;
+};
+
+TEST_F(CliTest, SubmitSendsFileFlagsAndSetsInThatOrder) {
+  const std::string file = (folder_.path() / "job.yaml").string();
+  ASSERT_TRUE(WriteFileAtomic(file, "model: m\ndataset: d\nadapter: {rank: 8, alpha: 16}\ntraining: {seed: 1}\n").ok());
+  ASSERT_EQ(Run({"submit", "--file", file, "--rank", "16", "--seed", "2", "--set", "training.seed=3", "--method", "sbora_fb",
+                 "--name", "tickets-1", "--label", "team=a", "--output", "json"}), 0) << err_;
+  ASSERT_EQ(server_.creates.size(), 1u);
+  const auto& request = server_.creates[0];
+  const v1::FineTuningSpec& spec = request.fine_tuning_job().spec();
+  EXPECT_EQ(request.parent(), "projects/default");
+  EXPECT_EQ(request.fine_tuning_job_id(), "tickets-1");
+  EXPECT_TRUE(IsUuid(request.request_id()));
+  EXPECT_EQ(request.fine_tuning_job().labels().at("team"), "a");
+  EXPECT_EQ(spec.model(), "projects/default/models/m");
+  EXPECT_EQ(spec.dataset(), "projects/default/datasets/d");
+  EXPECT_EQ(spec.adapter().rank(), 16);
+  EXPECT_DOUBLE_EQ(spec.adapter().alpha(), 16);
+  EXPECT_EQ(spec.adapter().method(), v1::METHOD_SBORA_FB);
+  EXPECT_EQ(spec.training().seed(), 3u);
+  EXPECT_THAT(out_, HasSubstr("\"name\": \"projects/default/fineTuningJobs/tickets-1\""));
+  EXPECT_THAT(out_, HasSubstr("\"recoveryCount\": 0"));
+}
+
+TEST_F(CliTest, SubmitRepeatsAfterUnavailableWithTheSameRequestId) {
+  server_.create_failures = 2;
+  ASSERT_EQ(Run({"jobs", "submit", "--model", "m", "--dataset", "d"}), 0) << err_;
+  ASSERT_EQ(server_.creates.size(), 3u);
+  EXPECT_EQ(server_.creates[0].request_id(), server_.creates[2].request_id());
+}
+
+TEST_F(CliTest, SubmitWaitsAndPrintsTheEndedJobOnStdoutOnly) {
+  WatchEndsWith(v1::FineTuningJob::STATE_SUCCEEDED);
+  ASSERT_EQ(Run({"submit", "--model", "m", "--dataset", "d", "--name", "tickets-1", "--wait", "--output", "json"}), 0) << err_;
+  EXPECT_THAT(out_, StartsWith("{\n \"name\""));
+  EXPECT_THAT(out_, HasSubstr("STATE_SUCCEEDED"));
+  EXPECT_THAT(err_, HasSubstr("RUNNING"));
+  EXPECT_THAT(err_, HasSubstr("sbora-client pull tickets-1 -o DIR"));
+}
+
+TEST_F(CliTest, EndOfAWatchedJobIsTheExitCode) {
+  WatchEndsWith(v1::FineTuningJob::STATE_FAILED);
+  server_.watch_messages.back().mutable_job()->mutable_failure()->set_code(8);
+  server_.watch_messages.back().mutable_job()->mutable_failure()->set_reason("OOM_HOST");
+  server_.watch_messages.back().mutable_job()->mutable_failure()->set_message("out of memory at step 3");
+  EXPECT_EQ(Run({"watch", "tickets-1"}), 1);
+  EXPECT_THAT(err_, HasSubstr("out of memory at step 3 [OOM_HOST]"));
+  WatchEndsWith(v1::FineTuningJob::STATE_CANCELLED);
+  EXPECT_EQ(Run({"jobs", "watch", "tickets-1"}), 8);
+}
+
+TEST_F(CliTest, WatchInJsonWritesOneMessageALine) {
+  WatchEndsWith(v1::FineTuningJob::STATE_SUCCEEDED);
+  server_.watch_breaks = {1};
+  ASSERT_EQ(Run({"watch", "tickets-1", "--output", "json"}), 0) << err_;
+  EXPECT_EQ(std::count(out_.begin(), out_.end(), '\n'), 2);
+  EXPECT_THAT(out_, StartsWith("{\"sequence\":\"1\",\"job\":{"));
+}
+
+TEST_F(CliTest, ServerErrorsGetCodeReasonViolationsAndHint) {
+  server_.create_error = InvalidArgument("INVALID_SPEC", "1 field is wrong").WithViolation("spec.adapter.rank", "too large");
+  EXPECT_EQ(Run({"submit", "--model", "m", "--dataset", "d"}), 2);
+  EXPECT_EQ(err_, "error: 1 field is wrong [INVALID_SPEC]\n  spec.adapter.rank: too large\nhint: sbora-client submit --help\n");
+  EXPECT_EQ(out_, "");
+  server_.create_error = AlreadyExists("JOB_EXISTS", "there is one");
+  EXPECT_EQ(Run({"submit", "--model", "m", "--dataset", "d"}), 4);
+  EXPECT_EQ(Run({"jobs", "get", "nothing"}), 3);
+  EXPECT_EQ(Run({"jobs", "cancel", "x"}), 9);  // the fake server has no such call
+}
+
+TEST_F(CliTest, UsageErrorsNameTheNearestAndEndWithTwo) {
+  EXPECT_EQ(Run({"submit", "--modle", "m"}), 2);
+  EXPECT_THAT(err_, HasSubstr("did you mean --model instead of --modle?"));
+  EXPECT_THAT(err_, HasSubstr("hint: sbora-client submit --help"));
+  EXPECT_EQ(Run({"jbos", "list"}), 2);
+  EXPECT_THAT(err_, HasSubstr("did you mean jobs instead of jbos?"));
+  EXPECT_EQ(Run({}), 2);
+  EXPECT_EQ(Run({"jobs", "get"}), 2);
+  EXPECT_EQ(Run({"server", "info", "--output", "xml"}), 2);
+  EXPECT_EQ(Run({"submit", "--dataset", "d"}), 2);
+  EXPECT_THAT(err_, HasSubstr("--model is required"));
+  EXPECT_EQ(Run({"submit", "--model", "m", "--dataset", "d", "--rank", "many"}), 2);
+  EXPECT_THAT(err_, HasSubstr("adapter.rank: \"many\" is not a whole number"));
+  EXPECT_TRUE(server_.creates.empty());
+}
+
+TEST_F(CliTest, GlobalFlagsAreTakenAnywhere) {
+  ASSERT_EQ(Run({"--output", "json", "server", "info"}), 0) << err_;
+  EXPECT_THAT(out_, HasSubstr("\"httpAddress\": \"127.0.0.1:7401\""));
+  ASSERT_EQ(Run({"server", "info", "--output=yaml"}), 0) << err_;
+  EXPECT_THAT(out_, StartsWith("version: \"1.2.3\"\naddress: \"127.0.0.1:7400\"\n"));
+  ASSERT_EQ(Run({"submit", "--model", "m", "--dataset", "d", "--project", "lab"}), 0) << err_;
+  EXPECT_EQ(server_.creates[0].fine_tuning_job().spec().model(), "projects/lab/models/m");
+}
+
+TEST_F(CliTest, ListsPageUpToTheLimitOrToTheEnd) {
+  server_.page_items = 8;
+  ASSERT_EQ(Run({"jobs", "list", "--limit", "5", "--state", "running,queued"}), 0) << err_;
+  EXPECT_THAT(out_, HasSubstr("j4"));
+  EXPECT_THAT(out_, Not(HasSubstr("j5")));
+  EXPECT_THAT(err_, HasSubstr("--all"));
+  EXPECT_EQ(server_.lists[0].filter(), "state = RUNNING OR state = QUEUED");
+  ASSERT_EQ(Run({"jobs", "list", "--all", "--output", "json"}), 0) << err_;
+  EXPECT_THAT(out_, HasSubstr("j7"));
+  EXPECT_THAT(out_, HasSubstr("\"nextPageToken\": \"\""));
+  EXPECT_EQ(Run({"jobs", "list", "--state", "jogging"}), 2);
+}
+
+TEST_F(CliTest, PullTakesAJobsNameAndChecksHashes) {
+  v1::Adapter& adapter = server_.adapters["projects/default/adapters/tickets-1"];
+  adapter.set_name("projects/default/adapters/tickets-1");
+  *adapter.add_files() = server_.AddFile("adapter_config.json", "{}");
+  const std::string target = (folder_.path() / "out").string();
+  ASSERT_EQ(Run({"pull", kJob, "-o", target}), 0) << err_;
+  EXPECT_TRUE(std::filesystem::exists(target + "/adapter_config.json"));
+  EXPECT_EQ(Run({"adapters", "pull", "tickets-1", "-o", target}), 4);
+  EXPECT_THAT(err_, HasSubstr("--force"));
+  server_.objects["projects/default/objects/adapter_config.json"] = "[]";
+  EXPECT_EQ(Run({"pull", "tickets-1", "-o", target, "--force"}), 7);
+}
+
+TEST_F(CliTest, PullOfAJobWithoutAdapterSaysItsState) {
+  server_.jobs[kJob].set_state(v1::FineTuningJob::STATE_RUNNING);
+  EXPECT_EQ(Run({"pull", "tickets-1", "-o", (folder_.path() / "out").string()}), 4);
+  EXPECT_THAT(err_, HasSubstr("job tickets-1 is RUNNING"));
+}
+
+TEST_F(CliTest, ImportUploadsAndWaitsForTheOperation) {
+  const std::string file = (folder_.path() / "m.gguf").string();
+  ASSERT_TRUE(WriteFileAtomic(file, "GGUF").ok());
+  v1::Model model;
+  model.set_name("projects/default/models/m");
+  server_.operation_response.PackFrom(model);
+  ASSERT_EQ(Run({"models", "import", file, "--name", "m", "--output", "json"}), 0) << err_;
+  ASSERT_EQ(server_.imports.size(), 1u);
+  EXPECT_EQ(server_.imports[0].model_id(), "m");
+  EXPECT_EQ(server_.imports[0].files(0).path(), "m.gguf");
+  EXPECT_EQ(server_.uploads[server_.imports[0].files(0).upload()], "GGUF");
+  EXPECT_THAT(out_, HasSubstr("projects/default/models/m"));
+}
+
+TEST_F(CliTest, FailedOperationEndsWithOne) {
+  const std::string file = (folder_.path() / "m.gguf").string();
+  ASSERT_TRUE(WriteFileAtomic(file, "GGUF").ok());
+  server_.operation_error.set_code(3);
+  server_.operation_error.set_message("truncated tensor data");
+  EXPECT_EQ(Run({"models", "import", file}), 1);
+  EXPECT_THAT(err_, HasSubstr("truncated tensor data"));
+  server_.operation_error.set_code(1);
+  EXPECT_EQ(Run({"models", "import", file}), 8);
+}
+
+TEST_F(CliTest, EvaluateWaitsAndShowsTheFigures) {
+  ASSERT_EQ(Run({"evaluate", "--adapter", kJob, "--dataset", "held", "--max-new-tokens", "40"}), 0) << err_;
+  const v1::EvaluationSpec& spec = server_.evaluations[0].evaluation_job().spec();
+  EXPECT_EQ(spec.adapter(), "projects/default/adapters/tickets-1");
+  EXPECT_EQ(spec.dataset(), "projects/default/datasets/held");
+  EXPECT_EQ(spec.generation().max_new_tokens(), 40);
+  EXPECT_THAT(out_, HasSubstr("exact match  90.0 % (9 of 10)"));
+  EXPECT_EQ(Run({"evaluate", "--dataset", "held"}), 2);
+  EXPECT_EQ(Run({"evaluate", "--model", "m", "--adapter", "a", "--dataset", "held"}), 2);
+}
+
+TEST_F(CliTest, GeneratePrintsTheTexts) {
+  ASSERT_EQ(Run({"generate", "--model", "m", "--prompt", "one", "--prompt", "two, three", "--prompt-template", "chat"}), 0) << err_;
+  EXPECT_THAT(std::vector<std::string>(server_.generates[0].prompts().begin(), server_.generates[0].prompts().end()),
+              ElementsAre("one", "two, three"));
+  EXPECT_EQ(server_.generates[0].prompt_template(), v1::PROMPT_TEMPLATE_CHAT);
+  EXPECT_EQ(out_, "echo one\n---\necho two, three\n");
+}
+
+TEST_F(CliTest, EstimateTakesALocalConfig) {
+  const std::string file = (folder_.path() / "config.json").string();
+  ASSERT_TRUE(WriteFileAtomic(file, "{\"hidden_size\": 4}").ok());
+  ASSERT_EQ(Run({"estimate", "--model-config", file, "--method", "lora", "--output", "json"}), 0) << err_;
+  EXPECT_EQ(server_.estimates[0].model_config_json(), "{\"hidden_size\": 4}");
+  EXPECT_THAT(out_, HasSubstr("\"trainableParameters\": \"123456\""));
+  EXPECT_EQ(Run({"estimate", "--method", "lora"}), 2);
+}
+
+TEST_F(CliTest, WhatIsNotThereYetSaysSo) {
+  EXPECT_EQ(Run({"models", "export", "m"}), 9);
+  EXPECT_THAT(err_, HasSubstr("not implemented yet"));
+  EXPECT_EQ(Run({"adapters", "diff", "a", "b"}), 9);
+}
+
+TEST_F(CliTest, HelpAndVersionGoToStdout) {
+  EXPECT_EQ(Run({"--help"}), 0);
+  EXPECT_THAT(out_, HasSubstr("Exit codes: 0 ok"));
+  EXPECT_EQ(Run({"submit", "--help"}), 0);
+  EXPECT_THAT(out_, HasSubstr("--learning-rate number"));
+  EXPECT_THAT(out_, HasSubstr("sbora_fa|sbora_fb|lora|dora|full"));
+  EXPECT_EQ(Run({"--version"}), 0);
+  EXPECT_THAT(out_, StartsWith("sbora-client 0."));
+  EXPECT_EQ(err_, "");
+}
+
+TEST_F(CliTest, CompletionKnowsVerbsAndFlags) {
+  for (const char* shell : {"bash", "zsh", "fish"}) {
+    ASSERT_EQ(Run({"completion", shell}), 0) << err_;
+    EXPECT_THAT(out_, HasSubstr("learning-rate")) << shell;
+    EXPECT_THAT(out_, HasSubstr("drain")) << shell;
+  }
+  EXPECT_EQ(Run({"completion", "tcsh"}), 2);
+}
+
+}  // namespace
+}  // namespace sbora::client

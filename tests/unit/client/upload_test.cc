@@ -1,0 +1,54 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "common/file.h"
+#include "tests/unit/client/fake_server.h"
+
+namespace sbora::client {
+namespace {
+
+class UploadTest : public ::testing::Test {
+ protected:
+  LocalFile Put(const std::string& name, const std::string& bytes) {
+    EXPECT_TRUE(WriteFileAtomic(folder_.path() / name, bytes).ok());
+    return {folder_.path() / name, name};
+  }
+
+  FakeServer server_;
+  TempDirectory folder_ = *TempDirectory::Create(::testing::TempDir(), "upload");
+};
+
+TEST_F(UploadTest, BytesArriveWholeAndInOrder) {
+  std::string large(2'500'000, '\0');
+  for (size_t i = 0; i < large.size(); ++i) large[i] = static_cast<char>(i * 31 % 251);
+  int64_t last = 0;
+  const auto uploads = server_.NewClient()->Upload({Put("a", large), Put("b", ""), Put("c", "xyz")}, {},
+                                                   [&](int64_t done, int64_t total) {
+                                                     EXPECT_EQ(total, 2'500'003);
+                                                     EXPECT_GE(done, last);
+                                                     last = done;
+                                                   });
+  ASSERT_TRUE(uploads.ok()) << uploads.status();
+  ASSERT_EQ(uploads->size(), 3u);
+  EXPECT_EQ(server_.uploads[(*uploads)[0].name()], large);
+  EXPECT_EQ(server_.uploads[(*uploads)[2].name()], "xyz");
+  EXPECT_TRUE((*uploads)[1].finished());
+  EXPECT_EQ(last, 2'500'003);
+}
+
+TEST_F(UploadTest, BrokenStreamGoesOnWhereTheServerIs) {
+  const std::string large(3'000'000, 'q');
+  server_.upload_breaks = 2;
+  const auto uploads = server_.NewClient()->Upload({Put("a", large)}, {}, {});
+  ASSERT_TRUE(uploads.ok()) << uploads.status();
+  EXPECT_EQ(server_.uploads[uploads->front().name()], large);
+  EXPECT_EQ(server_.upload_streams, 3);
+}
+
+TEST_F(UploadTest, MissingFileIsAnErrorBeforeAnyCall) {
+  EXPECT_EQ(server_.NewClient()->Upload({{folder_.path() / "none", "none"}}, {}, {}).status().code(), StatusCode::kNotFound);
+  EXPECT_TRUE(server_.uploads.empty());
+}
+
+}  // namespace
+}  // namespace sbora::client
