@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "common/clock.h"
 #include "common/logging.h"
 #include "server/http/page_assets.h"
 
@@ -51,6 +52,14 @@ void SendError(httplib::Response& response, const Status& status) {
   response.status = HttpCode(status.code());
   if (response.status == 401) response.set_header("WWW-Authenticate", "Bearer");
   response.set_content(body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), kJson);
+}
+
+std::string TextOf(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& known) {
+    return known.what();
+  }
 }
 
 void SendJson(httplib::Response& response, const StatusOr<std::string>& answer) {
@@ -111,8 +120,8 @@ void HttpServer::Impl::AddRoutes() {
   server->set_read_timeout(10, 0);
   server->set_write_timeout(10, 0);
   server->set_keep_alive_max_count(100);
-  server->set_exception_handler([](const httplib::Request&, httplib::Response& response, std::exception& error) {
-    LogError("An HTTP handler failed", {{"error", error.what()}});
+  server->set_exception_handler([](const httplib::Request& request, httplib::Response& response, std::exception_ptr error) {
+    LogError("An HTTP handler failed", {{"path", request.path}, {"error", TextOf(error)}});
     SendError(response, Internal("HTTP_HANDLER_FAILED", "the server could not answer this request; its log tells why"));
   });
   server->set_pre_routing_handler([this](const httplib::Request& request, httplib::Response& response) {
@@ -263,6 +272,8 @@ StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const HttpServerOptions&
   if (!bound.ok()) return bound;
   Impl* raw = impl.get();
   impl->listener = std::thread([raw] { raw->server->listen_after_bind(); });
+  // stop() has no effect on a server that does not run yet.
+  while (!raw->server->is_running()) SystemClock().SleepUntil(SystemClock().Now() + std::chrono::milliseconds(1), {});
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
 }
 

@@ -1,0 +1,108 @@
+#include "server/services/dataset_check.h"
+
+#include <fmt/format.h>
+
+#include <system_error>
+
+#include "common/status_macros.h"
+#include "data/dataset_reader.h"
+#include "data/text_model.h"
+#include "data/token_cache_builder.h"
+
+namespace sbora::server {
+namespace {
+
+data::DatasetFormat ToData(v1::DatasetFormat format) {
+  switch (format) {
+    case v1::DATASET_FORMAT_ALPACA: return data::DatasetFormat::kAlpaca;
+    case v1::DATASET_FORMAT_PROMPT_COMPLETION: return data::DatasetFormat::kPromptCompletion;
+    case v1::DATASET_FORMAT_CHAT: return data::DatasetFormat::kChat;
+    case v1::DATASET_FORMAT_UNSPECIFIED:
+    case v1::DatasetFormat_INT_MIN_SENTINEL_DO_NOT_USE_:
+    case v1::DatasetFormat_INT_MAX_SENTINEL_DO_NOT_USE_: break;
+  }
+  return data::DatasetFormat::kAuto;
+}
+
+v1::DatasetFormat ToProto(data::DatasetFormat format) {
+  switch (format) {
+    case data::DatasetFormat::kAlpaca: return v1::DATASET_FORMAT_ALPACA;
+    case data::DatasetFormat::kPromptCompletion: return v1::DATASET_FORMAT_PROMPT_COMPLETION;
+    case data::DatasetFormat::kChat: return v1::DATASET_FORMAT_CHAT;
+    case data::DatasetFormat::kAuto: break;
+  }
+  return v1::DATASET_FORMAT_UNSPECIFIED;
+}
+
+Status Invalid(const std::vector<data::RecordError>& errors, int64_t records, int64_t bad_records) {
+  const int64_t all = records + bad_records;
+  Status bad = InvalidArgument("INVALID_DATASET", bad_records > 0 ? fmt::format("{} of {} records cannot be read; mend them and upload again",
+                                                                                bad_records, all)
+                                                                  : "the file holds no record");
+  if (bad_records == 0) bad = bad.WithViolation("upload", "must hold at least one record");
+  for (const data::RecordError& error : errors) {
+    bad = bad.WithViolation(fmt::format("line {}, byte {}", error.line, error.byte_offset), fmt::format("{}: {}", error.reason, error.message));
+  }
+  return bad;
+}
+
+Status ReportStatus(const data::ValidationReport& report, const core::JobSpec& spec) {
+  if (report.bad_records > 0 || report.records == 0) return Invalid(report.errors, report.records, report.bad_records);
+  if (report.rejected_samples > 0) {
+    return InvalidArgument("SAMPLE_TOO_LONG", fmt::format("{} samples are longer than cutoff_tokens={}; raise it, or choose the policy "
+                                                          "truncate or drop",
+                                                          report.rejected_samples, spec.data.cutoff_tokens));
+  }
+  if (report.train.samples > 0) return OkStatus();
+  if (report.masked_samples > 0) {
+    return InvalidArgument("ALL_LABELS_MASKED", fmt::format("no sample has a token to learn ({} have none within cutoff_tokens={}); raise "
+                                                            "it, or train on all tokens",
+                                                            report.masked_samples, spec.data.cutoff_tokens));
+  }
+  return InvalidArgument("DATASET_ALL_DROPPED", fmt::format("all {} samples are longer than cutoff_tokens={} and the policy drops them",
+                                                            report.dropped_samples, spec.data.cutoff_tokens));
+}
+
+}  // namespace
+
+Status CheckDatasetForm(const std::filesystem::path& file, v1::DatasetFormat& format, v1::ValidationReport& report) {
+  data::ReaderOptions options;
+  options.format = ToData(format);
+  SBORA_ASSIGN_OR_RETURN(const std::unique_ptr<data::DatasetReader> reader, data::DatasetReader::Open(file, options));
+  for (;;) {
+    SBORA_ASSIGN_OR_RETURN(const std::optional<data::Record> record, reader->Next());
+    if (!record) break;
+  }
+  const data::ReaderStats& stats = reader->stats();
+  report.set_samples(stats.records);
+  report.set_invalid_samples(stats.bad_records);
+  for (const data::RecordError& error : stats.errors) {
+    v1::DatasetProblem& problem = *report.add_problems();
+    problem.set_line(error.line);
+    problem.set_byte_offset(error.byte_offset);
+    problem.set_reason(error.reason);
+    problem.set_message(error.message);
+  }
+  if (stats.bad_records > 0 || stats.records == 0) return Invalid(stats.errors, stats.records, stats.bad_records);
+  format = ToProto(reader->format());
+  return OkStatus();
+}
+
+StatusOr<data::ValidationReport> CheckDatasetAgainstModel(const std::filesystem::path& file,
+                                                          const std::filesystem::path& validation_file,
+                                                          v1::DatasetFormat format, const core::JobSpec& spec,
+                                                          const std::filesystem::path& model_directory) {
+  SBORA_ASSIGN_OR_RETURN(const data::TextModel model, data::TextModel::Open(model_directory));
+  data::TokenCacheInputs inputs;
+  inputs.dataset = file;
+  inputs.validation_dataset = validation_file;
+  inputs.model = &model;
+  data::TokenCacheOptions options = data::FromDataSpec(spec.data, spec.training.seed);
+  // A validation file of another shape is found out by itself.
+  if (validation_file.empty()) options.reader.format = ToData(format);
+  SBORA_ASSIGN_OR_RETURN(data::ValidationReport report, data::ValidateDataset(inputs, options));
+  SBORA_RETURN_IF_ERROR(ReportStatus(report, spec));
+  return report;
+}
+
+}  // namespace sbora::server

@@ -1,0 +1,219 @@
+#include "server/services/job_planner.h"
+
+#include <fmt/format.h>
+
+#include "common/ids.h"
+#include "common/status_macros.h"
+#include "core/adapter.h"
+#include "core/proto/convert.h"
+#include "core/r_index.h"
+#include "server/services/convert.h"
+#include "server/services/requests.h"
+#include "server/services/resource_calls.h"
+
+namespace sbora::server {
+namespace {
+
+constexpr int kMaxLabels = 16;
+constexpr size_t kMaxLabelKey = 63;
+constexpr size_t kMaxLabelValue = 255;
+constexpr size_t kMaxDisplayName = 128;
+
+/// Everything a job refers to.
+struct References {
+  v1::Model model;
+  core::ModelConfig config;
+  v1::Dataset dataset;
+  std::optional<v1::Dataset> validation;
+};
+
+Status CheckLabels(const v1::FineTuningJob& job) {
+  Status bad = InvalidArgument("INVALID_JOB", "the job cannot be made; see the field violations");
+  if (job.display_name().size() > kMaxDisplayName) bad = bad.WithViolation("fine_tuning_job.display_name", "at most 128 bytes");
+  if (job.labels_size() > kMaxLabels) {
+    bad = bad.WithViolation("fine_tuning_job.labels", fmt::format("{} labels exceed {}", job.labels_size(), kMaxLabels));
+  }
+  for (const auto& [key, value] : job.labels()) {
+    if (key.empty() || key.size() > kMaxLabelKey) bad = bad.WithViolation("fine_tuning_job.labels", "keys have 1 to 63 bytes");
+    if (value.size() > kMaxLabelValue) bad = bad.WithViolation("fine_tuning_job.labels", "values have at most 255 bytes");
+  }
+  return bad.violations().empty() ? OkStatus() : bad;
+}
+
+StatusOr<core::ModelConfig> ConfigOf(const v1::Model& model) {
+  StatusOr<core::ModelConfig> config = core::ParseHfConfig(model.config_json());
+  if (!config.ok()) return config.status().WithContext(model.name());
+  return config;
+}
+
+StatusOr<References> Resolve(const ServiceContext& services, const std::string& project, core::JobSpec& spec) {
+  References found;
+  SBORA_ASSIGN_OR_RETURN(const ResourceRow model, FindResourceOrId(services, spec.model, core::Collection::kModels, project, "spec.model"));
+  SBORA_ASSIGN_OR_RETURN(found.model, ModelOf(model));
+  SBORA_ASSIGN_OR_RETURN(const ResourceRow dataset,
+                         FindResourceOrId(services, spec.dataset, core::Collection::kDatasets, project, "spec.dataset"));
+  SBORA_ASSIGN_OR_RETURN(found.dataset, DatasetOf(dataset));
+  spec.model = model.name;
+  spec.dataset = dataset.name;
+  if (!spec.validation_dataset.empty()) {
+    SBORA_ASSIGN_OR_RETURN(const ResourceRow validation, FindResourceOrId(services, spec.validation_dataset, core::Collection::kDatasets,
+                                                                          project, "spec.validation_dataset"));
+    SBORA_ASSIGN_OR_RETURN(found.validation, DatasetOf(validation));
+    spec.validation_dataset = validation.name;
+  }
+  SBORA_ASSIGN_OR_RETURN(found.config, ConfigOf(found.model));
+  return found;
+}
+
+/// The model's limits and the template, in one answer.
+Status CheckAgainstModel(const References& references, core::JobSpec& spec) {
+  Status bad = core::ResolveAgainstModel(references.config, spec);
+  const bool chat = spec.data.prompt_template == core::PromptTemplate::kChat ||
+                    (spec.data.prompt_template == core::PromptTemplate::kAuto && references.dataset.format() == v1::DATASET_FORMAT_CHAT);
+  if (!chat || references.model.has_chat_template()) return bad;
+  if (bad.ok()) bad = InvalidArgument("INVALID_SPEC", "the spec does not fit the model; see the field violations");
+  return bad.WithViolation("spec.data.prompt_template", fmt::format("{} has no chat template; choose PROMPT_TEMPLATE_PLAIN or _ALPACA",
+                                                                     references.model.name()));
+}
+
+void AddInput(worker::v1::Task& task, const std::string& name, const google::protobuf::RepeatedPtrField<v1::File>& files) {
+  worker::v1::InputGroup& group = *task.add_inputs();
+  group.set_name(name);
+  *group.mutable_files() = files;
+}
+
+void AddInput(worker::v1::Task& task, const std::string& name, const v1::File& file) {
+  worker::v1::InputGroup& group = *task.add_inputs();
+  group.set_name(name);
+  *group.add_files() = file;
+}
+
+StatusOr<worker::v1::Task> TrainTaskOf(const References& references, const core::JobSpec& spec) {
+  worker::v1::Task task;
+  AddInput(task, "model", references.model.files());
+  AddInput(task, "dataset", references.dataset.file());
+  if (references.validation) AddInput(task, "validation", references.validation->file());
+  worker::v1::TrainTask& train = *task.mutable_train();
+  *train.mutable_spec() = core::ToProto(spec);
+  SBORA_ASSIGN_OR_RETURN(*train.mutable_indices(), DrawJobIndices(references.config, spec));
+  train.set_base_hash(references.model.base_hash());
+  train.set_dataset_format(references.dataset.format());
+  if (references.validation) train.set_validation_format(references.validation->format());
+  return task;
+}
+
+int64_t ToMillis(double seconds) { return static_cast<int64_t>(seconds * 1000.0); }
+
+DeviceKind ToDevice(core::DeviceKind device) {
+  switch (device) {
+    case core::DeviceKind::kAuto: return DeviceKind::kAuto;
+    case core::DeviceKind::kCpu: return DeviceKind::kCpu;
+    case core::DeviceKind::kCuda: return DeviceKind::kCuda;
+  }
+  return DeviceKind::kAuto;
+}
+
+void SetLimits(const core::JobSpec& spec, SubmitRequest& submit) {
+  submit.priority = static_cast<int32_t>(spec.priority);
+  submit.ranks = static_cast<int32_t>(spec.ranks);
+  submit.device = ToDevice(spec.device);
+  submit.max_queue_ms = ToMillis(spec.max_queue_seconds);
+  submit.max_attempt_ms = ToMillis(spec.max_attempt_seconds);
+  submit.max_total_ms = ToMillis(spec.max_total_seconds);
+}
+
+}  // namespace
+
+StatusOr<google::protobuf::RepeatedPtrField<worker::v1::ModuleIndices>> DrawJobIndices(const core::ModelConfig& model,
+                                                                                       const core::JobSpec& spec) {
+  google::protobuf::RepeatedPtrField<worker::v1::ModuleIndices> all;
+  if (!core::UsesIndices(spec.adapter.method)) return all;
+  for (int64_t layer = 0; layer < model.num_layers; ++layer) {
+    for (const core::LinearModule module : spec.adapter.target_modules) {
+      const std::string path = core::ModulePath(layer, module);
+      const int64_t dim = core::IndexDim(spec.adapter.method, core::LinearModuleShape(model, module));
+      SBORA_ASSIGN_OR_RETURN(const std::vector<int32_t> indices,
+                             core::DrawIndices(spec.adapter.index_seed, path, dim, spec.adapter.rank));
+      worker::v1::ModuleIndices& entry = *all.Add();
+      entry.set_module(path);
+      entry.mutable_indices()->Assign(indices.begin(), indices.end());
+    }
+  }
+  return all;
+}
+
+StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::CreateFineTuningJobRequest& request) {
+  SBORA_ASSIGN_OR_RETURN(const std::string project, core::ParseProject(request.parent(), "parent"));
+  SBORA_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
+  if (!request.has_fine_tuning_job()) return Required("fine_tuning_job");
+  SBORA_ASSIGN_OR_RETURN(const std::string id, ResourceIdOrNew(request.fine_tuning_job_id(), "fine_tuning_job_id"));
+  SBORA_RETURN_IF_ERROR(CheckLabels(request.fine_tuning_job()));
+  SBORA_ASSIGN_OR_RETURN(core::JobSpec spec, core::ParseSpec(request.fine_tuning_job().spec()));
+  SBORA_ASSIGN_OR_RETURN(const References references, Resolve(services, project, spec));
+  SBORA_RETURN_IF_ERROR(CheckAgainstModel(references, spec));
+  SBORA_ASSIGN_OR_RETURN(const worker::v1::Task task, TrainTaskOf(references, spec));
+
+  PlannedJob planned;
+  planned.job.set_name(FullName(project, core::Collection::kFineTuningJobs, id));
+  planned.job.set_display_name(request.fine_tuning_job().display_name());
+  *planned.job.mutable_labels() = request.fine_tuning_job().labels();
+  *planned.job.mutable_spec() = core::ToProto(spec);
+  planned.job.set_trainable_parameters(core::TrainableParameters(references.config, spec.adapter.method, spec.adapter.rank,
+                                                                 spec.adapter.target_modules));
+  SubmitRequest& submit = planned.submit;
+  submit.kind = WorkKind::kTrain;
+  submit.project = project;
+  submit.id = id;
+  submit.name = planned.job.name();
+  submit.uid = NewUuid7();
+  SetLimits(spec, submit);
+  submit.payload = {Serialize(planned.job), Serialize(task)};
+  submit.uses = {spec.model, spec.dataset};
+  if (references.validation && spec.validation_dataset != spec.dataset) submit.uses.push_back(spec.validation_dataset);
+  submit.reserves = {FullName(project, core::Collection::kAdapters, id)};
+  submit.request_id = request.request_id();
+  submit.request_hash = RequestHash("CreateFineTuningJob", request);
+  return planned;
+}
+
+StatusOr<v1::EstimateFineTuningJobResponse> EstimateFineTuning(const ServiceContext& services,
+                                                               const v1::EstimateFineTuningJobRequest& request) {
+  SBORA_ASSIGN_OR_RETURN(const std::string project, core::ParseProject(request.parent(), "parent"));
+  const bool by_config = !request.model_config_json().empty();
+  // What an estimate does not need may be left out; the parser wants all of a job.
+  v1::FineTuningSpec complete = request.spec();
+  if (complete.dataset().empty()) complete.set_dataset("not-needed");
+  if (by_config && complete.model().empty()) complete.set_model("by-config");
+  SBORA_ASSIGN_OR_RETURN(core::JobSpec spec, core::ParseSpec(complete));
+  core::AdapterConfig adapter;
+  if (by_config) {
+    SBORA_ASSIGN_OR_RETURN(adapter.base_config, core::ParseHfConfig(request.model_config_json()));
+  } else {
+    SBORA_ASSIGN_OR_RETURN(const ResourceRow row, FindResourceOrId(services, spec.model, core::Collection::kModels, project, "spec.model"));
+    SBORA_ASSIGN_OR_RETURN(const v1::Model model, ModelOf(row));
+    SBORA_ASSIGN_OR_RETURN(adapter.base_config, ConfigOf(model));
+    adapter.base_model = model.name();
+    adapter.base_hash = model.base_hash();
+  }
+  SBORA_RETURN_IF_ERROR(core::ResolveAgainstModel(adapter.base_config, spec));
+  adapter.method = spec.adapter.method;
+  adapter.rank = spec.adapter.rank;
+  adapter.alpha = spec.adapter.alpha;
+  adapter.dropout = spec.adapter.dropout;
+  adapter.target_modules = spec.adapter.target_modules;
+  adapter.seed = spec.adapter.index_seed;
+  adapter.index_generator_version = core::UsesIndices(adapter.method) ? core::kIndexGeneratorVersion : 0;
+
+  v1::EstimateFineTuningJobResponse response;
+  response.set_trainable_parameters(core::TrainableParameters(adapter.base_config, adapter.method, adapter.rank, adapter.target_modules));
+  response.set_artifact_bytes(core::ArtifactBytes(adapter));
+  for (const core::LinearModule module : adapter.target_modules) {
+    auto& entry = *response.add_modules();
+    const std::string_view name = core::LinearModuleName(module);
+    entry.set_module(std::string(name.substr(0, name.find('_'))));
+    entry.set_trainable_parameters(core::TrainableParameters(adapter.base_config, adapter.method, adapter.rank, {module}));
+  }
+  return response;
+}
+
+}  // namespace sbora::server

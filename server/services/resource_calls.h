@@ -1,0 +1,28 @@
+/// What models, data sets and adapters have in common: get, list, delete.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "common/status.h"
+#include "core/names.h"
+#include "server/services/context.h"
+
+namespace sbora::server {
+
+/// The row behind a full name. Errors: INVALID_ARGUMENT for a malformed name, NOT_FOUND <KIND>_NOT_FOUND.
+StatusOr<ResourceRow> FindResource(const ServiceContext& services, const std::string& name, core::Collection collection,
+                                   std::string_view field);
+/// As FindResource, but a bare id lives in `project`.
+StatusOr<ResourceRow> FindResourceOrId(const ServiceContext& services, const std::string& name, core::Collection collection,
+                                       const std::string& project, std::string_view field);
+
+/// Lists one page and calls `add` for each row; sets `next_page_token`.
+Status ListResources(const ServiceContext& services, ResourceKind kind, const std::string& parent, int page_size,
+                     const std::string& page_token, const std::function<Status(const ResourceRow&)>& add,
+                     std::string& next_page_token);
+
+Status DeleteResourceCall(const ServiceContext& services, const std::string& name, core::Collection collection,
+                          const std::string& etag);
+
+}  // namespace sbora::server

@@ -1,0 +1,105 @@
+#include "server/services/upload_files.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <system_error>
+
+#include "common/status_macros.h"
+
+namespace sbora::server {
+
+struct UploadFiles::Writer::Entry {
+  std::string uid;
+  int64_t size_bytes = 0;
+  Mutex mutex;
+  UniqueFd fd SBORA_GUARDED_BY(mutex);
+  int64_t received SBORA_GUARDED_BY(mutex) = 0;
+  int64_t generation SBORA_GUARDED_BY(mutex) = 0;  // of the newest writer
+};
+
+UploadFiles::Writer::~Writer() = default;
+
+int64_t UploadFiles::Writer::received_bytes() const {
+  MutexLock lock(entry_->mutex);
+  return entry_->received;
+}
+
+Status UploadFiles::Writer::Append(int64_t offset, std::string_view data) {
+  MutexLock lock(entry_->mutex);
+  if (entry_->generation != generation_) {
+    return Aborted("UPLOAD_TAKEN_OVER", fmt::format("upload {} is being written by a newer call", entry_->uid));
+  }
+  if (offset != entry_->received) {
+    return OutOfRange("UPLOAD_OFFSET", fmt::format("offset {} does not follow what was received; go on at {}", offset, entry_->received))
+        .WithMetadata("expected_offset", std::to_string(entry_->received));
+  }
+  if (entry_->received + static_cast<int64_t>(data.size()) > entry_->size_bytes) {
+    return OutOfRange("UPLOAD_TOO_LONG", fmt::format("{} bytes at offset {} exceed the announced size of {} bytes", data.size(), offset,
+                                                     entry_->size_bytes));
+  }
+  const Status written = WriteAll(entry_->fd.get(), data, fmt::format("upload {}", entry_->uid));
+  if (!written.ok()) {
+    // A full disk may have taken half of the chunk; the file must end where `received` says.
+    if (::ftruncate(entry_->fd.get(), entry_->received) != 0) return FromErrno(errno, fmt::format("upload {}", entry_->uid));
+    return written;
+  }
+  entry_->received += static_cast<int64_t>(data.size());
+  return OkStatus();
+}
+
+Status UploadFiles::Writer::Sync() {
+  MutexLock lock(entry_->mutex);
+  if (::fdatasync(entry_->fd.get()) == 0) return OkStatus();
+  return FromErrno(errno, fmt::format("syncing upload {}", entry_->uid));
+}
+
+StatusOr<std::unique_ptr<UploadFiles>> UploadFiles::Create(const std::filesystem::path& directory) {
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error) return FromErrno(error.value(), directory.string());
+  return std::unique_ptr<UploadFiles>(new UploadFiles(directory));
+}
+
+StatusOr<std::unique_ptr<UploadFiles::Writer>> UploadFiles::Open(const std::string& uid, int64_t size_bytes) {
+  MutexLock lock(mutex_);
+  std::shared_ptr<Writer::Entry> entry = entries_[uid].lock();
+  if (entry == nullptr) {
+    entry = std::make_shared<Writer::Entry>();
+    entry->uid = uid;
+    entry->size_bytes = size_bytes;
+    entries_[uid] = entry;
+  }
+  MutexLock entry_lock(entry->mutex);
+  // The file is opened anew each time: after a full disk its length may differ from what the older writer believed.
+  entry->fd = UniqueFd(::open(PathOf(uid).c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+  if (!entry->fd.valid()) return FromErrno(errno, PathOf(uid).string());
+  struct stat info {};
+  if (::fstat(entry->fd.get(), &info) != 0) return FromErrno(errno, PathOf(uid).string());
+  entry->received = info.st_size;
+  return std::unique_ptr<Writer>(new Writer(entry, ++entry->generation));
+}
+
+int64_t UploadFiles::Received(const std::string& uid) const {
+  std::error_code error;
+  const auto size = std::filesystem::file_size(PathOf(uid), error);
+  return error ? 0 : static_cast<int64_t>(size);
+}
+
+StatusOr<std::filesystem::path> UploadFiles::Seal(const std::string& uid) {
+  SBORA_ASSIGN_OR_RETURN(const std::unique_ptr<Writer> writer, Open(uid, 0));
+  SBORA_RETURN_IF_ERROR(writer->Sync());
+  return PathOf(uid);
+}
+
+void UploadFiles::Remove(const std::string& uid) {
+  std::error_code ignored;  // a file that is gone already is what we want
+  std::filesystem::remove(PathOf(uid), ignored);
+  MutexLock lock(mutex_);
+  entries_.erase(uid);
+}
+
+}  // namespace sbora::server

@@ -1,0 +1,243 @@
+#include "server/services/worker_service.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "common/ids.h"
+#include "common/status_macros.h"
+#include "server/services/admin_service.h"
+#include "server/services/requests.h"
+#include "server/services/rpc.h"
+#include "server/services/stored_files.h"
+
+namespace sbora::server {
+namespace {
+
+constexpr std::string_view kSyncMethod = "sbora.worker.v1.WorkerService/Synchronize";
+constexpr size_t kMaxEventBytes = 8 * 1024;
+
+Status CheckSync(const worker::v1::SynchronizeRequest& request) {
+  SBORA_RETURN_IF_ERROR(CheckResourceId(request.worker(), "worker"));
+  if (!IsUuid(request.instance_uuid())) {
+    return InvalidArgument("BAD_INSTANCE", "instance_uuid is no UUID").WithViolation("instance_uuid", "must be a UUID made at the start of the agent");
+  }
+  if (request.protocol_min() <= kWorkerProtocolMax && request.protocol_max() >= kWorkerProtocolMin) return OkStatus();
+  return FailedPrecondition("PROTOCOL_VERSION", fmt::format("the agent speaks protocol {} to {}, this server {} to {}; upgrade the older one",
+                                                            request.protocol_min(), request.protocol_max(), kWorkerProtocolMin,
+                                                            kWorkerProtocolMax))
+      .WithMetadata("server_min", std::to_string(kWorkerProtocolMin))
+      .WithMetadata("server_max", std::to_string(kWorkerProtocolMax));
+}
+
+/// What outlives one Synchronize call: the agent may go away while the scheduler holds it. Shared by gRPC's reactor, the
+/// pool task and the scheduler's callback.
+struct SyncState {
+  Mutex mutex;
+  uint64_t handle SBORA_GUARDED_BY(mutex) = 0;
+  bool cancelled SBORA_GUARDED_BY(mutex) = false;
+};
+
+class SyncCall final : public grpc::ServerUnaryReactor {
+ public:
+  SyncCall(const ServiceContext& services, const grpc::CallbackServerContext& context, const worker::v1::SynchronizeRequest* request,
+           worker::v1::SynchronizeResponse* response)
+      : services_(services), response_(response), start_(services.clock->Now()), state_(std::make_shared<SyncState>()) {
+    const Status allowed = BeginCall(services_, context, kSyncMethod);
+    if (allowed.ok()) {
+      services_.pool->Submit([this, request, state = state_, &services] { Run(*request, state, services); });
+    } else {
+      End(allowed);
+    }
+  }
+
+  void OnCancel() override {
+    uint64_t handle = 0;
+    {
+      MutexLock lock(state_->mutex);
+      state_->cancelled = true;
+      handle = state_->handle;
+    }
+    if (handle != 0) services_.coordinator->CancelSync(handle);
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  void End(const Status& status) { Finish(FinishCall(services_, kSyncMethod, start_, status)); }
+
+  /// After Synchronize was called, this object may be gone at any time: only `state` and `services` may be used.
+  void Run(const worker::v1::SynchronizeRequest& request, const std::shared_ptr<SyncState>& state, const ServiceContext& services) {
+    StatusOr<SyncRequest> converted = SyncRequestOf(services, request);
+    if (!converted.ok()) return End(converted.status());
+    const uint64_t handle = services.coordinator->Synchronize(std::move(converted).value(), [this](StatusOr<SyncResponse> answer) {
+      End(answer.ok() ? FillResponse(*answer, services_.timing, *response_) : answer.status());
+    });
+    bool cancelled = false;
+    {
+      MutexLock lock(state->mutex);
+      state->handle = handle;
+      cancelled = state->cancelled;
+    }
+    if (cancelled) services.coordinator->CancelSync(handle);
+  }
+
+  const ServiceContext& services_;
+  worker::v1::SynchronizeResponse* const response_;
+  const MonotonicTime start_;
+  const std::shared_ptr<SyncState> state_;
+};
+
+StatusOr<ReportItem> ReportItemOf(const ServiceContext& services, const worker::v1::ReportItem& from) {
+  ReportItem item;
+  item.sequence = from.sequence();
+  switch (from.item_case()) {
+    case worker::v1::ReportItem::kMetric:
+      item.item = MetricItem{from.metric().step(), Serialize(from.metric())};
+      return item;
+    case worker::v1::ReportItem::kEvent: {
+      const v1::FineTuningEvent& event = from.event();
+      const int64_t time_ms = event.has_time() ? event.time().seconds() * 1000 + event.time().nanos() / 1'000'000
+                                               : ToUnixMillis(services.clock->WallNow());
+      item.item = EventItem{time_ms, std::max<int32_t>(1, event.level()), event.type(), event.message().substr(0, kMaxEventBytes)};
+      return item;
+    }
+    case worker::v1::ReportItem::kCheckpoint: {
+      CheckpointItem checkpoint;
+      checkpoint.step = from.checkpoint().step();
+      worker::v1::InputGroup group;
+      group.set_name("checkpoint");
+      for (const v1::File& file : from.checkpoint().files()) {
+        SBORA_ASSIGN_OR_RETURN(const ObjectRow object, FindObject(services, file.object()));
+        if (object.size_bytes != file.size_bytes() || object.sha256 != file.sha256()) {
+          return InvalidArgument("BAD_CHECKPOINT", fmt::format("checkpoint file {} is not what was uploaded", file.path()));
+        }
+        checkpoint.object_uids.push_back(object.uid);
+        *group.add_files() = file;
+      }
+      checkpoint.files = Serialize(group);
+      if (from.checkpoint().has_validation_loss()) checkpoint.validation_loss = from.checkpoint().validation_loss();
+      item.item = std::move(checkpoint);
+      return item;
+    }
+    case worker::v1::ReportItem::ITEM_NOT_SET: break;
+  }
+  return InvalidArgument("EMPTY_REPORT", fmt::format("report item {} holds nothing", from.sequence()));
+}
+
+StatusOr<AttemptReport> AttemptReportOf(const ServiceContext& services, const worker::v1::AttemptReport& from) {
+  AttemptReport report;
+  report.lease = {from.lease().uid(), from.lease().epoch()};
+  switch (from.state_case()) {
+    case worker::v1::AttemptReport::kPreparing: {
+      v1::JobProgress progress;
+      progress.set_phase(from.preparing().phase());
+      report.phase = AttemptPhase::kPreparing;
+      report.progress = Serialize(progress);
+      break;
+    }
+    case worker::v1::AttemptReport::kRunning:
+      report.phase = AttemptPhase::kRunning;
+      if (from.running().has_progress()) report.progress = Serialize(from.running().progress());
+      report.device = from.running().device();
+      break;
+    case worker::v1::AttemptReport::kStopping: report.phase = AttemptPhase::kStopping; break;
+    case worker::v1::AttemptReport::kCommitting: report.phase = AttemptPhase::kCommitting; break;
+    case worker::v1::AttemptReport::kEnded:
+      report.phase = AttemptPhase::kEnded;
+      report.reason = static_cast<core::TerminationReason>(from.ended().reason());
+      if (!v1::TerminationReason_IsValid(from.ended().reason())) report.reason = core::TerminationReason::kInternal;
+      report.failure = {from.ended().failure().code(), from.ended().failure().reason(), from.ended().failure().message()};
+      break;
+    case worker::v1::AttemptReport::STATE_NOT_SET:
+      return InvalidArgument("EMPTY_REPORT", fmt::format("the report of lease {} has no state", from.lease().uid()));
+  }
+  SBORA_ASSIGN_OR_RETURN(report.items, ReportItemsOf(services, from.items()));
+  return report;
+}
+
+Status FillLease(const StartDecision& from, const core::LeaseTiming& timing, worker::v1::Lease& to) {
+  to.mutable_id()->set_uid(from.lease.uid);
+  to.mutable_id()->set_epoch(from.lease.epoch);
+  to.set_resource(from.resource);
+  to.set_project(core::ProjectName(from.project));
+  to.set_attempt(from.attempt);
+  for (const std::string& slot : from.slots) to.add_slots(slot);
+  SBORA_RETURN_IF_ERROR(ParseStored(from.payload->task, "task", *to.mutable_task()));
+  if (from.checkpoint_step >= 0 && !from.checkpoint_files.empty()) {
+    SBORA_RETURN_IF_ERROR(ParseStored(from.checkpoint_files, "checkpoint", *to.mutable_task()->add_inputs()));
+  }
+  const auto seconds = [](Duration duration) { return std::chrono::duration<double>(duration).count(); };
+  to.mutable_timing()->set_renew_every_seconds(seconds(timing.renew_every));
+  to.mutable_timing()->set_self_fence_seconds(seconds(timing.self_fence));
+  to.mutable_timing()->set_lease_seconds(seconds(timing.lease));
+  to.mutable_timing()->set_hang_seconds(seconds(timing.hang));
+  return OkStatus();
+}
+
+}  // namespace
+
+StatusOr<std::vector<ReportItem>> ReportItemsOf(const ServiceContext& services,
+                                                const google::protobuf::RepeatedPtrField<worker::v1::ReportItem>& items) {
+  std::vector<ReportItem> converted;
+  for (const worker::v1::ReportItem& from : items) {
+    SBORA_ASSIGN_OR_RETURN(ReportItem item, ReportItemOf(services, from));
+    converted.push_back(std::move(item));
+  }
+  return converted;
+}
+
+StatusOr<SyncRequest> SyncRequestOf(const ServiceContext& services, const worker::v1::SynchronizeRequest& request) {
+  SBORA_RETURN_IF_ERROR(CheckSync(request));
+  SyncRequest sync;
+  sync.worker = request.worker();
+  sync.instance_uuid = request.instance_uuid();
+  sync.version = request.version();
+  sync.host = request.host();
+  for (const worker::v1::Slot& slot : request.slots()) {
+    sync.slots.push_back({slot.id(), slot.device() == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu, slot.gpu_name()});
+  }
+  sync.draining = request.draining();
+  sync.acknowledged_sequence = request.acknowledged_sequence();
+  for (const worker::v1::AttemptReport& from : request.attempts()) {
+    SBORA_ASSIGN_OR_RETURN(AttemptReport report, AttemptReportOf(services, from));
+    sync.attempts.push_back(std::move(report));
+  }
+  return sync;
+}
+
+Status FillResponse(const SyncResponse& from, const core::LeaseTiming& timing, worker::v1::SynchronizeResponse& to) {
+  to.set_sequence(from.sequence);
+  for (const StartDecision& start : from.start) SBORA_RETURN_IF_ERROR(FillLease(start, timing, *to.add_start()));
+  for (const RenewDecision& renewed : from.renewed) {
+    worker::v1::RenewedLease& lease = *to.add_renewed();
+    lease.mutable_id()->set_uid(renewed.lease.uid);
+    lease.mutable_id()->set_epoch(renewed.lease.epoch);
+    lease.set_acknowledged_item(renewed.acknowledged_item);
+  }
+  for (const StopDecision& stop : from.stop) {
+    worker::v1::StopLease& lease = *to.add_stop();
+    lease.mutable_id()->set_uid(stop.lease.uid);
+    lease.mutable_id()->set_epoch(stop.lease.epoch);
+    lease.set_reason(static_cast<worker::v1::StopLease::Reason>(stop.reason));
+  }
+  const auto nanos = std::chrono::duration_cast<std::chrono::nanoseconds>(from.next_call_after).count();
+  to.mutable_next_call_after()->set_seconds(nanos / 1'000'000'000);
+  to.mutable_next_call_after()->set_nanos(static_cast<int>(nanos % 1'000'000'000));
+  to.set_drain(from.drain);
+  return OkStatus();
+}
+
+grpc::ServerUnaryReactor* WorkerServiceImpl::Synchronize(grpc::CallbackServerContext* context,
+                                                         const worker::v1::SynchronizeRequest* request,
+                                                         worker::v1::SynchronizeResponse* response) {
+  return new SyncCall(services_, *context, request, response);  // deletes itself in OnDone
+}
+
+grpc::Status WorkerServiceImpl::CommitAttempt(grpc::ServerContext* context, const worker::v1::CommitAttemptRequest* request,
+                                              worker::v1::CommitAttemptResponse*) {
+  return Unary(services_, *context, "sbora.worker.v1.WorkerService/CommitAttempt",
+               [&](const Call&) { return CommitTask(services_, *request); });
+}
+
+}  // namespace sbora::server
