@@ -368,15 +368,20 @@ StatusOr<std::unique_ptr<Watcher>> CoordinatorImpl::Watch(std::string_view name,
 // --- leases and workers ---------------------------------------------------------------------------------------------
 
 StatusOr<Work> CoordinatorImpl::CheckLease(const core::LeaseId& lease, bool* committed) {
+  const StatusOr<Work> open = scheduler_.CheckLease(lease, Now());
+  *committed = false;
+  if (open.status().reason() != "LEASE_FENCED") return open;
+  // It may be over because it has committed, perhaps just now: behind a barrier the store knows.
+  SBORA_RETURN_IF_ERROR(Write({}));
   SBORA_ASSIGN_OR_RETURN(auto done, options_.store->FindCommittedBy(lease.uid));
   *committed = done.has_value() && done->row.epoch == lease.epoch;
-  if (*committed) return *std::move(done);
-  return scheduler_.CheckLease(lease, Now());
+  if (!*committed) return open;
+  return *std::move(done);
 }
 
 Status CoordinatorImpl::CommitAttempt(CommitRequest request) {
   bool committed = false;
-  const StatusOr<Work> checked = CheckLease(request.lease, &committed);
+  SBORA_RETURN_IF_ERROR(CheckLease(request.lease, &committed).status());
   if (committed) return OkStatus();
   // A precondition that fails after the scheduler has decided would part memory and store, so look first. Nobody else
   // can take these names meanwhile: the work has reserved them.

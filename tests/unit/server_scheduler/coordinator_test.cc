@@ -1,0 +1,274 @@
+#include "server/scheduler/coordinator.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <future>
+#include <set>
+#include <thread>
+
+#include "common/file.h"
+#include "server/store/sqlite_store.h"
+
+namespace sbora::server {
+namespace {
+
+using core::JobState;
+
+/// The real store, whose commits can be made to fail.
+class FailingStore : public Store {
+ public:
+  explicit FailingStore(std::unique_ptr<Store> real) : real_(std::move(real)) {}
+  std::atomic<bool> failing = false;
+
+  StatusOr<std::vector<Status>> Commit(std::span<const WriteSet* const> batch) override {
+    if (failing) return ResourceExhausted("NO_SPACE", "the disk is full");
+    return real_->Commit(batch);
+  }
+  StatusOr<ActiveState> LoadActive() const override { return real_->LoadActive(); }
+  StatusOr<Work> GetWork(std::string_view n) const override { return real_->GetWork(n); }
+  StatusOr<Work> GetWorkByUid(std::string_view u) const override { return real_->GetWorkByUid(u); }
+  StatusOr<std::optional<Work>> FindCommittedBy(std::string_view l) const override { return real_->FindCommittedBy(l); }
+  StatusOr<Page<Work>> ListWork(const WorkQuery& q) const override { return real_->ListWork(q); }
+  StatusOr<std::vector<EventRow>> ListEvents(std::string_view w, int64_t a, int l) const override {
+    return real_->ListEvents(w, a, l);
+  }
+  StatusOr<std::vector<StreamItem>> ListStream(std::string_view w, int64_t a, int l) const override {
+    return real_->ListStream(w, a, l);
+  }
+  StatusOr<std::vector<MetricRow>> ListMetrics(std::string_view w, int64_t a, int l) const override {
+    return real_->ListMetrics(w, a, l);
+  }
+  StatusOr<std::vector<CheckpointRow>> ListCheckpoints(std::string_view w, int64_t a, int l) const override {
+    return real_->ListCheckpoints(w, a, l);
+  }
+  StatusOr<ResourceRow> GetResource(std::string_view n) const override { return real_->GetResource(n); }
+  StatusOr<Page<ResourceRow>> ListResources(ResourceKind k, std::string_view p, int s,
+                                            std::string_view c) const override {
+    return real_->ListResources(k, p, s, c);
+  }
+  StatusOr<bool> IsNameTaken(std::string_view n) const override { return real_->IsNameTaken(n); }
+  StatusOr<std::optional<RequestRow>> FindRequest(std::string_view p, std::string_view r) const override {
+    return real_->FindRequest(p, r);
+  }
+  StatusOr<UploadRow> GetUpload(std::string_view u) const override { return real_->GetUpload(u); }
+  StatusOr<std::vector<UploadRow>> ListExpiredUploads(int64_t n, int l) const override {
+    return real_->ListExpiredUploads(n, l);
+  }
+  StatusOr<ObjectRow> GetObject(std::string_view u) const override { return real_->GetObject(u); }
+  StatusOr<std::vector<ObjectRow>> ListUnownedObjects(int64_t b, int l) const override {
+    return real_->ListUnownedObjects(b, l);
+  }
+  StatusOr<std::vector<WorkerRow>> ListWorkers() const override { return real_->ListWorkers(); }
+  StatusOr<int> SchemaVersion() const override { return real_->SchemaVersion(); }
+  std::string_view kind() const override { return "failing"; }
+
+ private:
+  std::unique_ptr<Store> real_;
+};
+
+class CoordinatorTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto directory = TempDirectory::Create(::testing::TempDir(), "coordinator");
+    ASSERT_TRUE(directory.ok());
+    directory_ = std::make_unique<TempDirectory>(std::move(*directory));
+    auto store = OpenSqliteStore({.path = directory_->path() / "sbora.db", .readers = 4});
+    ASSERT_TRUE(store.ok()) << store.status();
+    store_ = std::make_unique<FailingStore>(std::move(*store));
+    CoordinatorOptions options;
+    options.store = store_.get();
+    options.config.poll_idle = std::chrono::milliseconds(300);
+    options.on_serving = [this](bool serving) {
+      std::lock_guard lock(mutex_);
+      history_.push_back(serving);
+      changed_.notify_all();
+    };
+    auto coordinator = Coordinator::Start(std::move(options));
+    ASSERT_TRUE(coordinator.ok()) << coordinator.status();
+    coordinator_ = std::move(*coordinator);
+  }
+
+  static SubmitRequest Request(const std::string& id, const std::string& request_id = "") {
+    SubmitRequest request;
+    request.project = "default";
+    request.id = id;
+    request.name = "projects/default/fineTuningJobs/" + id;
+    request.validated = true;
+    request.request_id = request_id;
+    request.request_hash = "hash";
+    request.payload = {.spec = "spec " + id, .task = "task"};
+    return request;
+  }
+  StatusOr<SyncResponse> Sync(SyncRequest request) {
+    auto answer = std::make_shared<std::promise<StatusOr<SyncResponse>>>();
+    auto result = answer->get_future();
+    coordinator_->Synchronize(std::move(request),
+                              [answer](StatusOr<SyncResponse> response) { answer->set_value(std::move(response)); });
+    return result.get();
+  }
+  static SyncRequest Report() {
+    SyncRequest request;
+    request.worker = "w";
+    request.instance_uuid = "w-1";
+    request.slots = {{.id = "s0", .device = DeviceKind::kCpu, .gpu_name = {}}};
+    return request;
+  }
+  void AwaitServing(bool serving) {
+    std::unique_lock lock(mutex_);
+    ASSERT_TRUE(changed_.wait_for(lock, std::chrono::seconds(20), [&] { return history_.back() == serving; }));
+  }
+
+  std::unique_ptr<TempDirectory> directory_;
+  std::unique_ptr<FailingStore> store_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<bool> history_;
+  std::unique_ptr<Coordinator> coordinator_;
+};
+
+TEST_F(CoordinatorTest, RacingSubmitsWithOneRequestIdMakeOneJob) {
+  std::vector<std::thread> threads;
+  std::mutex mutex;
+  std::set<std::string> uids;
+  for (int i = 0; i < 8; ++i) {
+    threads.emplace_back([&, i] {
+      for (int round = 0; round < 5; ++round) {
+        // Ids are made up by the server when the caller gives none, so racing calls carry different ones.
+        const auto work = coordinator_->Submit(Request(fmt::format("job-{}-{}", i, round), "request-1"));
+        ASSERT_TRUE(work.ok()) << work.status();
+        const std::lock_guard lock(mutex);
+        uids.insert(work->row.uid);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(uids.size(), 1u);
+  EXPECT_EQ(store_->ListWork({.project = "default", .kinds = {}, .states = {}, .page_size = 50, .cursor = {}})->rows.size(), 1u);
+  SubmitRequest other = Request("x", "request-1");
+  other.request_hash = "another";
+  EXPECT_EQ(coordinator_->Submit(other).status().reason(), "REQUEST_ID_REUSED");
+}
+
+TEST_F(CoordinatorTest, RacingSubmitsOfOneNameMakeOneJob) {
+  std::atomic<int> made = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i) {
+    threads.emplace_back([&] {
+      const auto work = coordinator_->Submit(Request("same"));
+      if (work.ok()) {
+        ++made;
+      } else {
+        EXPECT_EQ(work.status().reason(), "NAME_TAKEN") << work.status();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(made, 1);
+}
+
+TEST_F(CoordinatorTest, AHeldCallIsAnsweredWhenWorkArrivesAndOtherwiseInTime) {
+  const auto idle = Sync(Report());
+  ASSERT_TRUE(idle.ok());
+  EXPECT_TRUE(idle->start.empty());
+  std::promise<StatusOr<SyncResponse>> answer;
+  auto result = answer.get_future();
+  coordinator_->Synchronize(Report(), [&](StatusOr<SyncResponse> response) { answer.set_value(std::move(response)); });
+  ASSERT_TRUE(coordinator_->Submit(Request("a")).ok());
+  const auto response = result.get();
+  ASSERT_TRUE(response.ok());
+  ASSERT_EQ(response->start.size(), 1u);
+  EXPECT_EQ(response->start[0].payload->spec, "spec a");
+}
+
+TEST_F(CoordinatorTest, ASecondCallOfAWorkerReplacesTheFirst) {
+  std::promise<Status> first;
+  coordinator_->Synchronize(Report(), [&](StatusOr<SyncResponse> r) { first.set_value(r.status()); });
+  EXPECT_TRUE(Sync(Report()).ok());
+  EXPECT_EQ(first.get_future().get().reason(), "SYNC_REPLACED");
+  std::promise<Status> cancelled;
+  const uint64_t handle =
+      coordinator_->Synchronize(Report(), [&](StatusOr<SyncResponse> r) { cancelled.set_value(r.status()); });
+  coordinator_->CancelSync(handle);
+  EXPECT_EQ(cancelled.get_future().get().reason(), "SYNC_CANCELLED");
+}
+
+TEST_F(CoordinatorTest, CommitMakesTheAdapterInTheSameTransactionAndOnce) {
+  SubmitRequest request = Request("a");
+  request.reserves = {"projects/default/adapters/a"};
+  const auto work = coordinator_->Submit(std::move(request));
+  ASSERT_TRUE(work.ok()) << work.status();
+  SubmitRequest clash = Request("b");
+  clash.reserves = {"projects/default/adapters/a"};
+  EXPECT_EQ(coordinator_->Submit(std::move(clash)).status().reason(), "NAME_TAKEN");
+  const auto granted = Sync(Report());
+  ASSERT_TRUE(granted.ok());
+  ASSERT_EQ(granted->start.size(), 1u);
+  CommitRequest commit;
+  commit.worker = "w";
+  commit.instance_uuid = "w-1";
+  commit.lease = granted->start[0].lease;
+  commit.result = "done";
+  commit.resources = {InsertResource{.row = {.kind = ResourceKind::kAdapter,
+                                             .uid = "0190-adapter",
+                                             .project = "default",
+                                             .id = "a",
+                                             .name = "projects/default/adapters/a",
+                                             .version = 1,
+                                             .create_ms = 1,
+                                             .payload = "adapter"},
+                                     .by_work = work->row.uid}};
+  bool committed = true;
+  ASSERT_TRUE(coordinator_->CheckLease(commit.lease, &committed).ok());
+  EXPECT_FALSE(committed);
+  ASSERT_TRUE(coordinator_->CommitAttempt(commit).ok());
+  ASSERT_TRUE(coordinator_->CommitAttempt(commit).ok());
+  ASSERT_TRUE(coordinator_->CheckLease(commit.lease, &committed).ok());
+  EXPECT_TRUE(committed);
+  commit.lease.uid = "somebody else's";
+  EXPECT_EQ(coordinator_->CommitAttempt(commit).reason(), "LEASE_FENCED");
+  EXPECT_EQ(store_->GetResource("projects/default/adapters/a")->payload, "adapter");
+  const auto ended = coordinator_->Wait(work->row.name, SystemClock().Now() + std::chrono::seconds(5));
+  ASSERT_TRUE(ended.ok());
+  EXPECT_EQ(ended->row.state, JobState::kSucceeded);
+  EXPECT_EQ(coordinator_->Cancel(work->row.name, 0).status().reason(), "JOB_ENDED");
+  EXPECT_TRUE(coordinator_->Delete(work->row.name, 0).ok());
+  EXPECT_EQ(coordinator_->Cancel(work->row.name, 0).status().reason(), "WORK_NOT_FOUND");
+}
+
+TEST_F(CoordinatorTest, AFailedCommitStopsServingAndNothingAcceptedIsLost) {
+  ASSERT_TRUE(coordinator_->Submit(Request("kept")).ok());
+  store_->failing = true;
+  EXPECT_EQ(coordinator_->Submit(Request("refused")).status().reason(), "NOT_SERVING");
+  AwaitServing(false);
+  EXPECT_EQ(coordinator_->Cancel("projects/default/fineTuningJobs/kept", 0).status().code(), StatusCode::kUnavailable);
+  EXPECT_EQ(Sync(Report()).status().code(), StatusCode::kUnavailable);
+  store_->failing = false;
+  AwaitServing(true);
+  EXPECT_EQ(store_->GetWork("projects/default/fineTuningJobs/refused").status().code(), StatusCode::kNotFound);
+  const auto granted = Sync(Report());
+  ASSERT_TRUE(granted.ok()) << granted.status();
+  ASSERT_EQ(granted->start.size(), 1u);
+  EXPECT_EQ(granted->start[0].resource, "projects/default/fineTuningJobs/kept");
+}
+
+TEST_F(CoordinatorTest, CreateResourceOncePerRequestId) {
+  const ResourceRow row{.kind = ResourceKind::kDataset, .uid = "u1", .project = "default", .id = "d",
+                        .name = "projects/default/datasets/d", .version = 1, .create_ms = 1, .payload = "data"};
+  RequestRow request;
+  request.request_id = "r";
+  request.hash = "h";
+  bool existing = true;
+  ASSERT_TRUE(coordinator_->CreateResource(row, {}, request, &existing).ok());
+  EXPECT_FALSE(existing);
+  ASSERT_TRUE(coordinator_->CreateResource(row, {}, request, &existing).ok());
+  EXPECT_TRUE(existing);
+  request.hash = "other";
+  EXPECT_EQ(coordinator_->CreateResource(row, {}, request, &existing).status().reason(), "REQUEST_ID_REUSED");
+  request.request_id = "r2";
+  EXPECT_EQ(coordinator_->CreateResource(row, {}, request, &existing).status().reason(), "DATASET_EXISTS");
+}
+
+}  // namespace
+}  // namespace sbora::server

@@ -1,0 +1,284 @@
+#include "server/store/sqlite_store.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sqlite3.h>
+
+#include "common/file.h"
+
+namespace sbora::server {
+namespace {
+
+using core::JobState;
+
+class SqliteStoreTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto directory = TempDirectory::Create(::testing::TempDir(), "store");
+    ASSERT_TRUE(directory.ok());
+    directory_ = std::make_unique<TempDirectory>(std::move(*directory));
+    path_ = directory_->path() / "sbora.db";
+    Open();
+  }
+  void Open() {
+    store_.reset();
+    auto store = OpenSqliteStore({.path = path_, .readers = 2});
+    ASSERT_TRUE(store.ok()) << store.status();
+    store_ = std::move(*store);
+  }
+  Status Write(std::vector<Mutation> mutations, bool may_fail = true) {
+    const WriteSet set{.mutations = std::move(mutations), .may_fail = may_fail};
+    const WriteSet* const sets[] = {&set};
+    auto result = store_->Commit(sets);
+    return result.ok() ? result->front() : result.status();
+  }
+  static WorkRow Row(const std::string& id, WorkKind kind = WorkKind::kTrain, JobState state = JobState::kQueued) {
+    WorkRow row;
+    row.uid = "uid-" + id;
+    row.kind = kind;
+    row.project = "default";
+    row.id = id;
+    row.name = "projects/default/fineTuningJobs/" + id;
+    row.version = 1;
+    row.state = state;
+    return row;
+  }
+  static PutWork Insert(WorkRow row, std::vector<std::string> uses = {}, std::vector<std::string> reserves = {}) {
+    return {.row = std::move(row),
+            .payload = std::make_shared<WorkPayload>(WorkPayload{.spec = std::string("s\0x", 3), .task = "t"}),
+            .uses = std::move(uses),
+            .reserves = std::move(reserves)};
+  }
+  static PutWork Update(WorkRow row) { return {.row = std::move(row), .payload = nullptr, .uses = {}, .reserves = {}}; }
+  static ResourceRow Model(const std::string& id) {
+    return {.kind = ResourceKind::kModel, .uid = "m-" + id, .project = "default", .id = id,
+            .name = "projects/default/models/" + id, .version = 1, .create_ms = 5, .payload = "model"};
+  }
+
+  std::unique_ptr<TempDirectory> directory_;
+  std::filesystem::path path_;
+  std::unique_ptr<Store> store_;
+};
+
+TEST_F(SqliteStoreTest, EveryFieldComesBack) {
+  WorkRow row = Row("a");
+  row.priority = -3;
+  row.ranks = 4;
+  row.device = DeviceKind::kCuda;
+  row.max_queue_ms = 1;
+  row.max_attempt_ms = 2;
+  row.max_total_ms = 3;
+  row.create_ms = 4;
+  row.request_id = "r";
+  ASSERT_TRUE(Write({Insert(row)}).ok());
+  EXPECT_EQ(store_->GetWork(row.name)->row, row);
+  EXPECT_EQ(store_->GetWork(row.name)->payload->spec, std::string("s\0x", 3));
+  row.version = 2;
+  row.state = JobState::kRunning;
+  row.reason = core::TerminationReason::kHang;
+  row.failure = {.code = 13, .reason = "R", .message = "m"};
+  row.epoch = 7;
+  row.attempt = 6;
+  row.recovery_count = 5;
+  row.failed_attempts = 2;
+  row.backoff_steps = 3;
+  row.sequence = 99;
+  row.total_ms = 1000;
+  row.queued_ms = 10;
+  row.start_ms = 11;
+  row.end_ms = 12;
+  row.worker = "w";
+  row.resolved_device = "cuda";
+  row.checkpoint_step = 40;
+  row.checkpoint_files = std::string("\0f", 2);
+  row.committed_lease = "l";
+  row.result = std::string("\0r", 2);
+  const LeaseRow lease{.id = {.uid = "l", .epoch = 7}, .work_uid = row.uid, .worker = "w", .instance_uuid = "i",
+                       .attempt = 6, .slots = {"s0", "s1"}, .stop = StopReason::kPause, .acknowledged_item = 8,
+                       .start_checkpoint_step = 30, .running_ms = 5};
+  const WorkerRow worker{.name = "w", .instance_uuid = "i", .state = WorkerState::kDraining, .drain_asked = true,
+                         .version = "1", .host = "h", .slots_total = 2, .gpus = {"A", "B"}, .last_seen_ms = 3};
+  ASSERT_TRUE(Write({Update(row), PutLease{lease}, PutWorker{worker}}).ok());
+  Open();
+  const auto active = store_->LoadActive();
+  ASSERT_TRUE(active.ok()) << active.status();
+  ASSERT_EQ(active->works.size(), 1u);
+  EXPECT_EQ(active->works[0].row, row);
+  EXPECT_THAT(active->leases, ::testing::ElementsAre(lease));
+  EXPECT_THAT(active->workers, ::testing::ElementsAre(worker));
+  EXPECT_EQ(store_->FindCommittedBy("l")->value().row.uid, row.uid);
+  EXPECT_FALSE(store_->FindCommittedBy("")->has_value());
+}
+
+TEST_F(SqliteStoreTest, AnUpdateOfAnotherVersionOrOfEndedWorkIsRefused) {
+  WorkRow row = Row("a");
+  ASSERT_TRUE(Write({Insert(row)}).ok());
+  row.version = 3;
+  EXPECT_EQ(Write({Update(row)}).reason(), "WORK_MOVED_ON");
+  row.version = 2;
+  row.state = JobState::kSucceeded;
+  ASSERT_TRUE(Write({Update(row)}).ok());
+  row.version = 3;
+  row.state = JobState::kQueued;
+  EXPECT_EQ(Write({Update(row)}).reason(), "WORK_MOVED_ON");
+}
+
+TEST_F(SqliteStoreTest, AFailedPreconditionUndoesItsSetAlone) {
+  const WriteSet good{.mutations = {Insert(Row("a"))}, .may_fail = true};
+  const WriteSet bad{.mutations = {Insert(Row("b")), Insert(Row("a"))}, .may_fail = true};
+  const WriteSet good_too{.mutations = {Insert(Row("c"))}, .may_fail = true};
+  const WriteSet* const sets[] = {&good, &bad, &good_too};
+  const auto results = store_->Commit(sets);
+  ASSERT_TRUE(results.ok());
+  EXPECT_TRUE((*results)[0].ok());
+  EXPECT_EQ((*results)[1].reason(), "NAME_TAKEN");
+  EXPECT_TRUE((*results)[2].ok());
+  EXPECT_TRUE(store_->GetWork(Row("a").name).ok());
+  EXPECT_EQ(store_->GetWork(Row("b").name).status().code(), StatusCode::kNotFound);
+  EXPECT_TRUE(store_->GetWork(Row("c").name).ok());
+  // A scheduler's set that fails takes the whole batch with it.
+  const WriteSet fatal{.mutations = {Insert(Row("a"))}, .may_fail = false};
+  const WriteSet innocent{.mutations = {Insert(Row("d"))}, .may_fail = true};
+  const WriteSet* const parted[] = {&innocent, &fatal};
+  EXPECT_FALSE(store_->Commit(parted).ok());
+  EXPECT_EQ(store_->GetWork(Row("d").name).status().code(), StatusCode::kNotFound);
+}
+
+TEST_F(SqliteStoreTest, OneLeaseOfAWorkAtMost) {
+  ASSERT_TRUE(Write({Insert(Row("a"))}).ok());
+  LeaseRow lease;
+  lease.id = {.uid = "l1", .epoch = 1};
+  lease.work_uid = "uid-a";
+  ASSERT_TRUE(Write({PutLease{lease}}).ok());
+  lease.id = {.uid = "l2", .epoch = 2};
+  EXPECT_FALSE(Write({PutLease{lease}}).ok());
+  EXPECT_TRUE(Write({DeleteLease{"l1"}, PutLease{lease}}).ok());
+}
+
+TEST_F(SqliteStoreTest, UsedResourcesStayAndReservedNamesAreTaken) {
+  ASSERT_TRUE(Write({InsertResource{.row = Model("m"), .by_work = {}}}).ok());
+  const std::string adapter = "projects/default/adapters/a";
+  EXPECT_EQ(Write({Insert(Row("x"), {"projects/default/models/none"})}).reason(), "RESOURCE_NOT_FOUND");
+  WorkRow row = Row("a");
+  ASSERT_TRUE(Write({Insert(row, {Model("m").name}, {adapter})}).ok());
+  EXPECT_EQ(Write({DeleteResource{.name = Model("m").name}}).reason(), "MODEL_IN_USE");
+  EXPECT_TRUE(*store_->IsNameTaken(adapter));
+  ResourceRow made = Model("a");
+  made.kind = ResourceKind::kAdapter;
+  made.name = adapter;
+  EXPECT_EQ(Write({InsertResource{.row = made, .by_work = "other"}}).reason(), "ADAPTER_EXISTS");
+  row.version = 2;
+  row.state = JobState::kSucceeded;
+  ASSERT_TRUE(Write({Update(row), InsertResource{.row = made, .by_work = row.uid}}).ok());
+  EXPECT_EQ(Write({DeleteResource{.name = Model("m").name, .version = 9}}).reason(), "ETAG_MISMATCH");
+  EXPECT_TRUE(Write({DeleteResource{.name = Model("m").name, .version = 1}}).ok());
+  EXPECT_EQ(*store_->GetResource(adapter), made);
+}
+
+TEST_F(SqliteStoreTest, ListsPageNewestFirstAndFilter) {
+  for (int i = 0; i < 25; ++i) {
+    ASSERT_TRUE(Write({Insert(Row(fmt::format("j{:02}", i), i % 5 == 0 ? WorkKind::kEvaluate : WorkKind::kTrain,
+                                  i % 2 == 0 ? JobState::kQueued : JobState::kFailed))})
+                    .ok());
+  }
+  const auto all = [&](WorkQuery query) {
+    std::vector<std::string> ids;
+    query.project = "default";
+    query.page_size = 3;
+    do {
+      auto page = store_->ListWork(query);
+      EXPECT_TRUE(page.ok());
+      EXPECT_LE(page->rows.size(), 3u);
+      for (const Work& work : page->rows) ids.push_back(work.row.id);
+      query.cursor = page->next_cursor;
+    } while (!query.cursor.empty());
+    return ids;
+  };
+  std::vector<std::string> ids = all({});
+  EXPECT_EQ(ids.size(), 25u);
+  EXPECT_TRUE(std::is_sorted(ids.rbegin(), ids.rend()));
+  EXPECT_EQ(all({.project = {}, .kinds = {WorkKind::kEvaluate}, .states = {}, .page_size = 3, .cursor = {}}).size(), 5u);
+  ids = all({.project = {}, .kinds = {WorkKind::kTrain}, .states = {JobState::kFailed, JobState::kPaused}, .page_size = 3, .cursor = {}});
+  EXPECT_EQ(ids.size(), 10u);
+  EXPECT_TRUE(std::is_sorted(ids.rbegin(), ids.rend()));
+}
+
+TEST_F(SqliteStoreTest, MetricsShowTheNewestAttemptOfEachStep) {
+  ASSERT_TRUE(Write({Insert(Row("a"))}).ok());
+  const auto metric = [](int attempt, int64_t step, int64_t sequence) {
+    return PutMetric{{.work_uid = "uid-a", .attempt = attempt, .step = step, .sequence = sequence,
+                      .payload = fmt::format("{}/{}", attempt, step)}};
+  };
+  ASSERT_TRUE(Write({metric(1, 1, 1), metric(1, 2, 2), metric(1, 3, 3), metric(2, 2, 4), metric(2, 2, 5)}).ok());
+  const auto rows = store_->ListMetrics("uid-a", -1, 10);
+  ASSERT_TRUE(rows.ok());
+  std::vector<std::string> payloads;
+  for (const MetricRow& row : *rows) payloads.push_back(row.payload);
+  EXPECT_THAT(payloads, ::testing::ElementsAre("1/1", "2/2", "1/3"));
+}
+
+TEST_F(SqliteStoreTest, ObjectsLiveWhileOwned) {
+  ASSERT_TRUE(Write({Insert(Row("a"))}).ok());
+  const auto object = [](const std::string& uid) {
+    return InsertObject{{.project = "default", .uid = uid, .key = "k/" + uid, .size_bytes = 1, .sha256 = "h", .create_ms = 1}};
+  };
+  ASSERT_TRUE(Write({object("o1"), object("o2"), object("o3"), AddObjectOwner{"o1", "upload"}}).ok());
+  EXPECT_EQ(Write({AddObjectOwner{"none", "x"}}).reason(), "OBJECT_NOT_FOUND");
+  EXPECT_EQ(Write({DeleteObject{"o1"}}).reason(), "OBJECT_OWNED");
+  EXPECT_EQ(store_->ListUnownedObjects(2, 10)->size(), 2u);
+  for (int step = 1; step <= 3; ++step) {
+    ASSERT_TRUE(Write({PutCheckpoint{{.work_uid = "uid-a", .step = step, .attempt = 1, .create_ms = 1, .files = "f",
+                                      .validation_loss = {}, .object_uids = {fmt::format("o{}", step)}}},
+                       PruneCheckpoints{.work_uid = "uid-a", .keep = 2}})
+                    .ok());
+  }
+  ASSERT_TRUE(Write({RemoveObjectOwner{.object_uid = {}, .owner = "upload"}}).ok());
+  EXPECT_EQ(store_->ListCheckpoints("uid-a", -1, 10)->size(), 2u);
+  ASSERT_EQ(store_->ListUnownedObjects(2, 10)->size(), 1u);
+  EXPECT_EQ(store_->ListUnownedObjects(2, 10)->front().uid, "o1");
+  EXPECT_TRUE(Write({DeleteObject{"o1"}}).ok());
+}
+
+TEST_F(SqliteStoreTest, DeleteTakesEverythingOfEndedWork) {
+  WorkRow row = Row("a");
+  ASSERT_TRUE(Write({Insert(row)}).ok());
+  EXPECT_EQ(Write({DeleteWork{.uid = row.uid}}).reason(), "JOB_NOT_TERMINAL");
+  row.version = 2;
+  row.state = JobState::kFailed;
+  ASSERT_TRUE(Write({Update(row), AddEvent{{.work_uid = row.uid, .sequence = 1, .time_ms = 0, .level = 1, .type = "T",
+                                            .message = "", .attempt = 0}}})
+                  .ok());
+  EXPECT_EQ(Write({DeleteWork{.uid = row.uid, .version = 1}}).reason(), "ETAG_MISMATCH");
+  EXPECT_TRUE(Write({DeleteWork{.uid = row.uid, .version = 2}}).ok());
+  EXPECT_TRUE(store_->ListEvents(row.uid, 0, 10)->empty());
+  EXPECT_EQ(Write({DeleteWork{.uid = row.uid}}).code(), StatusCode::kNotFound);
+}
+
+TEST_F(SqliteStoreTest, ASecondServerIsRefused) {
+  const auto second = OpenSqliteStore({.path = path_, .readers = 1});
+  ASSERT_FALSE(second.ok());
+  EXPECT_EQ(second.status().reason(), "STORE_LOCKED") << second.status();
+}
+
+TEST_F(SqliteStoreTest, AStoreOfANewerProgramIsRefused) {
+  store_.reset();
+  sqlite3* db = nullptr;
+  ASSERT_EQ(sqlite3_open(path_.c_str(), &db), SQLITE_OK);
+  ASSERT_EQ(sqlite3_exec(db, "INSERT INTO schema_version VALUES (9999, 'future')", nullptr, nullptr, nullptr), SQLITE_OK);
+  sqlite3_close(db);
+  const auto store = OpenSqliteStore({.path = path_, .readers = 1});
+  ASSERT_FALSE(store.ok());
+  EXPECT_EQ(store.status().reason(), "STORE_TOO_NEW");
+}
+
+TEST_F(SqliteStoreTest, AFileThatIsNoDatabaseIsCorrupt) {
+  const auto path = directory_->path() / "garbage.db";
+  ASSERT_TRUE(WriteFileAtomic(path, std::string(8192, 'x')).ok());
+  const auto store = OpenSqliteStore({.path = path, .readers = 1});
+  ASSERT_FALSE(store.ok());
+  EXPECT_EQ(store.status().reason(), "STORE_CORRUPT") << store.status();
+}
+
+}  // namespace
+}  // namespace sbora::server
