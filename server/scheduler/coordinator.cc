@@ -253,8 +253,14 @@ Status CoordinatorImpl::Durable(const Decide& decide) {
   // shared: the store thread may still be inside set_value when this returns.
   auto durable = std::make_shared<std::promise<Status>>();
   std::future<Status> result = durable->get_future();
-  SBORA_RETURN_IF_ERROR(decide([durable](const Status& status) { durable->set_value(status); }));
-  return result.get();
+  const Status refused = decide([durable](const Status& status) { durable->set_value(status); });
+  if (refused.ok()) return result.get();
+  // The refusal may rest on something that is decided but not durable yet: it, too, leaves behind that commit only.
+  Transition barrier;
+  barrier.done = [durable](const Status& status) { durable->set_value(status); };
+  SBORA_RETURN_IF_ERROR(scheduler_.Push(std::move(barrier)));
+  SBORA_RETURN_IF_ERROR(result.get());
+  return refused;
 }
 
 StatusOr<std::optional<Work>> CoordinatorImpl::FindSubmitted(const SubmitRequest& request) const {

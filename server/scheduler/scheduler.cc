@@ -89,6 +89,7 @@ void Scheduler::Drop() {
   deadlines_ = {};
   pending_.clear();
   recent_commits_.clear();
+  ending_leases_.clear();
 }
 
 std::set<std::string> Scheduler::Committed(const std::vector<uint64_t>& tickets) {
@@ -106,6 +107,7 @@ std::set<std::string> Scheduler::Committed(const std::vector<uint64_t>& tickets)
         lease->second.published_item = row.acknowledged_item;
       }
       for (const std::string& uid : pending.ended_works) Forget(uid);
+      for (const std::string& uid : pending.ended_leases) ending_leases_.erase(uid);
       wake.insert(pending.wake.begin(), pending.wake.end());
     }
   }
@@ -163,6 +165,8 @@ void Scheduler::Leave(Draft draft, Done done) {
   pending.ticket = draft.transition.ticket = next_ticket_++;
   pending.ended_works = std::move(draft.ended_works);
   pending.wake = std::move(draft.wake);
+  ending_leases_.insert(draft.ended_leases.begin(), draft.ended_leases.end());
+  pending.ended_leases = std::move(draft.ended_leases);
   pending_.push_back(std::move(pending));
   draft.transition.done = std::move(done);
   queue_.Push(std::move(draft.transition));

@@ -171,9 +171,11 @@ class Scheduler {
     uint64_t ticket = 0;
     std::vector<LeaseRow> leases;           // published as written
     std::vector<std::string> ended_works;   // to forget
+    std::set<std::string> ended_leases;     // uids
     std::set<std::string> wake;             // workers
   };
   std::deque<Pending> pending_ SBORA_GUARDED_BY(mutex_);
+  std::set<std::string> ending_leases_ SBORA_GUARDED_BY(mutex_);  // over in memory, not yet in the store
   std::deque<std::string> recent_commits_ SBORA_GUARDED_BY(mutex_);  // lease uids, a bounded number
   SchedulerSnapshot totals_ SBORA_GUARDED_BY(mutex_);                // the *_total fields
   std::map<core::TerminationReason, int64_t> attempts_ended_ SBORA_GUARDED_BY(mutex_);

@@ -227,6 +227,8 @@ std::optional<SyncResponse> Scheduler::Answer(const SyncRequest& request, bool f
     const LeaseEntry* const lease = FindLease(report.lease);
     if (lease != nullptr) {
       answer.renewed.push_back({.lease = report.lease, .acknowledged_item = lease->published_item});
+    } else if (ending_leases_.contains(report.lease.uid)) {
+      continue;  // neither renewed nor fenced before its end is durable
     } else if (report.phase == AttemptPhase::kEnded) {
       news = true;  // its absence is the acknowledgement
     } else if (std::find(recent_commits_.begin(), recent_commits_.end(), report.lease.uid) == recent_commits_.end()) {

@@ -182,7 +182,7 @@ class Simulation {
         bool durable = false;
         const Status status =
             h_.scheduler().CommitAttempt(request, h_.At(), [&durable](const Status& s) { durable = s.ok(); });
-        if (Draw(4) == 0) {
+        if (status.ok() && Draw(4) == 0) {  // a refusal leaves behind a barrier, as in Coordinator
           Crash();  // before or after the batch: the answer is lost, the agent asks again later
         } else {
           while (h_.Commit() > 0) {
