@@ -23,10 +23,10 @@ inline constexpr std::chrono::seconds kDefaultCallDeadline{60};
 
 struct ChannelOptions {
   /// PEM file of the CA that signed the server's certificate. Empty: plaintext, which is for loopback only.
-  std::filesystem::path tls_ca;
+  std::filesystem::path tls_ca = {};
   /// File that holds the bearer token; its first line without blanks. Empty: no token. Read again when it changes
   /// (checked at most once a second), so that tokens rotate without a restart. Never logged.
-  std::filesystem::path token_file;
+  std::filesystem::path token_file = {};
   /// Largest message taken, bytes.
   int max_message_bytes = 4 * 1024 * 1024;
   /// Pings on an idle connection; a dead peer is noticed after their sum.

@@ -15,7 +15,7 @@ namespace sbora {
 
 struct HttpOptions {
   /// PEM file of an own CA; empty for the system's.
-  std::filesystem::path tls_ca;
+  std::filesystem::path tls_ca = {};
 };
 
 /// PUTs the file. Unavailable HTTP_UNAVAILABLE for network errors, 408, 429 and 5xx; Cancelled STOPPED; otherwise

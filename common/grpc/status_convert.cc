@@ -68,12 +68,13 @@ size_t Utf8Length(std::string_view text) {
 std::string CleanText(std::string_view text, size_t max_bytes) {
   std::string out;
   out.reserve(std::min(text.size(), max_bytes));
+  size_t room_for_dots = 0;  // the last character's end that leaves room for them
   while (!text.empty()) {
+    if (out.size() + 3 <= max_bytes) room_for_dots = out.size();
     const size_t length = Utf8Length(text);
     const size_t added = length == 0 ? 1 : length;
     if (out.size() + added > max_bytes) {
-      if (out.size() + 3 > max_bytes) return out;
-      return out + "...";
+      return out.substr(0, room_for_dots) + "...";
     }
     out += length == 0 ? std::string_view("?") : text.substr(0, length);
     text.remove_prefix(added);

@@ -28,10 +28,10 @@ namespace sbora {
 
 struct TransferOptions {
   /// Waits between breaks; they are granted anew whenever bytes have moved.
-  BackoffOptions backoff;
+  BackoffOptions backoff = {};
   /// Ask for presigned URLs where the store can give them.
   bool accept_presigned = true;
-  HttpOptions http;
+  HttpOptions http = {};
   /// Deadline of one unary call.
   std::chrono::milliseconds call_deadline{60'000};
 };

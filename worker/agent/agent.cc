@@ -24,6 +24,8 @@ namespace {
 
 constexpr std::chrono::milliseconds kCallDeadline{10'000};  // the coordinator holds a call for at most 5 s
 constexpr Duration kAliveLimit = std::chrono::seconds(60);
+/// News of training waits at most this long while the coordinator holds a call.
+constexpr Duration kNewsWait = std::chrono::seconds(1);
 /// Share of drain_seconds in which a gang may write its last checkpoint; the rest is for its upload.
 constexpr double kCheckpointShare = 0.7;
 
@@ -87,7 +89,8 @@ Status Agent::Open() {
       .checkpoint_grace = std::chrono::duration_cast<Duration>(
           std::chrono::duration<double>(config_.drain_seconds() * kCheckpointShare)),
       .slots = {},
-      .on_change = [this] { Wake(); }});
+      .on_change = [this] { Wake(); },
+      .on_news = [this] { Nudge(); }});
   for (const wp::Slot& slot : slots_) {
     context_->slots[slot.id()] = slot;
     state_.slot_ids.insert(slot.id());
@@ -149,6 +152,13 @@ void Agent::Wake() {
   changed_.notify_all();
 }
 
+void Agent::Nudge() {
+  MutexLock lock(mutex_);
+  if (call_ == nullptr || cut_short_ || SystemClock().Now() - call_sent_ < kNewsWait) return;
+  woken_ = true;
+  call_->TryCancel();
+}
+
 void Agent::Pause(Duration wait, const std::stop_token& stop) {
   const MonotonicTime until = SystemClock().Now() + wait;
   MutexLock lock(mutex_);
@@ -172,10 +182,8 @@ void Agent::Run(const std::stop_token& stop) {
       continue;
     }
     if (status.reason() == "WOKEN") continue;
-    if (status.reason() == "PROTOCOL_VERSION") {
-      LogError("the coordinator speaks another version of the protocol", {{"error", status.ToString()}});
-      return End(status);
-    }
+    // Trying again cannot help: another version of the protocol, or another agent took over our name.
+    if (status.reason() == "PROTOCOL_VERSION" || status.reason() == "WORKER_REPLACED") return End(status);
     if (!failing) LogWarn("the coordinator does not answer; trying again", {{"error", status.ToString()}});
     failing = true;
     Pause(backoff.Next(), stop);
@@ -211,7 +219,7 @@ Status Agent::Synchronize(const std::stop_token& stop) {
     MutexLock lock(mutex_);
     woken_ = false;  // whatever woke us is in the request that is made now
     call_ = &context;
-    alive_ = SystemClock().Now();
+    alive_ = call_sent_ = SystemClock().Now();
   }
   const wp::SynchronizeRequest request = MakeRequest();
   const MonotonicTime sent_at = SystemClock().Now();
@@ -222,6 +230,8 @@ Status Agent::Synchronize(const std::stop_token& stop) {
     MutexLock lock(mutex_);
     call_ = nullptr;
     woken = woken_;
+    // A renewal counts only when its answer arrives: never cut two calls short in a row for news alone.
+    cut_short_ = woken && !status.ok();
   }
   if (stop.stop_requested()) return Cancelled("STOPPED", "the agent ends");
   if (!status.ok() && woken && status.code() == StatusCode::kCancelled) return Cancelled("WOKEN", "there is news");

@@ -28,7 +28,8 @@ class Agent {
 
   /// No new leases, checkpoints, release; Wait() returns when that is done or drain_seconds are over. Thread-safe.
   void Drain();
-  /// OK after a drain; FailedPrecondition PROTOCOL_VERSION when the coordinator speaks another version.
+  /// OK after a drain; FailedPrecondition PROTOCOL_VERSION when the coordinator speaks another version,
+  /// WORKER_REPLACED when a younger agent uses our name.
   Status Wait();
   /// Of the HTTP port; empty when there is none.
   std::string http_address() const { return http_ == nullptr ? "" : http_->address(); }
@@ -44,6 +45,7 @@ class Agent {
   bool DrainDone();
   void Pause(Duration wait, const std::stop_token& stop);
   void Wake();
+  void Nudge();
   void NoteFirstAnswer();
   void End(Status status);
 
@@ -69,6 +71,8 @@ class Agent {
   Mutex mutex_;
   std::condition_variable_any changed_;
   grpc::ClientContext* call_ SBORA_GUARDED_BY(mutex_) = nullptr;  // borrowed from Synchronize while it waits
+  MonotonicTime call_sent_ SBORA_GUARDED_BY(mutex_);
+  bool cut_short_ SBORA_GUARDED_BY(mutex_) = false;  // the last call was, so this one runs to its answer
   bool woken_ SBORA_GUARDED_BY(mutex_) = false;
   std::optional<MonotonicTime> drain_deadline_ SBORA_GUARDED_BY(mutex_);
   std::optional<Status> ended_ SBORA_GUARDED_BY(mutex_);

@@ -287,9 +287,12 @@ GangObserver Attempt::MakeObserver() {
     SetState(State::kRunning);
   };
   observer.on_progress = [this](const v1::JobProgress& progress, int64_t ticks) {
-    MutexLock lock(mutex_);
-    progress_ = progress;
-    ticks_ = ticks;
+    {
+      MutexLock lock(mutex_);
+      progress_ = progress;
+      ticks_ = ticks;
+    }
+    context_.on_news();
   };
   observer.on_metric = [this](v1::MetricPoint metric) { NoteMetric(std::move(metric)); };
   observer.on_event = [this](v1::FineTuningEvent event) {

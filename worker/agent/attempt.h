@@ -46,6 +46,8 @@ struct AttemptContext {
   std::map<std::string, worker::v1::Slot> slots;
   /// Called from the attempt's thread after a change of state that the coordinator should hear of soon.
   std::function<void()> on_change;
+  /// Called after progress, metrics and events.
+  std::function<void()> on_news;
 };
 
 class Attempt {

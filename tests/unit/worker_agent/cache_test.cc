@@ -1,0 +1,166 @@
+#include "worker/agent/cache.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <atomic>
+#include <thread>
+
+#include "common/file.h"
+#include "common/sha256.h"
+
+namespace sbora::agent {
+namespace {
+
+namespace fs = std::filesystem;
+
+v1::File FileOf(const std::string& name, const std::string& bytes) {
+  v1::File file;
+  file.set_path(name);
+  file.set_size_bytes(static_cast<int64_t>(bytes.size()));
+  file.set_sha256(Sha256Hex(bytes));
+  return file;
+}
+
+class CacheTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto folder = TempDirectory::Create(fs::temp_directory_path(), "sbora-cache-test");
+    ASSERT_TRUE(folder.ok());
+    folder_ = std::make_unique<TempDirectory>(*std::move(folder));
+    Open(1000);
+  }
+  void Open(int64_t limit) {
+    auto cache = Cache::Open(folder_->path() / "cache", limit);
+    ASSERT_TRUE(cache.ok()) << cache.status();
+    cache_ = *std::move(cache);
+  }
+  StatusOr<CachePin> Get(const std::string& bytes) {
+    return cache_->Get(FileOf("f", bytes), [&](const fs::path& path) {
+      ++fetches_;
+      return WriteFileAtomic(path, bytes);
+    }, {});
+  }
+
+  std::unique_ptr<TempDirectory> folder_;
+  std::unique_ptr<Cache> cache_;
+  int fetches_ = 0;
+};
+
+TEST_F(CacheTest, FetchesOnceAndAgainAfterARestartNot) {
+  ASSERT_TRUE(Get("abc").ok());
+  ASSERT_TRUE(Get("abc").ok());
+  Open(1000);
+  auto pin = Get("abc");
+  ASSERT_TRUE(pin.ok());
+  EXPECT_EQ(fetches_, 1);
+  EXPECT_EQ(*ReadFile(pin->path(), 10), "abc");
+}
+
+TEST_F(CacheTest, RemovesTheLeastRecentlyUsedButNothingInUse) {
+  auto in_use = Get(std::string(400, 'a'));
+  ASSERT_TRUE(in_use.ok());
+  ASSERT_TRUE(Get(std::string(400, 'b')).ok());
+  ASSERT_TRUE(Get(std::string(400, 'c')).ok());
+  EXPECT_LE(cache_->used_bytes(), 1000);
+  EXPECT_TRUE(fs::exists(in_use->path()));
+  EXPECT_EQ(fetches_, 3);
+  ASSERT_TRUE(Get(std::string(400, 'c')).ok());
+  EXPECT_EQ(fetches_, 3);
+  ASSERT_TRUE(Get(std::string(400, 'b')).ok());
+  EXPECT_EQ(fetches_, 4);
+}
+
+TEST_F(CacheTest, LimitGivesWayToFilesInUse) {
+  auto a = Get(std::string(800, 'a'));
+  auto b = Get(std::string(800, 'b'));
+  ASSERT_TRUE(a.ok() && b.ok());
+  EXPECT_EQ(cache_->used_bytes(), 1600);
+  a = CachePin();
+  EXPECT_EQ(cache_->used_bytes(), 800);
+}
+
+TEST_F(CacheTest, ShortenedFileIsFetchedAgain) {
+  fs::path path;
+  {
+    auto pin = Get("abcdef");
+    ASSERT_TRUE(pin.ok());
+    path = pin->path();
+  }
+  fs::remove(path);
+  ASSERT_TRUE(WriteFileAtomic(path, "abc").ok());
+  auto pin = Get("abcdef");
+  ASSERT_TRUE(pin.ok());
+  EXPECT_EQ(*ReadFile(pin->path(), 10), "abcdef");
+  EXPECT_EQ(fetches_, 2);
+}
+
+TEST_F(CacheTest, TwoCallersFetchOnce) {
+  std::atomic<int> fetches = 0;
+  const v1::File file = FileOf("f", "shared");
+  const auto get = [&] {
+    auto pin = cache_->Get(file, [&](const fs::path& path) {
+      ++fetches;
+      return WriteFileAtomic(path, "shared");
+    }, {});
+    EXPECT_TRUE(pin.ok());
+  };
+  {
+    const std::jthread one(get), two(get), three(get);
+  }
+  EXPECT_EQ(fetches, 1);
+}
+
+TEST_F(CacheTest, FailedFetchLeavesNothing) {
+  const v1::File file = FileOf("f", "abc");
+  const auto failed = cache_->Get(file, [](const fs::path&) { return Unavailable("AWAY", "away"); }, {});
+  EXPECT_EQ(failed.status().reason(), "AWAY");
+  EXPECT_TRUE(Get("abc").ok());
+}
+
+TEST_F(CacheTest, FileWithoutHashIsRefused) {
+  v1::File file = FileOf("f", "abc");
+  file.set_sha256("../../x");
+  EXPECT_EQ(cache_->Get(file, [](const fs::path&) { return OkStatus(); }, {}).status().reason(), "BAD_FILE");
+}
+
+TEST_F(CacheTest, KeepsFoldersByKey) {
+  const std::string key = Sha256Hex("key");
+  EXPECT_FALSE(cache_->FindFolder(key).has_value());
+  const fs::path made = folder_->path() / "made";
+  fs::create_directories(made / "token_cache");
+  ASSERT_TRUE(WriteFileAtomic(made / "token_cache" / "x", "12345").ok());
+  ASSERT_TRUE(cache_->AddFolder(key, made).ok());
+  EXPECT_FALSE(fs::exists(made));
+  Open(1000);
+  const auto found = cache_->FindFolder(key);
+  ASSERT_TRUE(found.has_value());
+  EXPECT_TRUE(fs::exists(found->path() / "token_cache" / "x"));
+  EXPECT_EQ(cache_->used_bytes(), 5);
+}
+
+TEST_F(CacheTest, MaterialisesByCheckedNames) {
+  google::protobuf::RepeatedPtrField<v1::File> files;
+  *files.Add() = FileOf("config.json", "abc");
+  std::vector<CachePin> pins;
+  pins.push_back(*Get("abc"));
+  ASSERT_TRUE(Materialise(folder_->path() / "group", files, pins).ok());
+  EXPECT_EQ(*ReadFile(folder_->path() / "group" / "config.json", 10), "abc");
+  EXPECT_EQ(Materialise(folder_->path() / "group", files, pins).reason(), "DUPLICATE_FILE");
+  files[0].set_path("../escape");
+  EXPECT_EQ(Materialise(folder_->path() / "other", files, pins).reason(), "BAD_FILE_NAME");
+}
+
+TEST(FileNameTest, OnlyPlainNames) {
+  for (const char* name : {"config.json", "model-00001-of-00002.safetensors", "A_b-c.1"}) {
+    EXPECT_TRUE(CheckFileName(name).ok()) << name;
+  }
+  for (const char* name : {"", ".", "..", "a/b", "/a", "a b", "a\nb", "\xc3\xa9"}) {
+    EXPECT_FALSE(CheckFileName(name).ok()) << name;
+  }
+  EXPECT_FALSE(CheckFileName(std::string(201, 'a')).ok());
+  EXPECT_FALSE(CheckFileName(std::string_view("a\0b", 3)).ok());
+}
+
+}  // namespace
+}  // namespace sbora::agent

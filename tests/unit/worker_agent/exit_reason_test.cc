@@ -1,0 +1,116 @@
+#include "worker/agent/exit_reason.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include "common/file.h"
+
+namespace sbora::agent {
+namespace {
+
+using ::testing::HasSubstr;
+
+RankExit Code(int rank, int code, bool after_kill = false) {
+  return {.rank = rank, .exit = {.signaled = false, .value = code}, .after_kill = after_kill};
+}
+RankExit Signal(int rank, int signal, bool after_kill = false) {
+  return {.rank = rank, .exit = {.signaled = true, .value = signal}, .after_kill = after_kill};
+}
+v1::TerminationReason Reason(const GangOutcome& outcome) { return Judge(outcome, "").reason; }
+
+TEST(JudgeTest, DoneNeedsResultAndGoodExit) {
+  GangOutcome outcome;
+  outcome.exits = {Code(0, 0), Code(1, 0)};
+  EXPECT_EQ(Judge(outcome, "").failure.reason(), "NO_RESULT");
+  outcome.result.emplace();
+  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_DONE);
+  outcome.exits = {Code(1, 0), Signal(0, SIGSEGV)};
+  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_SIGNAL);
+}
+
+TEST(JudgeTest, ErrorOfTheTrainerWinsOverExitAndHang) {
+  GangOutcome outcome;
+  outcome.exits = {Code(0, 1)};
+  outcome.error.emplace();
+  outcome.error->set_reason(v1::TERMINATION_REASON_OOM_GPU);
+  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_OOM_GPU);
+  outcome.cause = KillCause::kHang;
+  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_OOM_GPU);
+  outcome.error->clear_reason();
+  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_TRAINER_ERROR);
+}
+
+TEST(JudgeTest, FirstRankThatDiedIsNamedNotThoseWeKilled) {
+  GangOutcome outcome;
+  outcome.cause = KillCause::kRankDied;
+  outcome.exits = {Signal(2, SIGBUS), Signal(0, SIGKILL, true), Signal(1, SIGKILL, true)};
+  EXPECT_EQ(FailingRank(outcome), 2);
+  EXPECT_THAT(Judge(outcome, "what(): x").failure.message(), HasSubstr("rank 2 ended by signal 7 (SIGBUS)"));
+}
+
+TEST(JudgeTest, OutOfMemoryNeedsTheKernelsCount) {
+  GangOutcome outcome;
+  outcome.exits = {Signal(0, SIGKILL)};
+  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_SIGNAL);
+  outcome.oom_kills = 1;
+  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_OOM_HOST);
+  outcome.exits = {Signal(0, SIGSEGV)};
+  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_SIGNAL);
+}
+
+TEST(JudgeTest, OrdersNameTheEnd) {
+  GangOutcome outcome;
+  outcome.exits = {Signal(0, SIGKILL, true)};
+  outcome.cause = KillCause::kOrder;
+  outcome.order = StopOrder::kCancel;
+  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_CANCELLED_BY_USER);
+  outcome.order = StopOrder::kTimeout;
+  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_ATTEMPT_TIMEOUT);
+  outcome.cause = KillCause::kCheckpointGrace;
+  outcome.stop_sent = true;
+  outcome.order = StopOrder::kPause;
+  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_PAUSED_BY_USER);
+}
+
+TEST(JudgeTest, TaskThatEndedBeforeItSawThePauseIsDone) {
+  GangOutcome outcome;
+  outcome.exits = {Code(0, 0)};
+  outcome.result.emplace();
+  outcome.stop_sent = true;
+  outcome.order = StopOrder::kPause;
+  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_DONE);
+}
+
+TEST(JudgeTest, CrashDuringAPauseIsACrash) {
+  GangOutcome outcome;
+  outcome.exits = {Signal(0, SIGSEGV)};
+  outcome.stop_sent = true;
+  outcome.order = StopOrder::kPause;
+  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_SIGNAL);
+}
+
+TEST(JudgeTest, ExitCodesOfTheContract) {
+  const auto of_code = [](int code) {
+    GangOutcome outcome;
+    outcome.exits = {Code(0, code)};
+    return Reason(outcome);
+  };
+  EXPECT_EQ(of_code(1), v1::TERMINATION_REASON_TRAINER_ERROR);
+  EXPECT_EQ(of_code(3), v1::TERMINATION_REASON_PREEMPTED);
+  EXPECT_EQ(of_code(4), v1::TERMINATION_REASON_WORKER_LOST);
+  EXPECT_EQ(of_code(5), v1::TERMINATION_REASON_WORKER_LOST);
+  EXPECT_EQ(of_code(70), v1::TERMINATION_REASON_INTERNAL);
+}
+
+TEST(LastLineTest, LastThatIsNotBlank) {
+  auto folder = TempDirectory::Create(std::filesystem::temp_directory_path(), "sbora-line-test");
+  ASSERT_TRUE(folder.ok());
+  const auto path = folder->path() / "log";
+  EXPECT_EQ(LastLine(path), "");
+  ASSERT_TRUE(WriteFileAtomic(path, std::string(10'000, 'x') + "\nterminate called\n\n  \n").ok());
+  EXPECT_EQ(LastLine(path), "terminate called");
+}
+
+}  // namespace
+}  // namespace sbora::agent
