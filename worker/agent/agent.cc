@@ -24,6 +24,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kCallDeadline{10'000};  // the coordinator holds a call for at most 5 s
 constexpr Duration kAliveLimit = std::chrono::seconds(60);
+constexpr std::chrono::milliseconds kFarewell{300};
 /// News of training waits at most this long while the coordinator holds a call.
 constexpr Duration kNewsWait = std::chrono::seconds(1);
 /// Share of drain_seconds in which a gang may write its last checkpoint; the rest is for its upload.
@@ -170,8 +171,12 @@ void Agent::Run(const std::stop_token& stop) {
   bool failing = false;
   while (!stop.stop_requested()) {
     RemoveGone();
-    if (DrainDone()) return End(OkStatus());
-    const Status status = Synchronize(stop);
+    if (DrainDone()) {
+      // So that the coordinator counts on this worker no more; it goes either way.
+      Synchronize(stop, kFarewell).IgnoreError("the coordinator notices the silence too");
+      return End(OkStatus());
+    }
+    const Status status = Synchronize(stop, kCallDeadline);
     metrics_.AddSynchronize(status.ok());
     if (status.ok()) {
       if (failing) LogInfo("the coordinator answers again", {{"server", config_.server()}});
@@ -212,9 +217,9 @@ wp::SynchronizeRequest Agent::MakeRequest() {
   return request;
 }
 
-Status Agent::Synchronize(const std::stop_token& stop) {
+Status Agent::Synchronize(const std::stop_token& stop, std::chrono::milliseconds deadline) {
   grpc::ClientContext context;
-  SetDeadline(context, kCallDeadline);
+  SetDeadline(context, deadline);
   {
     MutexLock lock(mutex_);
     woken_ = false;  // whatever woke us is in the request that is made now

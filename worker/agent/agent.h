@@ -39,7 +39,7 @@ class Agent {
   Status Open();
   void Run(const std::stop_token& stop);
   worker::v1::SynchronizeRequest MakeRequest();
-  Status Synchronize(const std::stop_token& stop);
+  Status Synchronize(const std::stop_token& stop, std::chrono::milliseconds deadline);
   void Carry(Decision decision, MonotonicTime sent_at);
   void RemoveGone();
   bool DrainDone();

@@ -342,6 +342,7 @@ TEST_F(AgentTest, DrainOfAnIdleWorkerIsQuick) {
   EXPECT_THAT(*ready, HasSubstr("\"httpAddress\":\"127.0.0.1:"));
   worker->Signal(SIGTERM);
   EXPECT_EQ(worker->WaitForExit(), 0) << LogText();
+  EXPECT_TRUE(coordinator_.SawDraining());
 }
 
 TEST_F(AgentTest, TwoAgentsNeverShareADataFolder) {
