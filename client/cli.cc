@@ -67,7 +67,8 @@ Status UsageError(const CLI::App& app, const CLI::ParseError& error, const std::
   const CLI::App& verb = Deepest(app, path);
   std::string message = error.what();
   message.erase(message.find_last_not_of(" \n") + 1);
-  if (error.get_name() == "ExtrasError" || error.get_name() == "RequiredError") {
+  const auto kind = static_cast<CLI::ExitCodes>(error.get_exit_code());
+  if (kind == CLI::ExitCodes::ExtrasError || kind == CLI::ExitCodes::RequiredError) {
     message += Suggestion(app, verb, arguments);
   }
   return InvalidArgument("USAGE", message);

@@ -86,6 +86,11 @@ StatusOr<ModelFiles> PickFolder(const std::filesystem::path& folder) {
   if (!names.contains("tokenizer.json")) missing.emplace_back("tokenizer.json");
   if (weights.empty()) missing.emplace_back("*.safetensors");
   if (!missing.empty()) {
+    const auto gguf = std::find_if(names.begin(), names.end(), [](const std::string& name) { return name.ends_with(".gguf"); });
+    if (weights.empty() && gguf != names.end()) {
+      return InvalidArgument("MODEL_FILE_MISSING", fmt::format("{} is no Hugging Face folder; to import its GGUF file, name it: {}",
+                                                               folder.string(), (folder / *gguf).string()));
+    }
     return InvalidArgument("MODEL_FILE_MISSING", fmt::format("{} lacks {}; an import needs config.json, tokenizer.json and "
                                                              "safetensors, or one .gguf file", folder.string(), fmt::join(missing, ", ")));
   }

@@ -84,7 +84,12 @@ class YamlReader {
 
 Status ParseSpecYaml(std::string_view text, std::string_view source, Message& root) {
   try {
-    const YAML::Node document = YAML::Load(std::string(text));
+    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(text));
+    if (documents.size() > 1) {
+      return InvalidArgument("BAD_YAML", fmt::format("{}: holds {} documents, expected one", source, documents.size()));
+    }
+    if (documents.empty()) return OkStatus();
+    const YAML::Node& document = documents.front();
     if (document.IsNull()) return OkStatus();
     if (!document.IsMap()) {
       return InvalidArgument("BAD_YAML", fmt::format("{}: must be a map of fields such as 'model: NAME'", source));

@@ -18,7 +18,7 @@ enum class OutputFormat { kTable, kJson, kYaml };
 
 /// Ends with a line feed. `one_line` is for streams (one message a line).
 std::string ToJson(const google::protobuf::Message& message, bool one_line = false);
-/// The same content; keys in the order of declaration.
+/// The same content, in protobuf JSON's order.
 std::string ToYaml(const google::protobuf::Message& message);
 
 /// Rows under a header, columns as wide as their widest cell, two spaces between; no trailing blanks.

@@ -33,10 +33,10 @@ TEST(ToYaml, IsTheSameContent) {
             "slotsTotal: 2\n"
             "slotsUsed: 0\n"
             "gpus: []\n"
-            "lastSeenTime: \"2026-11-23T22:00:00Z\"\n"
             "leases:\n"
             "  - \"projects/default/fineTuningJobs/j\"\n"
-            "instanceUuid: \"\"\n");
+            "instanceUuid: \"\"\n"
+            "lastSeenTime: \"2026-11-23T22:00:00Z\"\n");
 }
 
 TEST(ToTable, AlignsColumnsByCharacters) {

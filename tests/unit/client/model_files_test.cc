@@ -93,6 +93,7 @@ TEST_F(PickModelFilesTest, OneGgufFileIsEnough) {
   EXPECT_THAT(Names(*picked), ElementsAre("m.gguf"));
   Put("notes.txt");
   EXPECT_EQ(PickModelFiles(folder_.path() / "notes.txt").status().reason(), "NOT_A_MODEL");
+  EXPECT_THAT(PickModelFiles(folder_.path()).status().message(), HasSubstr("m.gguf"));
   EXPECT_EQ(PickModelFiles(folder_.path() / "nothing").status().reason(), "PATH_NOT_FOUND");
 }
 

@@ -5,7 +5,6 @@
 
 #include <set>
 
-#include "client/cli.h"
 #include "client/spec_docs.h"
 #include "client/spec_flags.h"
 #include "sbora/v1/evaluation.pb.h"
@@ -14,23 +13,17 @@
 namespace sbora::client {
 namespace {
 
-using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using ::testing::IsSubsetOf;
 
 /// A value that differs from the default, as a user would type it.
 std::string SampleText(const LeafField& leaf) {
-  switch (leaf.field->cpp_type()) {
-    case google::protobuf::FieldDescriptor::CPPTYPE_ENUM:
-      return EnumShortNames(*leaf.field->enum_type()).back();
-    case google::protobuf::FieldDescriptor::CPPTYPE_BOOL:
-      return "true";
-    case google::protobuf::FieldDescriptor::CPPTYPE_STRING:
-      return leaf.field->is_repeated() ? "q,v" : "text";
-    default:
-      return "3";
-  }
+  using Field = google::protobuf::FieldDescriptor;
+  const Field::CppType type = leaf.field->cpp_type();
+  if (type == Field::CPPTYPE_ENUM) return EnumShortNames(*leaf.field->enum_type()).back();
+  if (type == Field::CPPTYPE_BOOL) return "true";
+  if (type == Field::CPPTYPE_STRING) return leaf.field->is_repeated() ? "q,v" : "text";
+  return "3";
 }
 
 std::set<std::string> PathsSetIn(const google::protobuf::Message& message) {

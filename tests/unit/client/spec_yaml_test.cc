@@ -60,9 +60,18 @@ TEST(ParseSpecYaml, WrongShapesAreRefused) {
 }
 
 TEST(ParseSpecYaml, BadSyntaxNamesTheLine) {
-  const Status status = Parse("model: a\ndataset: \"b\ntraining: {\n");
+  for (const char* text : {"model: a\ntraining: {\n", "model: a\nadapter: b: c\n", "model: a\n\tdataset: b\n"}) {
+    const Status status = Parse(text);
+    EXPECT_EQ(status.reason(), "BAD_YAML") << text;
+    EXPECT_THAT(status.message(), ::testing::MatchesRegex("job.yaml:[23]: .*")) << text;
+  }
+}
+
+TEST(ParseSpecYaml, TakesOneDocument) {
+  EXPECT_TRUE(Parse("").ok());
+  EXPECT_TRUE(Parse("# nothing\n").ok());
+  const Status status = Parse("model: a\n---\nmodel: b\n");
   EXPECT_EQ(status.reason(), "BAD_YAML");
-  EXPECT_THAT(status.message(), HasSubstr("job.yaml:"));
 }
 
 TEST(ParseSpecYaml, BadValueKeepsItsViolation) {
