@@ -1,0 +1,383 @@
+// The real program through its socket, on a tiny model: what the agent relies on.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <csignal>
+#include <fstream>
+
+#include "common/file.h"
+#include "core/adapter.h"
+#include "core/manifest.h"
+#include "core/model_folder.h"
+#include "core/r_index.h"
+#include "tests/integration/trainer/trainer_process.h"
+#include "tests/testing/tiny_model.h"
+
+namespace sbora::testing {
+namespace {
+
+namespace fs = std::filesystem;
+using trainer::v1::TaskAssignment;
+using trainer::v1::TrainerMessage;
+
+constexpr int kSamples = 22;
+constexpr int kRank = 4;
+
+std::string Slurp(const fs::path& path) { return *ReadFile(path, 64 << 20); }
+
+class TrainerProcessTest : public ::testing::Test {
+ protected:
+  TrainerProcessTest() : temp_(*TempDirectory::Create(fs::temp_directory_path(), "trainer-test")) {
+    EXPECT_TRUE(WriteTinyModel(Path("model")).ok());
+    EXPECT_TRUE(WriteTinyDataset(Path("dataset") / "data.jsonl", kSamples).ok());
+    base_hash_ = core::ModelFolder::Open(Path("model"))->ComputeBaseHash();
+  }
+
+  fs::path Path(const std::string& name) const { return temp_.path() / name; }
+  fs::path Log() const { return Path("trainer.log"); }
+
+  TaskAssignment Assignment(const std::string& work) const {
+    TaskAssignment task;
+    (*task.mutable_directories())["model"] = Path("model").string();
+    (*task.mutable_directories())["dataset"] = Path("dataset").string();
+    task.set_output_directory((Path(work) / "output").string());
+    task.set_checkpoint_directory((Path(work) / "checkpoints").string());
+    task.set_world_size(1);
+    task.set_device("cpu");
+    task.set_threads(1);
+    task.set_self_fence_seconds(120);
+    task.set_attempt(2);
+    task.set_job("projects/default/fineTuningJobs/test");
+    return task;
+  }
+
+  /// 22 samples less 4 held out in batches of 5: the fourth step of each epoch has 3. Dropout on.
+  TaskAssignment TrainAssignment(const std::string& work, int64_t steps = 10) const {
+    TaskAssignment task = Assignment(work);
+    for (const char* cache : {"token_cache", "validation_cache"}) {
+      fs::create_directories(Path(cache));
+      (*task.mutable_directories())[cache] = Path(cache).string();
+    }
+    auto& train = *task.mutable_task()->mutable_train();
+    auto& spec = *train.mutable_spec();
+    spec.set_model("tiny");
+    spec.set_dataset("sums");
+    spec.mutable_adapter()->set_rank(kRank);
+    spec.mutable_adapter()->set_dropout(0.1);
+    spec.mutable_adapter()->add_target_modules("q");
+    spec.mutable_adapter()->add_target_modules("down");
+    spec.mutable_data()->set_validation_samples(4);
+    spec.mutable_training()->set_max_steps(steps);
+    spec.mutable_training()->set_batch_size(5);
+    spec.mutable_training()->set_micro_batch_size(2);
+    spec.mutable_training()->set_learning_rate(0.01);
+    spec.mutable_validation()->set_validate_every_steps(3);
+    spec.mutable_validation()->set_keep_best(true);
+    spec.mutable_checkpoint()->set_checkpoint_every_steps(2);
+    spec.mutable_checkpoint()->set_checkpoint_every_seconds(0);
+    train.set_base_hash(base_hash_);
+    const auto config = TinyModelConfig();
+    for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+      for (const auto module : {core::LinearModule::kQ, core::LinearModule::kDown}) {
+        const std::string path = core::ModulePath(layer, module);
+        const auto drawn = core::DrawIndices(42, path, core::LinearModuleShape(config, module).in_features, kRank);
+        auto* indices = train.add_indices();
+        indices->set_module(path);
+        for (const int32_t index : *drawn) indices->add_indices(index);
+      }
+    }
+    return task;
+  }
+
+  void Prepare() {
+    TaskAssignment task = TrainAssignment("prepare");
+    task.set_prepare_only(true);
+    const TrainerRun run = RunTrainer(task, Log());
+    ASSERT_EQ(run.exit_code, 0) << Slurp(Log());
+    ASSERT_NE(run.FindEvent("DATA_PREPARED"), nullptr);
+    ASSERT_FALSE(fs::is_empty(Path("token_cache")));
+    ASSERT_FALSE(fs::is_empty(Path("validation_cache")));
+  }
+
+  std::string AdapterBytes(const std::string& work) const {
+    return Slurp(Path(work) / "output" / "adapter_model.safetensors");
+  }
+
+  /// The adapter of a run that nothing disturbed.
+  void TrainUndisturbed() {
+    ASSERT_NO_FATAL_FAILURE(Prepare());
+    reference_ = RunTrainer(TrainAssignment("reference"), Log());
+    ASSERT_EQ(reference_.exit_code, 0) << Slurp(Log());
+  }
+
+  TempDirectory temp_;
+  std::string base_hash_;
+  TrainerRun reference_;
+};
+
+TEST_F(TrainerProcessTest, TrainsAndLeavesACheckedAdapter) {
+  ASSERT_NO_FATAL_FAILURE(TrainUndisturbed());
+  ASSERT_EQ(reference_.metrics.size(), 10u);
+  for (int i = 0; i < 10; ++i) {
+    const auto& metric = reference_.metrics[static_cast<size_t>(i)];
+    EXPECT_EQ(metric.step(), i + 1);
+    EXPECT_EQ(metric.attempt(), 2);
+    EXPECT_TRUE(std::isfinite(metric.loss()));
+    EXPECT_GT(metric.tokens_per_second(), 0);
+    EXPECT_EQ(metric.has_validation_loss(), (i + 1) % 3 == 0 || i + 1 == 10) << "step " << i + 1;
+  }
+  EXPECT_LT(reference_.metrics.back().loss(), reference_.metrics.front().loss());
+  EXPECT_DOUBLE_EQ(reference_.metrics.front().learning_rate(), 0.01);
+  EXPECT_GT(reference_.ticks, 10);
+  std::vector<std::string> folders;
+  for (const auto& checkpoint : reference_.checkpoints) folders.push_back(checkpoint.directory());
+  EXPECT_THAT(folders, ::testing::ElementsAre("ckpt-2", "ckpt-4", "ckpt-6", "ckpt-8"));
+
+  ASSERT_TRUE(reference_.result && reference_.result->has_train());
+  const auto& result = reference_.result->train();
+  EXPECT_EQ(result.steps(), 10);
+  EXPECT_EQ(result.trained_tokens(), reference_.metrics.back().trained_tokens());
+  double best = 1e9;
+  for (const auto& metric : reference_.metrics) {
+    if (metric.has_validation_loss()) best = std::min(best, metric.validation_loss());
+  }
+  EXPECT_EQ(result.validation_loss(), best);
+
+  const fs::path output = Path("reference") / "output";
+  const auto adapter = core::AdapterFolder::Open(output);
+  ASSERT_TRUE(adapter.ok()) << adapter.status();
+  EXPECT_EQ(adapter->config().base_hash, base_hash_);
+  const auto drawn = core::DrawIndices(42, "model.layers.1.mlp.down_proj", 64, kRank);
+  EXPECT_EQ(*adapter->Indices(1, core::LinearModule::kDown), *drawn);
+  const auto manifest = core::ReadManifest(output);
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  EXPECT_TRUE(core::VerifyManifest(*manifest, output).ok());
+  EXPECT_EQ(std::distance(fs::directory_iterator(output), {}), 3);  // the rehearsal left nothing
+}
+
+TEST_F(TrainerProcessTest, AStoppedAndResumedRunGivesTheSameBytes) {
+  ASSERT_NO_FATAL_FAILURE(TrainUndisturbed());
+  for (const int64_t stop_at : {1, 5}) {
+    SCOPED_TRACE(stop_at);
+    const std::string work = "stopped-" + std::to_string(stop_at);
+    const TrainerRun first = RunTrainer(TrainAssignment(work), Log(), [&](TrainerProcess& process, const TrainerMessage& message) {
+      if (message.has_metric() && message.metric().step() == stop_at) process.SendStop();
+    });
+    ASSERT_TRUE(first.exit_code == 3 || first.exit_code == 0) << first.exit_code;
+    if (first.exit_code == 3) {  // it may have been done before it read the stop
+      ASSERT_FALSE(first.checkpoints.empty());
+      EXPECT_EQ(first.checkpoints.back().step(), first.metrics.back().step());
+      const TrainerRun second = RunTrainer(TrainAssignment(work), Log());
+      ASSERT_EQ(second.exit_code, 0) << Slurp(Log());
+      EXPECT_NE(second.FindEvent("RESUMED"), nullptr);
+      EXPECT_EQ(second.metrics.front().step(), first.metrics.back().step() + 1);
+      EXPECT_EQ(second.result->train().validation_loss(), reference_.result->train().validation_loss());
+      EXPECT_EQ(second.result->train().trained_tokens(), reference_.result->train().trained_tokens());
+    }
+    EXPECT_TRUE(AdapterBytes(work) == AdapterBytes("reference"));
+  }
+}
+
+TEST_F(TrainerProcessTest, AKilledRunResumedFromItsUploadedCheckpointGivesTheSameBytes) {
+  ASSERT_NO_FATAL_FAILURE(TrainUndisturbed());
+  const TrainerRun first = RunTrainer(TrainAssignment("killed"), Log(), [](TrainerProcess& process, const TrainerMessage& message) {
+    if (message.has_checkpoint() && message.checkpoint().step() == 4) process.Signal(SIGKILL);
+  });
+  ASSERT_EQ(first.exit_code, 128 + SIGKILL);
+  // Another machine: only what the agent uploaded is there.
+  fs::create_directories(Path("elsewhere"));
+  fs::copy(Path("killed") / "checkpoints" / "ckpt-4", Path("fetched"), fs::copy_options::recursive);
+  TaskAssignment task = TrainAssignment("elsewhere");
+  (*task.mutable_directories())["checkpoint"] = Path("fetched").string();
+  const TrainerRun second = RunTrainer(task, Log());
+  ASSERT_EQ(second.exit_code, 0) << Slurp(Log());
+  EXPECT_EQ(second.metrics.front().step(), 5);
+  EXPECT_TRUE(AdapterBytes("elsewhere") == AdapterBytes("reference"));
+}
+
+TEST_F(TrainerProcessTest, ADamagedCheckpointIsNamedAndTheOneBeforeIsUsed) {
+  ASSERT_NO_FATAL_FAILURE(TrainUndisturbed());
+  fs::remove_all(Path("reference") / "output2");
+  const fs::path damaged = Path("reference") / "checkpoints" / "ckpt-8" / "optimizer.safetensors";
+  fs::resize_file(damaged, fs::file_size(damaged) - 4);
+  const std::string before = AdapterBytes("reference");
+  const TrainerRun again = RunTrainer(TrainAssignment("reference"), Log());
+  ASSERT_EQ(again.exit_code, 0) << Slurp(Log());
+  const auto* rejected = again.FindEvent("CHECKPOINT_REJECTED");
+  ASSERT_NE(rejected, nullptr);
+  EXPECT_THAT(rejected->message(), ::testing::HasSubstr("ckpt-8"));
+  EXPECT_EQ(again.metrics.front().step(), 7);
+  EXPECT_TRUE(AdapterBytes("reference") == before);
+}
+
+TEST_F(TrainerProcessTest, ACheckpointOfAnotherRunIsAnError) {
+  ASSERT_NO_FATAL_FAILURE(TrainUndisturbed());
+  TaskAssignment task = TrainAssignment("reference");
+  task.mutable_task()->mutable_train()->mutable_spec()->mutable_training()->set_learning_rate(0.02);
+  const TrainerRun run = RunTrainer(task, Log());
+  EXPECT_EQ(run.exit_code, 1);
+  ASSERT_TRUE(run.error);
+  EXPECT_EQ(run.error->failure().reason(), "CHECKPOINT_OTHER_RUN");
+}
+
+TEST_F(TrainerProcessTest, MicroBatchesDoNotChangeTheLosses) {
+  ASSERT_NO_FATAL_FAILURE(TrainUndisturbed());
+  TaskAssignment task = TrainAssignment("whole");
+  task.mutable_task()->mutable_train()->mutable_spec()->mutable_training()->set_micro_batch_size(5);
+  const TrainerRun whole = RunTrainer(task, Log());
+  ASSERT_EQ(whole.exit_code, 0);
+  for (size_t i = 0; i < whole.metrics.size(); ++i) {
+    EXPECT_NEAR(whole.metrics[i].loss(), reference_.metrics[i].loss(), 1e-4) << "step " << i + 1;
+  }
+}
+
+TEST_F(TrainerProcessTest, EndOfFileFromTheAgentEndsItAtOnce) {
+  ASSERT_NO_FATAL_FAILURE(Prepare());
+  auto process = TrainerProcess::Start(TrainAssignment("orphan", /*steps=*/100'000), Log());
+  ASSERT_TRUE(process.ok());
+  while (const auto message = process->Next()) {
+    if (message->has_metric()) break;
+  }
+  process->CloseSocket();
+  EXPECT_EQ(process->Wait(), 4);
+}
+
+TEST_F(TrainerProcessTest, WithoutRenewalsItFencesItself) {
+  ASSERT_NO_FATAL_FAILURE(Prepare());
+  TaskAssignment task = TrainAssignment("fenced", /*steps=*/100'000);
+  task.set_self_fence_seconds(1.5);
+  EXPECT_EQ(RunTrainer(task, Log()).exit_code, 5);
+}
+
+TEST_F(TrainerProcessTest, SigtermMeansCheckpointAndPreempted) {
+  ASSERT_NO_FATAL_FAILURE(Prepare());
+  const TrainerRun run = RunTrainer(TrainAssignment("term", /*steps=*/100'000), Log(),
+                                    [](TrainerProcess& process, const TrainerMessage& message) {
+                                      if (message.has_metric() && message.metric().step() == 3) process.Signal(SIGTERM);
+                                    });
+  EXPECT_EQ(run.exit_code, 3);
+  ASSERT_FALSE(run.checkpoints.empty());
+  EXPECT_EQ(run.checkpoints.back().step(), run.metrics.back().step());
+}
+
+TEST_F(TrainerProcessTest, ANumberThatIsNotFiniteStopsTheRunAndKeepsTheCheckpoint) {
+  ASSERT_NO_FATAL_FAILURE(Prepare());
+  TaskAssignment task = TrainAssignment("nan");
+  auto& spec = *task.mutable_task()->mutable_train()->mutable_spec();
+  spec.mutable_training()->set_learning_rate(1e37);
+  spec.mutable_training()->set_schedule(sbora::v1::SCHEDULE_CONSTANT);
+  spec.mutable_checkpoint()->set_checkpoint_every_steps(1);
+  const TrainerRun run = RunTrainer(task, Log());
+  EXPECT_EQ(run.exit_code, 1);
+  ASSERT_TRUE(run.error);
+  EXPECT_EQ(run.error->failure().reason(), "NON_FINITE");
+  EXPECT_EQ(run.error->reason(), sbora::v1::TERMINATION_REASON_NON_FINITE);
+  EXPECT_FALSE(run.result);
+}
+
+TEST_F(TrainerProcessTest, BadInputIsNamed) {
+  ASSERT_NO_FATAL_FAILURE(Prepare());
+  struct Case {
+    const char* title;
+    std::function<void(TaskAssignment&)> spoil;
+    const char* reason;
+  };
+  const Case cases[] = {
+      {"two ranks", [](TaskAssignment& task) { task.set_world_size(2); }, "MULTI_RANK"},
+      {"no task", [](TaskAssignment& task) { task.clear_task(); }, "TASK_MALFORMED"},
+      {"no model", [](TaskAssignment& task) { task.mutable_directories()->erase("model"); }, "TASK_MALFORMED"},
+      {"no caches", [](TaskAssignment& task) { task.mutable_directories()->erase("token_cache"); }, "TASK_MALFORMED"},
+      {"indices of a module missing",
+       [](TaskAssignment& task) { task.mutable_task()->mutable_train()->mutable_indices()->RemoveLast(); },
+       "INDICES_MISMATCH"},
+      {"unknown device", [](TaskAssignment& task) { task.set_device("tpu"); }, "DEVICE_UNKNOWN"},
+      {"bad data",
+       [this](TaskAssignment& task) {
+         std::ofstream(Path("dataset") / "data.jsonl", std::ios::app) << "{\"prompt\": \n";
+         task.set_prepare_only(true);
+       },
+       "DATASET_INVALID"},
+  };
+  for (const auto& [title, spoil, reason] : cases) {
+    SCOPED_TRACE(title);
+    TaskAssignment task = TrainAssignment("bad");
+    spoil(task);
+    const TrainerRun run = RunTrainer(task, Log());
+    EXPECT_EQ(run.exit_code, 1);
+    ASSERT_TRUE(run.error);
+    EXPECT_EQ(run.error->failure().reason(), reason) << run.error->failure().message();
+    EXPECT_EQ(run.error->reason(), sbora::v1::TERMINATION_REASON_INVALID_INPUT);
+  }
+}
+
+TEST_F(TrainerProcessTest, EvaluatesGeneratesExportsAndMerges) {
+  ASSERT_NO_FATAL_FAILURE(TrainUndisturbed());
+  const std::string adapter = (Path("reference") / "output").string();
+
+  TaskAssignment evaluate = Assignment("evaluate");
+  (*evaluate.mutable_directories())["adapter"] = adapter;
+  auto& evaluation = *evaluate.mutable_task()->mutable_evaluate();
+  evaluation.set_base_hash(base_hash_);
+  evaluation.mutable_spec()->set_max_samples(7);
+  evaluation.mutable_spec()->mutable_generation()->set_max_new_tokens(4);
+  evaluation.mutable_spec()->mutable_generation()->set_batch_size(3);
+  const TrainerRun evaluated = RunTrainer(evaluate, Log());
+  ASSERT_EQ(evaluated.exit_code, 0) << Slurp(Log());
+  const auto& result = evaluated.result->evaluate();
+  EXPECT_EQ(result.samples(), 7);
+  EXPECT_EQ(result.examples_size(), 7);
+  EXPECT_EQ(result.examples(3).prompt(), "add 3 3 = ");
+  EXPECT_EQ(result.examples(3).reference(), "6");
+  EXPECT_NEAR(result.perplexity(), std::exp(result.loss()), 1e-9);
+  EXPECT_EQ(evaluated.last_progress.step(), 7);
+  const std::string lines = Slurp(Path("evaluate") / "output" / "examples.jsonl");
+  EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 7);
+
+  evaluation.set_base_hash(std::string(64, '0'));
+  EXPECT_EQ(RunTrainer(evaluate, Log()).error->failure().reason(), "BASE_HASH_MISMATCH");
+
+  TaskAssignment generate = Assignment("generate");
+  auto& request = *generate.mutable_task()->mutable_generate()->mutable_request();
+  request.add_prompts("hello");
+  request.add_prompts("you");
+  request.set_prompt_template(sbora::v1::PROMPT_TEMPLATE_CHAT);
+  request.mutable_generation()->set_max_new_tokens(3);
+  const TrainerRun generated = RunTrainer(generate, Log());
+  ASSERT_EQ(generated.exit_code, 0) << Slurp(Log());
+  EXPECT_EQ(generated.result->generate().texts_size(), 2);
+
+  TaskAssignment exported = Assignment("export");
+  (*exported.mutable_directories())["adapter"] = adapter;
+  exported.mutable_task()->mutable_export_()->set_format(sbora::v1::EXPORT_FORMAT_PEFT);
+  EXPECT_EQ(RunTrainer(exported, Log()).exit_code, 0) << Slurp(Log());
+  EXPECT_TRUE(fs::exists(Path("export") / "output" / "adapter_config.json"));
+
+  TaskAssignment merged = Assignment("merge");
+  (*merged.mutable_directories())["adapter"] = adapter;
+  merged.mutable_task()->mutable_merge()->set_base_hash(base_hash_);
+  EXPECT_EQ(RunTrainer(merged, Log()).exit_code, 0) << Slurp(Log());
+
+  // The merged model is a model: its loss on the references is the adapter's.
+  TaskAssignment check = evaluate;
+  check.mutable_directories()->erase("adapter");
+  (*check.mutable_directories())["model"] = (Path("merge") / "output").string();
+  check.mutable_task()->mutable_evaluate()->clear_base_hash();
+  const TrainerRun of_merged = RunTrainer(check, Log());
+  ASSERT_EQ(of_merged.exit_code, 0) << Slurp(Log());
+  EXPECT_NEAR(of_merged.result->evaluate().loss(), result.loss(), 1e-4);
+}
+
+TEST_F(TrainerProcessTest, ImportsAFolder) {
+  TaskAssignment task = Assignment("import");
+  (*task.mutable_directories())["source"] = Path("model").string();
+  task.mutable_task()->mutable_import();
+  const TrainerRun run = RunTrainer(task, Log());
+  ASSERT_EQ(run.exit_code, 0) << Slurp(Log());
+  EXPECT_EQ(run.result->import().base_hash(), base_hash_);
+  EXPECT_TRUE(run.result->import().has_chat_template());
+  EXPECT_EQ(run.result->import().parameters(), core::ParameterCount(TinyModelConfig()));
+}
+
+}  // namespace
+}  // namespace sbora::testing

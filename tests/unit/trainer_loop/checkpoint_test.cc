@@ -1,0 +1,186 @@
+#include "worker/trainer/checkpoint/checkpoint_store.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <functional>
+#include <set>
+
+#include "common/file.h"
+
+namespace sbora::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+
+class CheckpointTest : public testing::Test {
+ protected:
+  CheckpointTest() : temp_(*TempDirectory::Create(fs::temp_directory_path(), "checkpoint-test")) {
+    layout_.parameter_count = 6;
+    layout_.factors = {{"b.sbora_B", {2, 2}, 0}, {"a.sbora_B", {1, 2}, 4}};
+    layout_.indices = {{"b.sbora_index", {1, 3}}, {"a.sbora_index", {0, 7}}};
+  }
+
+  CheckpointStore Store(const std::string& run = "run") const { return {temp_.path(), layout_, run}; }
+
+  /// All values depend on the step.
+  static std::vector<float> Values(int64_t step, float base) {
+    std::vector<float> values;
+    for (int i = 0; i < 6; ++i) values.push_back(base + 0.125f * static_cast<float>(i) + static_cast<float>(step));
+    return values;
+  }
+  static TrainState State(int64_t step) {
+    return {.step = step, .epoch = 0.1 * static_cast<double>(step), .trained_tokens = 100 * step, .seconds = 1.5,
+            .last_loss = 1.0 / 3.0, .last_validation_loss = 0.1, .last_validation_step = step,
+            .best_validation_loss = 0.1, .best_step = step};
+  }
+  void Save(int64_t step) {
+    auto store = Store();
+    const auto saved = store.Save(State(step), Values(step, 0), Values(step, 10), Values(step, 20), Values(step, 30));
+    ASSERT_TRUE(saved.ok()) << saved.status();
+  }
+  fs::path Folder(int64_t step) const { return temp_.path() / ("ckpt-" + std::to_string(step)); }
+  std::set<std::string> Listing() const {
+    std::set<std::string> names;
+    for (const auto& entry : fs::directory_iterator(temp_.path())) names.insert(entry.path().filename().string());
+    return names;
+  }
+
+  TempDirectory temp_;
+  AdapterLayout layout_;
+};
+
+std::string Slurp(const fs::path& path) { return *ReadFile(path, 1 << 20); }
+void Spill(const fs::path& path, const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; }
+
+TEST_F(CheckpointTest, RoundTripIsExact) {
+  Save(3);
+  const auto loaded = Store().Load(Folder(3));
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->state, State(3));
+  EXPECT_EQ(loaded->parameters, Values(3, 0));
+  EXPECT_EQ(loaded->first_moment, Values(3, 10));
+  EXPECT_EQ(loaded->second_moment, Values(3, 20));
+  EXPECT_EQ(loaded->best_parameters, Values(3, 30));
+}
+
+TEST_F(CheckpointTest, KeepsTheNewestTwoAndNoTraceOfWriting) {
+  for (const int64_t step : {1, 2, 3, 10}) Save(step);
+  EXPECT_THAT(Listing(), testing::UnorderedElementsAre("ckpt-3", "ckpt-10"));
+}
+
+TEST_F(CheckpointTest, EmptyFolderMeansAFreshStart) {
+  const auto report = Store().LoadNewest({});
+  EXPECT_FALSE(report.checkpoint);
+  EXPECT_TRUE(report.rejected.empty());
+}
+
+TEST_F(CheckpointTest, AlteredCheckpointIsNamedAndTheOneBeforeIsTaken) {
+  struct Case {
+    const char* title;
+    std::function<void(const fs::path& newest, const fs::path& older)> alter;
+  };
+  const auto truncate = [](const char* file) {
+    return [file](const fs::path& newest, const fs::path&) { fs::resize_file(newest / file, fs::file_size(newest / file) - 1); };
+  };
+  const auto flip = [](const char* file) {
+    return [file](const fs::path& newest, const fs::path&) {
+      std::string bytes = Slurp(newest / file);
+      bytes[bytes.size() - 2] = static_cast<char>(bytes[bytes.size() - 2] ^ 0x10);
+      Spill(newest / file, bytes);
+    };
+  };
+  const auto swap = [](const char* file) {
+    return [file](const fs::path& newest, const fs::path& older) { Spill(newest / file, Slurp(older / file)); };
+  };
+  const auto remove = [](const char* file) {
+    return [file](const fs::path& newest, const fs::path&) { fs::remove(newest / file); };
+  };
+  const Case cases[] = {
+      {"adapter truncated", truncate("adapter.safetensors")},
+      {"optimizer truncated", truncate("optimizer.safetensors")},
+      {"state truncated", truncate("state.json")},
+      {"manifest truncated", [](const fs::path& newest, const fs::path&) { fs::resize_file(newest / "manifest.json", 20); }},
+      {"manifest empty", [](const fs::path& newest, const fs::path&) { fs::resize_file(newest / "manifest.json", 0); }},
+      {"adapter bit flip", flip("adapter.safetensors")},
+      {"optimizer bit flip", flip("optimizer.safetensors")},
+      {"state bit flip", flip("state.json")},
+      {"adapter of another step", swap("adapter.safetensors")},
+      {"optimizer of another step", swap("optimizer.safetensors")},
+      {"state of another step", swap("state.json")},
+      {"manifest of another step", swap("manifest.json")},
+      {"manifest missing", remove("manifest.json")},
+      {"optimizer missing", remove("optimizer.safetensors")},
+      {"best adapter missing", remove("best_adapter.safetensors")},
+  };
+  for (const auto& [title, alter] : cases) {
+    SCOPED_TRACE(title);
+    fs::remove_all(Folder(4));
+    fs::remove_all(Folder(8));
+    Save(4);
+    Save(8);
+    alter(Folder(8), Folder(4));
+    const auto report = Store().LoadNewest({});
+    ASSERT_TRUE(report.checkpoint);
+    EXPECT_EQ(report.checkpoint->state.step, 4);
+    ASSERT_EQ(report.rejected.size(), 1u);
+    EXPECT_EQ(report.rejected[0].folder, Folder(8));
+    EXPECT_FALSE(report.rejected[0].why.message().empty());
+  }
+}
+
+TEST_F(CheckpointTest, AManifestThatNamesTooLittleIsRefused) {
+  Save(4);
+  const std::string manifest = Slurp(Folder(4) / "manifest.json");
+  fs::remove(Folder(4) / "optimizer.safetensors");
+  std::string shorter = manifest;
+  const size_t name = shorter.find("optimizer.safetensors");
+  const size_t begin = shorter.rfind('{', name);
+  size_t end = shorter.find('}', name) + 1;
+  if (shorter[end] == ',') ++end;
+  shorter.erase(begin, end - begin);
+  Spill(Folder(4) / "manifest.json", shorter);
+  EXPECT_EQ(Store().Load(Folder(4)).status().reason(), "CHECKPOINT_INCOMPLETE");
+}
+
+TEST_F(CheckpointTest, AnotherRunIsRefused) {
+  Save(4);
+  EXPECT_EQ(Store("another").Load(Folder(4)).status().reason(), "CHECKPOINT_OTHER_RUN");
+}
+
+TEST_F(CheckpointTest, OtherIndicesAreRefused) {
+  Save(4);
+  layout_.indices[0].values[1] = 2;
+  EXPECT_EQ(Store().Load(Folder(4)).status().reason(), "ADAPTER_TENSOR_MISMATCH");
+}
+
+TEST_F(CheckpointTest, ARejectedFolderOfTheSameStepIsReplaced) {
+  Save(8);
+  fs::resize_file(Folder(8) / "manifest.json", 0);
+  Save(8);
+  EXPECT_TRUE(Store().Load(Folder(8)).ok());
+  EXPECT_THAT(Listing(), testing::UnorderedElementsAre("ckpt-8"));
+}
+
+TEST_F(CheckpointTest, TheNewerOfLocalAndFetchedWins) {
+  Save(4);
+  const auto fetched = temp_.path() / "fetched";
+  fs::rename(Folder(4), fetched);
+  Save(2);
+  EXPECT_EQ(Store().LoadNewest({fetched}).checkpoint->state.step, 4);
+  Save(6);
+  EXPECT_EQ(Store().LoadNewest({fetched}).checkpoint->state.step, 6);
+}
+
+TEST_F(CheckpointTest, AFolderLeftHalfWrittenIsNoCheckpoint) {
+  Save(4);
+  fs::create_directories(temp_.path() / ".writing-ckpt-9" / "ckpt-9");
+  fs::create_directories(temp_.path() / "ckpt-x");
+  const auto report = Store().LoadNewest({});
+  EXPECT_EQ(report.checkpoint->state.step, 4);
+  EXPECT_TRUE(report.rejected.empty());
+}
+
+}  // namespace
+}  // namespace sbora::trainer
