@@ -391,13 +391,16 @@ Status CoordinatorImpl::CommitAttempt(CommitRequest request) {
   if (committed) return OkStatus();
   // A precondition that fails after the scheduler has decided would part memory and store, so look first. Nobody else
   // can take these names meanwhile: the work has reserved them.
+  std::set<std::string> made;  // objects that this very commit brings
   for (const Mutation& mutation : request.resources) {
-    if (const auto* insert = std::get_if<InsertResource>(&mutation)) {
+    if (const auto* object = std::get_if<InsertObject>(&mutation)) {
+      made.insert(object->row.uid);
+    } else if (const auto* insert = std::get_if<InsertResource>(&mutation)) {
       const StatusOr<ResourceRow> there = options_.store->GetResource(insert->row.name);
       if (there.ok()) return AlreadyExists("RESOURCE_EXISTS", fmt::format("{} exists", insert->row.name));
       if (there.status().code() != StatusCode::kNotFound) return there.status();
     } else if (const auto* owner = std::get_if<AddObjectOwner>(&mutation)) {
-      SBORA_RETURN_IF_ERROR(options_.store->GetObject(owner->object_uid).status());
+      if (!made.contains(owner->object_uid)) SBORA_RETURN_IF_ERROR(options_.store->GetObject(owner->object_uid).status());
     }
   }
   return Durable(

@@ -221,12 +221,14 @@ std::optional<SyncResponse> Scheduler::Answer(const SyncRequest& request, bool f
   WorkerEntry& worker = found->second;
   SyncResponse answer;
   std::set<std::string> listed;
-  bool news = worker.row.drain_asked && !worker.drain_told;
+  // A new instance is told at once that it is known; reports are acknowledged at once, because the agent keeps them.
+  bool news = worker.sequence == 0 || (worker.row.drain_asked && !worker.drain_told);
   for (const AttemptReport& report : request.attempts) {
     listed.insert(report.lease.uid);
     const LeaseEntry* const lease = FindLease(report.lease);
     if (lease != nullptr) {
       answer.renewed.push_back({.lease = report.lease, .acknowledged_item = lease->published_item});
+      news = news || !report.items.empty();
     } else if (ending_leases_.contains(report.lease.uid)) {
       continue;  // neither renewed nor fenced before its end is durable
     } else if (report.phase == AttemptPhase::kEnded) {
