@@ -3,10 +3,14 @@
 # sbora_test(NAME SRCS ... DEPS ... LABEL unit|contract|integration|numerics|gpu [TIMEOUT seconds]): one GoogleTest
 #   program, one ctest entry. Data for tests is found through SBORA_SOURCE_DIR and SBORA_BINARY_DIR.
 
+# ccache hits across checkouts and build folders: paths below the checkout count as relative, and precompiled headers are
+# taken at their word.
 find_program(SBORA_CCACHE ccache)
 if(SBORA_CCACHE)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${SBORA_CCACHE})
-  set(CMAKE_CUDA_COMPILER_LAUNCHER ${SBORA_CCACHE})
+  set(CMAKE_CXX_COMPILER_LAUNCHER
+      ${CMAKE_COMMAND} -E env "CCACHE_BASEDIR=${CMAKE_SOURCE_DIR}" CCACHE_NOHASHDIR=1
+      CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime ${SBORA_CCACHE})
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})
 endif()
 find_program(SBORA_MOLD mold)
 if(SBORA_MOLD)
