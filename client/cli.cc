@@ -23,8 +23,9 @@ void AddGlobalFlags(CLI::App& app, GlobalFlags& globals) {
   app.add_option("--output", globals.output, "table, json or yaml")
       ->transform(CLI::CheckedTransformer(formats, CLI::ignore_case).description(""))
       ->option_text("table|json|yaml");
-  app.add_option("--timeout", globals.timeout_seconds,
-                 "Seconds one call may take (default 60; generate and datasets upload 600), and a wait (default no limit)")
+  app.add_option(
+         "--timeout", globals.timeout_seconds,
+         "Seconds one call may take (default 60; generate and datasets upload 600), and a wait (default no limit)")
       ->check(CLI::PositiveNumber);
   app.add_flag("--quiet", globals.quiet, "No progress and no messages but errors");
 }
@@ -48,7 +49,8 @@ std::string Suggestion(const CLI::App& root, const CLI::App& verb, const std::ve
     }
   }
   std::vector<std::string> verbs;
-  for (const CLI::App* sub : verb.get_subcommands([](const CLI::App*) { return true; })) verbs.push_back(sub->get_name());
+  for (const CLI::App* sub : verb.get_subcommands([](const CLI::App*) { return true; }))
+    verbs.push_back(sub->get_name());
   for (const std::string& argument : arguments) {
     const bool flag = argument.starts_with("--");
     const std::string name = argument.substr(0, flag ? argument.find('=') : std::string::npos);
@@ -86,7 +88,8 @@ ExitCode RunSelected(CommandContext& context, const Command& command, const std:
 }  // namespace
 
 ExitCode RunCli(const std::vector<std::string>& arguments, const CliOptions& options) {
-  CommandContext context({.out = options.out, .err = options.err, .terminal = options.terminal, .channel = options.channel});
+  CommandContext context(
+      {.out = options.out, .err = options.err, .terminal = options.terminal, .channel = options.channel});
   Command selected;
   CLI::App app("Fine-tunes language models on an sbora server.", "sbora-client");
   app.fallthrough();  // global flags are taken anywhere on the line

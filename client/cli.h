@@ -13,8 +13,8 @@
 namespace sbora::client {
 
 struct CliOptions {
-  std::ostream& out;  ///< results; must outlive the call
-  std::ostream& err;  ///< progress, messages, errors; must outlive the call
+  std::ostream& out;      ///< results; must outlive the call
+  std::ostream& err;      ///< progress, messages, errors; must outlive the call
   bool terminal = false;  ///< err is a terminal
   /// Instead of a channel to --server, for tests.
   std::shared_ptr<grpc::Channel> channel;

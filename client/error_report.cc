@@ -31,8 +31,10 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 15> kByReaso
 std::string HintByCode(StatusCode code, const ErrorContext& context) {
   switch (code) {
     case StatusCode::kUnavailable:
-      return fmt::format("is sbora-server running at {}? Start one with: sbora-server --with-worker; or name another with "
-                         "--server HOST:PORT or SBORA_SERVER", context.server);
+      return fmt::format(
+          "is sbora-server running at {}? Start one with: sbora-server --with-worker; or name another with "
+          "--server HOST:PORT or SBORA_SERVER",
+          context.server);
     case StatusCode::kDeadlineExceeded:
       return "allow more time with --timeout SECONDS";
     case StatusCode::kResourceExhausted:

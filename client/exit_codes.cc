@@ -36,7 +36,8 @@ ExitCode ExitCodeOf(StatusCode code) {
 }
 
 std::string ExitCodeHelp() {
-  return "Exit codes: 0 ok, 1 the job or operation failed, 2 usage or invalid argument, 3 not found, 4 already exists or\n"
+  return "Exit codes: 0 ok, 1 the job or operation failed, 2 usage or invalid argument, 3 not found, 4 already exists "
+         "or\n"
          "wrong state, 5 unavailable or out of time, 6 not permitted, 7 data corrupt, 8 cancelled or interrupted,\n"
          "9 not implemented, 10 internal error.";
 }

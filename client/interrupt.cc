@@ -81,7 +81,8 @@ void WaitScope::Listen() {
 Status WaitScope::Explain(const Status& status, const std::string& goes_on) const {
   if (status.code() != StatusCode::kCancelled || status.reason() != "STOPPED") return status;
   if (timed_out_) {
-    return DeadlineExceeded("WAIT_TIMEOUT", fmt::format("not done after {} s; {}", timeout_seconds_.value_or(0), goes_on));
+    return DeadlineExceeded("WAIT_TIMEOUT",
+                            fmt::format("not done after {} s; {}", timeout_seconds_.value_or(0), goes_on));
   }
   if (interrupted_) return Cancelled("INTERRUPTED", fmt::format("interrupted; {}", goes_on));
   return status;

@@ -18,11 +18,13 @@ namespace {
 constexpr const char* kIndexFile = "model.safetensors.index.json";
 constexpr int64_t kMaxIndexBytes = 64 << 20;
 constexpr std::array kPickleSuffixes = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"};
-constexpr std::array kSmallFiles = {"config.json", "generation_config.json", "special_tokens_map.json",
-                                    "added_tokens.json", "vocab.json", "chat_template.jinja", "chat_template.json"};
+constexpr std::array kSmallFiles = {
+    "config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json",  "chat_template.jinja",    "chat_template.json"};
 
 bool IsPickle(const std::string& name) {
-  return std::any_of(kPickleSuffixes.begin(), kPickleSuffixes.end(), [&](const char* end) { return name.ends_with(end); });
+  return std::any_of(kPickleSuffixes.begin(), kPickleSuffixes.end(),
+                     [&](const char* end) { return name.ends_with(end); });
 }
 
 bool IsSmallFile(const std::string& name) {
@@ -54,7 +56,8 @@ StatusOr<std::set<std::string>> IndexedShards(const std::filesystem::path& folde
     }
     const auto name = shard.get<std::string>();
     if (!names.contains(name)) {
-      return InvalidArgument("MODEL_FILE_MISSING", fmt::format("{} names {}, which is not in {}", kIndexFile, name, folder.string()));
+      return InvalidArgument("MODEL_FILE_MISSING",
+                             fmt::format("{} names {}, which is not in {}", kIndexFile, name, folder.string()));
     }
     shards.insert(name);
   }
@@ -62,10 +65,11 @@ StatusOr<std::set<std::string>> IndexedShards(const std::filesystem::path& folde
 }
 
 Status RefusePickles(const std::filesystem::path& path, const std::vector<std::string>& pickles) {
-  return InvalidArgument("PICKLE_REFUSED",
-                         fmt::format("{} holds pickle files, which can run code when read: {}. Convert them to safetensors "
-                                     "(save_pretrained with safe_serialization=True) and import that folder",
-                                     path.string(), fmt::join(pickles, ", ")));
+  return InvalidArgument(
+      "PICKLE_REFUSED",
+      fmt::format("{} holds pickle files, which can run code when read: {}. Convert them to safetensors "
+                  "(save_pretrained with safe_serialization=True) and import that folder",
+                  path.string(), fmt::join(pickles, ", ")));
 }
 
 StatusOr<ModelFiles> PickFolder(const std::filesystem::path& folder) {
@@ -86,13 +90,17 @@ StatusOr<ModelFiles> PickFolder(const std::filesystem::path& folder) {
   if (!names.contains("tokenizer.json")) missing.emplace_back("tokenizer.json");
   if (weights.empty()) missing.emplace_back("*.safetensors");
   if (!missing.empty()) {
-    const auto gguf = std::find_if(names.begin(), names.end(), [](const std::string& name) { return name.ends_with(".gguf"); });
+    const auto gguf =
+        std::find_if(names.begin(), names.end(), [](const std::string& name) { return name.ends_with(".gguf"); });
     if (weights.empty() && gguf != names.end()) {
-      return InvalidArgument("MODEL_FILE_MISSING", fmt::format("{} is no Hugging Face folder; to import its GGUF file, name it: {}",
-                                                               folder.string(), (folder / *gguf).string()));
+      return InvalidArgument("MODEL_FILE_MISSING",
+                             fmt::format("{} is no Hugging Face folder; to import its GGUF file, name it: {}",
+                                         folder.string(), (folder / *gguf).string()));
     }
-    return InvalidArgument("MODEL_FILE_MISSING", fmt::format("{} lacks {}; an import needs config.json, tokenizer.json and "
-                                                             "safetensors, or one .gguf file", folder.string(), fmt::join(missing, ", ")));
+    return InvalidArgument("MODEL_FILE_MISSING",
+                           fmt::format("{} lacks {}; an import needs config.json, tokenizer.json and "
+                                       "safetensors, or one .gguf file",
+                                       folder.string(), fmt::join(missing, ", ")));
   }
   for (const std::string& name : names) {
     if (IsSmallFile(name) || weights.contains(name)) picked.files.push_back({folder / name, name});

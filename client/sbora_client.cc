@@ -80,7 +80,8 @@ template <typename T>
 StatusOr<T> Client::Poll(T value, const std::function<StatusOr<T>()>& get, const std::function<bool(const T&)>& done,
                          const std::stop_token& stop, const std::function<void(const T&)>& on_change) {
   const Clock& clock = SystemClock();
-  std::chrono::milliseconds wait(std::min<std::chrono::milliseconds>(std::chrono::milliseconds(100), options_.poll_interval));
+  std::chrono::milliseconds wait(
+      std::min<std::chrono::milliseconds>(std::chrono::milliseconds(100), options_.poll_interval));
   MonotonicTime answered = clock.Now();
   while (true) {
     if (on_change) on_change(value);

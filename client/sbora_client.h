@@ -48,7 +48,8 @@ struct ClientOptions {
   /// Deadline of one unary call; streams have none.
   std::chrono::milliseconds call_timeout = kDefaultCallDeadline;
   /// Between tries of a call that may be repeated.
-  BackoffOptions retry{.initial = std::chrono::milliseconds(200), .maximum = std::chrono::milliseconds(2000), .max_attempts = 3};
+  BackoffOptions retry{
+      .initial = std::chrono::milliseconds(200), .maximum = std::chrono::milliseconds(2000), .max_attempts = 3};
   /// How long a watch or a wait that has had an answer goes on without another before it gives up.
   std::chrono::milliseconds reconnect_for{300'000};
   /// Longest time between two looks at an operation.

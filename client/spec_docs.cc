@@ -16,8 +16,10 @@ struct Docs {
   google::protobuf::DescriptorPool pool;
 
   Docs() {
-    SBORA_CHECK(files.ParseFromArray(kSpecDocs, static_cast<int>(sizeof(kSpecDocs))), "the carried descriptors are damaged");
-    for (const auto& file : files.file()) SBORA_CHECK(pool.BuildFile(file) != nullptr, "bad descriptor {}", file.name());
+    SBORA_CHECK(files.ParseFromArray(kSpecDocs, static_cast<int>(sizeof(kSpecDocs))),
+                "the carried descriptors are damaged");
+    for (const auto& file : files.file())
+      SBORA_CHECK(pool.BuildFile(file) != nullptr, "bad descriptor {}", file.name());
   }
 };
 

@@ -85,8 +85,7 @@ Status StoreDouble(Message& message, const FieldDescriptor* field, const std::st
   const auto value = ParseNumber<double>(text);
   if (!value || !std::isfinite(*value)) return BadValue(path, text, "a finite number");
   const Reflection& reflection = *message.GetReflection();
-  field->is_repeated() ? reflection.AddDouble(&message, field, *value)
-                       : reflection.SetDouble(&message, field, *value);
+  field->is_repeated() ? reflection.AddDouble(&message, field, *value) : reflection.SetDouble(&message, field, *value);
   return OkStatus();
 }
 
@@ -308,7 +307,8 @@ Status SetRepeatedField(Message& root, std::string_view path, const std::vector<
   Message& owner = OwnerOf(root, leaf.path);
   owner.GetReflection()->ClearField(&owner, leaf.field);
   for (const std::string& item : items) {
-    if (item.empty()) return BadValue(leaf.path, fmt::format("{}", fmt::join(items, ",")), "a list without empty items");
+    if (item.empty())
+      return BadValue(leaf.path, fmt::format("{}", fmt::join(items, ",")), "a list without empty items");
     SBORA_RETURN_IF_ERROR(StoreValue(owner, leaf.field, leaf.path, item));
   }
   return OkStatus();

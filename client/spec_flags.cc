@@ -43,7 +43,8 @@ Status SpecFlags::Apply(google::protobuf::Message& root) const {
     const auto* field = flag->leaf.field;
     const auto& reflection = *root.GetReflection();
     if (reflection.GetEnumValue(root, field) != reflection.GetEnumValue(*asked, field)) {
-      return InvalidArgument("BAD_FIELD_VALUE", fmt::format("--quantization {} contradicts the one in --method", flag->text))
+      return InvalidArgument("BAD_FIELD_VALUE",
+                             fmt::format("--quantization {} contradicts the one in --method", flag->text))
           .WithViolation("quantization", "must agree with the method's");
     }
   }

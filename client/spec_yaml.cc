@@ -58,7 +58,8 @@ class YamlReader {
   Status ReadList(const YAML::Node& list, const std::string& path) {
     std::vector<std::string> items;
     for (const YAML::Node& item : list) {
-      if (!item.IsScalar()) return At(item, "BAD_FIELD_VALUE", fmt::format("'{}' must be a list of plain values", path));
+      if (!item.IsScalar())
+        return At(item, "BAD_FIELD_VALUE", fmt::format("'{}' must be a list of plain values", path));
       items.push_back(item.Scalar());
     }
     if (const Status status = SetRepeatedField(root_, path, items); !status.ok()) return AtNode(list, status);
@@ -70,7 +71,8 @@ class YamlReader {
     for (int i = 0; i < type.field_count(); ++i) siblings.push_back(type.field(i)->name());
     const std::string near = Nearest(ToSnakeCase(key), siblings);
     if (near.empty()) return FindLeaf(*root_.GetDescriptor(), prefix + key).status();
-    return InvalidArgument("UNKNOWN_FIELD", fmt::format("unknown field '{}{}'; did you mean '{}{}'?", prefix, key, prefix, near))
+    return InvalidArgument("UNKNOWN_FIELD",
+                           fmt::format("unknown field '{}{}'; did you mean '{}{}'?", prefix, key, prefix, near))
         .WithMetadata("field", prefix + key)
         .WithMetadata("nearest", prefix + near);
   }

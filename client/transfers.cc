@@ -29,9 +29,8 @@ Status Stopped() { return Cancelled("STOPPED", "the transfer was stopped"); }
 
 /// A plain file name: what the server sends must not lead out of the folder.
 bool IsPlainName(std::string_view name) {
-  const bool known = std::all_of(name.begin(), name.end(), [](unsigned char c) {
-    return std::isalnum(c) || c == '.' || c == '_' || c == '-';
-  });
+  const bool known = std::all_of(name.begin(), name.end(),
+                                 [](unsigned char c) { return std::isalnum(c) || c == '.' || c == '_' || c == '-'; });
   return known && !name.empty() && name.size() <= 255 && name.front() != '.';
 }
 
@@ -42,7 +41,8 @@ StatusOr<std::string> ReadChunk(int fd, int64_t offset, int64_t size, const Loca
     const ssize_t got = ::pread(fd, bytes.data() + done, bytes.size() - done, offset + static_cast<int64_t>(done));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return FromErrno(errno, fmt::format("reading {}", file.path.string()));
-    if (got == 0) return DataLoss("FILE_SHRANK", fmt::format("{} got shorter while it was uploaded", file.path.string()));
+    if (got == 0)
+      return DataLoss("FILE_SHRANK", fmt::format("{} got shorter while it was uploaded", file.path.string()));
     done += static_cast<size_t>(got);
   }
   return bytes;
@@ -52,13 +52,15 @@ Status CheckFiles(const google::protobuf::RepeatedPtrField<v1::File>& files, con
   std::set<std::string> names;
   for (const v1::File& file : files) {
     if (!IsPlainName(file.path()) || !names.insert(file.path()).second) {
-      return DataLoss("BAD_FILE_NAME", fmt::format("the server names a file \"{}\", which is no plain, single file name", file.path()));
+      return DataLoss("BAD_FILE_NAME",
+                      fmt::format("the server names a file \"{}\", which is no plain, single file name", file.path()));
     }
     if (!IsSha256Hex(file.sha256())) {
       return DataLoss("BAD_DIGEST", fmt::format("the server gives no SHA-256 for {}", file.path()));
     }
     if (file.path() == kManifestFile && !manifest_sha256.empty() && file.sha256() != manifest_sha256) {
-      return DataLoss("HASH_MISMATCH", fmt::format("manifest.json has SHA-256 {}, committed was {}", file.sha256(), manifest_sha256));
+      return DataLoss("HASH_MISMATCH",
+                      fmt::format("manifest.json has SHA-256 {}, committed was {}", file.sha256(), manifest_sha256));
     }
   }
   if (files.empty()) return NotFound("NO_FILES", "the resource holds no files");
@@ -91,8 +93,9 @@ Status CheckPullTarget(const std::filesystem::path& directory, bool force) {
     return FailedPrecondition("NOT_A_DIRECTORY", fmt::format("{} exists and is no folder", directory.string()));
   }
   if (!force && !std::filesystem::is_empty(directory, error)) {
-    return FailedPrecondition("DIRECTORY_NOT_EMPTY",
-                              fmt::format("{} is not empty; name a fresh folder, or give --force to replace it", directory.string()));
+    return FailedPrecondition(
+        "DIRECTORY_NOT_EMPTY",
+        fmt::format("{} is not empty; name a fresh folder, or give --force to replace it", directory.string()));
   }
   return OkStatus();
 }
@@ -154,8 +157,9 @@ Status Client::SendUpload(const v1::Upload& upload, const LocalFile& file, const
       continue;
     }
     const Status status =
-        received.ok() ? Unavailable("UPLOAD_STALLED", fmt::format("the server took {} of {} bytes", offset, upload.size_bytes()))
-                      : received.status();
+        received.ok()
+            ? Unavailable("UPLOAD_STALLED", fmt::format("the server took {} of {} bytes", offset, upload.size_bytes()))
+            : received.status();
     const bool again = IsRetryable(status.code()) || status.code() == StatusCode::kOutOfRange;
     if (!again || !backoff.Wait(SystemClock(), stop)) return status;
     v1::GetUploadRequest request;
@@ -225,7 +229,8 @@ Status Client::Pull(const google::protobuf::RepeatedPtrField<v1::File>& files, c
     // Read again from disk: what is handed over is what was checked.
     SBORA_ASSIGN_OR_RETURN(const FileDigest digest, DigestFile(filled / file.path()));
     if (digest.sha256 != file.sha256()) {
-      return DataLoss("HASH_MISMATCH", fmt::format("{} has SHA-256 {} on disk, expected {}", file.path(), digest.sha256, file.sha256()));
+      return DataLoss("HASH_MISMATCH",
+                      fmt::format("{} has SHA-256 {} on disk, expected {}", file.path(), digest.sha256, file.sha256()));
     }
     before += file.size_bytes();
   }

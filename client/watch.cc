@@ -64,7 +64,8 @@ StatusOr<v1::FineTuningJob> Client::Watch(const std::string& name, const WatchOp
   state.sequence = options.after_sequence;
   const Clock& clock = SystemClock();
   Backoff first(options_.retry);
-  Backoff again({.initial = options_.retry.initial, .maximum = std::chrono::milliseconds(5000), .max_attempts = 1 << 20});
+  Backoff again(
+      {.initial = options_.retry.initial, .maximum = std::chrono::milliseconds(5000), .max_attempts = 1 << 20});
   std::optional<MonotonicTime> answered;
   while (true) {
     Status status = ReadStream(name, options, sink, state);
@@ -79,14 +80,16 @@ StatusOr<v1::FineTuningJob> Client::Watch(const std::string& name, const WatchOp
       // Ended with nothing new: the job may have ended at or before the sequence we asked for.
       auto job = GetJob(name);
       if (job.ok() && IsTerminal(job->state())) return job;
-      status = job.ok() ? Unavailable("WATCH_ENDED", "the server closed the stream before the job ended") : job.status();
+      status =
+          job.ok() ? Unavailable("WATCH_ENDED", "the server closed the stream before the job ended") : job.status();
     }
     if (!IsBreak(status)) return status;
     if (options.on_break) options.on_break(status, state.sequence);
     if (answered && clock.Now() - *answered > options_.reconnect_for) {
       return status.WithContext(fmt::format("no answer for {} s", options_.reconnect_for.count() / 1000));
     }
-    if (!(answered ? again : first).Wait(clock, options.stop)) return options.stop.stop_requested() ? Stopped() : status;
+    if (!(answered ? again : first).Wait(clock, options.stop))
+      return options.stop.stop_requested() ? Stopped() : status;
   }
 }
 

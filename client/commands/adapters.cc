@@ -43,7 +43,8 @@ StatusOr<v1::Adapter> FindAdapter(Client& client, const std::string& name) {
 CommandResult PullAdapter(CommandContext& context, const PullFlags& flags) {
   SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
   SBORA_ASSIGN_OR_RETURN(const v1::Adapter adapter, FindAdapter(*client, flags.name));
-  SBORA_ASSIGN_OR_RETURN(const ExitCode code, PullFiles(context, adapter.files(), adapter.manifest_sha256(), flags.directory, flags.force));
+  SBORA_ASSIGN_OR_RETURN(const ExitCode code,
+                         PullFiles(context, adapter.files(), adapter.manifest_sha256(), flags.directory, flags.force));
   context.Print(adapter);
   return code;
 }
@@ -60,7 +61,8 @@ CommandResult ExportAdapter(CommandContext& context, const ExportFlags& flags) {
   SBORA_ASSIGN_OR_RETURN(operation, context.FinishOperation(std::move(operation), "exporting"));
   v1::ExportAdapterResult result;
   if (!operation.response().UnpackTo(&result)) {
-    return Internal("BAD_OPERATION_RESPONSE", fmt::format("{} answers with {}", operation.name(), operation.response().type_url()));
+    return Internal("BAD_OPERATION_RESPONSE",
+                    fmt::format("{} answers with {}", operation.name(), operation.response().type_url()));
   }
   SBORA_ASSIGN_OR_RETURN(const ExitCode code, PullFiles(context, result.files(), "", flags.directory, flags.force));
   if (context.globals().output != OutputFormat::kTable) context.PrintStreamed(result);
@@ -80,7 +82,8 @@ CommandResult MergeAdapters(CommandContext& context, const MergeFlags& flags) {
   SBORA_ASSIGN_OR_RETURN(operation, context.FinishOperation(std::move(operation), "merging"));
   v1::MergeAdaptersResult result;
   if (!operation.response().UnpackTo(&result)) {
-    return Internal("BAD_OPERATION_RESPONSE", fmt::format("{} answers with {}", operation.name(), operation.response().type_url()));
+    return Internal("BAD_OPERATION_RESPONSE",
+                    fmt::format("{} answers with {}", operation.name(), operation.response().type_url()));
   }
   SBORA_ASSIGN_OR_RETURN(const ExitCode code, PullFiles(context, result.files(), "", flags.directory, flags.force));
   if (context.globals().output != OutputFormat::kTable) context.PrintStreamed(result);
@@ -104,7 +107,8 @@ void AddConversions(const CommandRoot& root, CLI::App& group) {
         DeclareName(app, flags, "Job or adapter");
         DeclareTarget(app, flags);
         app.add_option("--format", flags.format, "peft (patch and gguf are not implemented yet)");
-        app.add_option("--request-id", flags.request_id, "UUID4; the same one again returns the first call's operation");
+        app.add_option("--request-id", flags.request_id,
+                       "UUID4; the same one again returns the first call's operation");
       },
       ExportAdapter);
   root.Verb<MergeFlags>(
@@ -112,7 +116,8 @@ void AddConversions(const CommandRoot& root, CLI::App& group) {
       [](CLI::App& app, MergeFlags& flags) {
         app.add_option("NAMES", flags.names, "Jobs or adapters")->required();
         DeclareTarget(app, flags);
-        app.add_option("--request-id", flags.request_id, "UUID4; the same one again returns the first call's operation");
+        app.add_option("--request-id", flags.request_id,
+                       "UUID4; the same one again returns the first call's operation");
       },
       MergeAdapters);
   root.Verb<MergeFlags>(
@@ -134,7 +139,8 @@ void AddAdapters(const CommandRoot& root) {
                          return PrintList(context, client->ListAdapters(flags.Options()));
                        });
   root.Verb<NameFlag>(
-      group, "get", "Show an adapter", [](CLI::App& app, NameFlag& flags) { DeclareName(app, flags, "Job or adapter"); },
+      group, "get", "Show an adapter",
+      [](CLI::App& app, NameFlag& flags) { DeclareName(app, flags, "Job or adapter"); },
       [](CommandContext& context, const NameFlag& flags) -> CommandResult {
         SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
         SBORA_ASSIGN_OR_RETURN(const v1::Adapter adapter, FindAdapter(*client, flags.name));

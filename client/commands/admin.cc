@@ -16,7 +16,8 @@ void AddWorkers(const CommandRoot& root) {
       [](CommandContext& context, const NameFlag& flags) -> CommandResult {
         SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
         const bool full = flags.name.find('/') != std::string::npos;
-        SBORA_ASSIGN_OR_RETURN(const v1::Worker worker, client->DrainWorker(full ? flags.name : "workers/" + flags.name));
+        SBORA_ASSIGN_OR_RETURN(const v1::Worker worker,
+                               client->DrainWorker(full ? flags.name : "workers/" + flags.name));
         context.Print(worker);
         return ExitCode::kOk;
       });

@@ -35,9 +35,10 @@ CommandResult PullFiles(CommandContext& context, const google::protobuf::Repeate
   WaitScope wait(context.globals().timeout_seconds);
   {
     ProgressLine progress(context.err(), SystemClock(), context.ProgressStyle());
-    const Client::PullOptions options{.force = force, .stop = wait.token(), .progress = [&](int64_t done, int64_t total) {
-                                        progress.Update("downloading", RenderTransferProgress("downloading", done, total));
-                                      }};
+    const Client::PullOptions options{
+        .force = force, .stop = wait.token(), .progress = [&](int64_t done, int64_t total) {
+          progress.Update("downloading", RenderTransferProgress("downloading", done, total));
+        }};
     const Status status = client->Pull(files, manifest_sha256, directory, options);
     if (!status.ok()) return wait.Explain(status, "nothing was left behind; run the command again");
   }

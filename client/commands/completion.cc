@@ -38,7 +38,8 @@ std::string Paths(const std::vector<Words>& all) {
 std::string CaseTable(const std::vector<Words>& all) {
   std::string out;
   for (const Words& words : all) {
-    out += fmt::format("    '{}') choices='{} {}' ;;\n", words.path, fmt::join(words.verbs, " "), fmt::join(words.flags, " "));
+    out += fmt::format("    '{}') choices='{} {}' ;;\n", words.path, fmt::join(words.verbs, " "),
+                       fmt::join(words.flags, " "));
   }
   return out;
 }
@@ -93,7 +94,9 @@ std::string FishScript(const std::vector<Words>& all) {
       }
     }
     for (const std::string& verb : words.verbs) {
-      const std::string once = words.path.empty() ? "" : fmt::format("; and not __fish_seen_subcommand_from {}", fmt::join(words.verbs, " "));
+      const std::string once =
+          words.path.empty() ? ""
+                             : fmt::format("; and not __fish_seen_subcommand_from {}", fmt::join(words.verbs, " "));
       out += fmt::format("complete -c sbora-client -f -n '{}{}' -a {}\n", condition, once, verb);
     }
     for (const std::string& flag : words.flags) {
@@ -114,12 +117,16 @@ void AddCompletion(const CommandRoot& root) {
   root.Verb<ShellFlag>(
       root.app, "completion", "A completion script for bash, zsh or fish",
       [](CLI::App& app, ShellFlag& flags) {
-        app.add_option("SHELL", flags.shell, "bash, zsh or fish")->required()->check(CLI::IsMember({"bash", "zsh", "fish"}));
+        app.add_option("SHELL", flags.shell, "bash, zsh or fish")
+            ->required()
+            ->check(CLI::IsMember({"bash", "zsh", "fish"}));
       },
       [&app = root.app](CommandContext& context, const ShellFlag& flags) -> CommandResult {
         std::vector<Words> all;
         Collect(app, "", all);
-        context.out() << (flags.shell == "bash" ? BashScript(all) : flags.shell == "zsh" ? ZshScript(all) : FishScript(all));
+        context.out() << (flags.shell == "bash"  ? BashScript(all)
+                          : flags.shell == "zsh" ? ZshScript(all)
+                                                 : FishScript(all));
         return ExitCode::kOk;
       });
 }

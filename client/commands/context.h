@@ -34,9 +34,9 @@ struct GlobalFlags {
 class CommandContext {
  public:
   struct Options {
-    std::ostream& out;  ///< results; must outlive
-    std::ostream& err;  ///< progress and messages; must outlive
-    bool terminal = false;  ///< err is a terminal
+    std::ostream& out;                       ///< results; must outlive
+    std::ostream& err;                       ///< progress and messages; must outlive
+    bool terminal = false;                   ///< err is a terminal
     std::shared_ptr<grpc::Channel> channel;  ///< instead of one to `server`; shared with the caller
   };
   explicit CommandContext(Options options) : options_(std::move(options)) {}
@@ -68,7 +68,8 @@ class CommandContext {
 
   /// Waits for the operation with progress on stderr. Its own error comes back as the status and makes the program end
   /// with kFailed instead of the code's number (kCancelled for a cancelled one).
-  StatusOr<google::longrunning::Operation> FinishOperation(google::longrunning::Operation operation, const std::string& what);
+  StatusOr<google::longrunning::Operation> FinishOperation(google::longrunning::Operation operation,
+                                                           const std::string& what);
   bool operation_failed() const { return operation_failed_; }
 
  private:

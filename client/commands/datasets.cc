@@ -80,7 +80,8 @@ void AddDatasets(const CommandRoot& root) {
       [](CLI::App& app, NameFlag& flags) { DeclareName(app, flags, "Data set"); },
       [](CommandContext& context, const NameFlag& flags) -> CommandResult {
         SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
-        SBORA_ASSIGN_OR_RETURN(const v1::Dataset dataset, client->GetDataset(client->ResourceName("datasets", flags.name)));
+        SBORA_ASSIGN_OR_RETURN(const v1::Dataset dataset,
+                               client->GetDataset(client->ResourceName("datasets", flags.name)));
         context.Print(dataset);
         return ExitCode::kOk;
       });

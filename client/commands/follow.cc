@@ -63,7 +63,8 @@ ExitCode EndOf(CommandContext& context, const v1::FineTuningJob& job) {
     return ExitCode::kCancelled;
   }
   const Status failure = FromFailure(job.failure());
-  context.err() << fmt::format("error: job {} failed: {} [{}]\nhint: its events say more: sbora-client jobs logs {}\n", id,
+  context.err() << fmt::format("error: job {} failed: {} [{}]\nhint: its events say more: sbora-client jobs logs {}\n",
+                               id,
                                failure.ok() ? v1::TerminationReason_Name(job.termination_reason()) : failure.message(),
                                failure.ok() ? "JOB_FAILED" : failure.reason(), id);
   return ExitCode::kFailed;
@@ -94,8 +95,10 @@ CommandResult FollowJob(CommandContext& context, const std::string& job, bool st
   line.Finish();
   if (!ended.ok()) {
     const std::string id = ShortName(name);
-    return wait.Explain(ended.status(), fmt::format("job {} goes on without you. Follow it again: sbora-client watch {}; end it: "
-                                                    "sbora-client jobs cancel {}", id, id, id));
+    return wait.Explain(ended.status(),
+                        fmt::format("job {} goes on without you. Follow it again: sbora-client watch {}; end it: "
+                                    "sbora-client jobs cancel {}",
+                                    id, id, id));
   }
   if (!streamed) context.Print(*ended);
   return EndOf(context, *ended);

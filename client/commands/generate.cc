@@ -18,8 +18,11 @@ struct GenerateFlags {
 
 void Declare(CLI::App& app, GenerateFlags& flags) {
   app.add_option("--prompt", flags.prompts, "A prompt; may be given again")->expected(1)->take_all();
-  app.add_option("--prompt-file", flags.prompt_files, "A file that holds one prompt; may be given again")->expected(1)->take_all();
-  flags.spec = std::make_unique<SpecFlags>(app, *v1::GenerateRequest::descriptor(), std::set<std::string>{"parent", "prompts"});
+  app.add_option("--prompt-file", flags.prompt_files, "A file that holds one prompt; may be given again")
+      ->expected(1)
+      ->take_all();
+  flags.spec =
+      std::make_unique<SpecFlags>(app, *v1::GenerateRequest::descriptor(), std::set<std::string>{"parent", "prompts"});
   app.footer("--prompt-template chat makes each prompt one user turn of the model's chat template.");
 }
 

@@ -64,12 +64,14 @@ CommandResult Logs(CommandContext& context, const LogFlags& flags) {
 using JobCall = StatusOr<v1::FineTuningJob> (Client::*)(const std::string&);
 
 /// get, cancel, pause, resume: a name in, the job out.
-void AddJobCall(const CommandRoot& root, CLI::App& group, const std::string& verb, const std::string& help, JobCall call) {
+void AddJobCall(const CommandRoot& root, CLI::App& group, const std::string& verb, const std::string& help,
+                JobCall call) {
   root.Verb<NameFlag>(
       group, verb, help, [](CLI::App& app, NameFlag& flags) { DeclareName(app, flags, "Job"); },
       [call](CommandContext& context, const NameFlag& flags) -> CommandResult {
         SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
-        SBORA_ASSIGN_OR_RETURN(const v1::FineTuningJob job, (client->*call)(client->ResourceName("fineTuningJobs", flags.name)));
+        SBORA_ASSIGN_OR_RETURN(const v1::FineTuningJob job,
+                               (client->*call)(client->ResourceName("fineTuningJobs", flags.name)));
         context.Print(job);
         return ExitCode::kOk;
       });
@@ -106,7 +108,8 @@ void AddJobLists(const CommandRoot& root, CLI::App& group) {
       [](CLI::App& app, NameFlag& flags) { DeclareName(app, flags, "Job"); },
       [](CommandContext& context, const NameFlag& flags) -> CommandResult {
         SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
-        return PrintList(context, client->ListMetrics(client->ResourceName("fineTuningJobs", flags.name), {.limit = 0}));
+        return PrintList(context,
+                         client->ListMetrics(client->ResourceName("fineTuningJobs", flags.name), {.limit = 0}));
       });
 }
 

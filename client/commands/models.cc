@@ -17,7 +17,8 @@ struct ImportFlags {
   bool validate_only = false;
 };
 
-StatusOr<std::vector<v1::Upload>> UploadAll(CommandContext& context, Client& client, const std::vector<LocalFile>& files) {
+StatusOr<std::vector<v1::Upload>> UploadAll(CommandContext& context, Client& client,
+                                            const std::vector<LocalFile>& files) {
   WaitScope wait(context.globals().timeout_seconds);
   ProgressLine progress(context.err(), SystemClock(), context.ProgressStyle());
   auto uploads = client.Upload(files, wait.token(), [&](int64_t done, int64_t total) {
@@ -48,14 +49,16 @@ CommandResult Import(CommandContext& context, const ImportFlags& flags) {
   SBORA_ASSIGN_OR_RETURN(operation, context.FinishOperation(std::move(operation), "importing"));
   v1::Model model;
   if (!operation.response().UnpackTo(&model)) {
-    return Internal("BAD_OPERATION_RESPONSE", fmt::format("{} answers with {}", operation.name(), operation.response().type_url()));
+    return Internal("BAD_OPERATION_RESPONSE",
+                    fmt::format("{} answers with {}", operation.name(), operation.response().type_url()));
   }
   context.Print(model);
   return ExitCode::kOk;
 }
 
 void DeclareImport(CLI::App& app, ImportFlags& flags) {
-  app.add_option("PATH", flags.path, "A Hugging Face folder (config.json, tokenizer.json, *.safetensors) or a .gguf file")
+  app.add_option("PATH", flags.path,
+                 "A Hugging Face folder (config.json, tokenizer.json, *.safetensors) or a .gguf file")
       ->required();
   app.add_option("--name", flags.name, "Id of the model in the project (made up when absent)");
   app.add_option("--display-name", flags.display_name, "Text for people");
@@ -72,12 +75,14 @@ void AddModels(const CommandRoot& root) {
       group, "export", "Download a base model (not implemented yet)",
       [](CLI::App& app, NameFlag& flags) { DeclareName(app, flags, "Model"); },
       [](CommandContext&, const NameFlag&) -> CommandResult {
-        return Unimplemented("MODEL_EXPORT", "models export is not implemented yet; adapters merge writes a whole checkpoint");
+        return Unimplemented("MODEL_EXPORT",
+                             "models export is not implemented yet; adapters merge writes a whole checkpoint");
       });
-  root.Verb<ListFlags>(group, "list", "List models", DeclareList, [](CommandContext& context, const ListFlags& flags) -> CommandResult {
-    SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
-    return PrintList(context, client->ListModels(flags.Options()));
-  });
+  root.Verb<ListFlags>(group, "list", "List models", DeclareList,
+                       [](CommandContext& context, const ListFlags& flags) -> CommandResult {
+                         SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
+                         return PrintList(context, client->ListModels(flags.Options()));
+                       });
   root.Verb<NameFlag>(
       group, "get", "Show a model", [](CLI::App& app, NameFlag& flags) { DeclareName(app, flags, "Model"); },
       [](CommandContext& context, const NameFlag& flags) -> CommandResult {

@@ -23,7 +23,8 @@ struct SubmitFlags {
 
 void DeclareSubmit(CLI::App& app, SubmitFlags& flags) {
   app.add_option("-f,--file", flags.file, "job.yaml: the spec's fields as keys; flags win over it");
-  app.add_option("--set", flags.sets, "Any field by path, for example --set training.seed=7; wins over flags")->option_text("path=value");
+  app.add_option("--set", flags.sets, "Any field by path, for example --set training.seed=7; wins over flags")
+      ->option_text("path=value");
   app.add_option("--label", flags.labels, "A label of the job")->option_text("key=value");
   app.add_option("--name", flags.name, "Id of the job in the project (made up when absent)");
   app.add_option("--display-name", flags.display_name, "Text for people");

@@ -149,7 +149,8 @@ std::string ShortName(std::string_view name) {
 
 std::string OneLine(std::string_view text, size_t width) {
   std::string out(text);
-  std::replace_if(out.begin(), out.end(), [](char c) { return c == '\n' || c == '\r' || c == '\t'; }, ' ');
+  std::replace_if(
+      out.begin(), out.end(), [](char c) { return c == '\n' || c == '\r' || c == '\t'; }, ' ');
   if (out.size() <= width) return out;
   size_t end = width - 3;
   while (end > 0 && (out[end] & 0xC0) == 0x80) --end;  // not in the middle of a character

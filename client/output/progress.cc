@@ -45,7 +45,8 @@ std::string RenderEvaluationProgress(const v1::EvaluationJob& job) {
 }
 
 std::string RenderTransferProgress(const std::string& what, int64_t done_bytes, int64_t total_bytes) {
-  const double percent = total_bytes == 0 ? 100.0 : 100.0 * static_cast<double>(done_bytes) / static_cast<double>(total_bytes);
+  const double percent =
+      total_bytes == 0 ? 100.0 : 100.0 * static_cast<double>(done_bytes) / static_cast<double>(total_bytes);
   return fmt::format("{}  {:.0f} %  ({} of {})", what, percent, FormatBytes(done_bytes), FormatBytes(total_bytes));
 }
 

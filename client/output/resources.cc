@@ -85,14 +85,16 @@ std::string ToTable(const v1::ListModelsResponse& models) {
 
 std::string ToTable(const v1::Dataset& dataset) {
   const v1::ValidationReport& report = dataset.validation_report();
-  std::string out = FormatFields({{"name", dataset.name()},
-                                  {"format", FormatText(dataset.format())},
-                                  {"samples", FormatCount(report.samples())},
-                                  {"invalid", report.invalid_samples() == 0 ? "" : FormatCount(report.invalid_samples())},
-                                  {"size", FormatBytes(dataset.file().size_bytes())},
-                                  {"created", FormatTime(dataset.create_time())}});
+  std::string out =
+      FormatFields({{"name", dataset.name()},
+                    {"format", FormatText(dataset.format())},
+                    {"samples", FormatCount(report.samples())},
+                    {"invalid", report.invalid_samples() == 0 ? "" : FormatCount(report.invalid_samples())},
+                    {"size", FormatBytes(dataset.file().size_bytes())},
+                    {"created", FormatTime(dataset.create_time())}});
   for (const v1::DatasetProblem& problem : report.problems()) {
-    out += fmt::format("line {}, byte {}: {} [{}]\n", problem.line(), problem.byte_offset(), problem.message(), problem.reason());
+    out += fmt::format("line {}, byte {}: {} [{}]\n", problem.line(), problem.byte_offset(), problem.message(),
+                       problem.reason());
   }
   return out;
 }
@@ -134,16 +136,17 @@ std::string ToTable(const v1::FineTuningJob& job) {
 std::string ToTable(const v1::ListFineTuningJobsResponse& jobs) {
   Rows rows;
   for (const v1::FineTuningJob& job : jobs.fine_tuning_jobs()) {
-    rows.push_back({ShortName(job.name()), StateName(job.state()), MethodText(job.spec()), ShortName(job.spec().model()),
-                    ShortName(job.spec().dataset()), Steps(job.progress()), Number(job.progress().loss()),
-                    FormatTime(job.create_time())});
+    rows.push_back({ShortName(job.name()), StateName(job.state()), MethodText(job.spec()),
+                    ShortName(job.spec().model()), ShortName(job.spec().dataset()), Steps(job.progress()),
+                    Number(job.progress().loss()), FormatTime(job.create_time())});
   }
   return FormatTable({"NAME", "STATE", "METHOD", "MODEL", "DATASET", "STEP", "LOSS", "CREATED"}, rows);
 }
 
 std::string FormatEvent(const v1::FineTuningEvent& event) {
   return fmt::format("{} {:<5} {}  {}", FormatTime(event.time()),
-                     WithoutPrefix(v1::FineTuningEvent::Level_Name(event.level()), "LEVEL_"), event.type(), event.message());
+                     WithoutPrefix(v1::FineTuningEvent::Level_Name(event.level()), "LEVEL_"), event.type(),
+                     event.message());
 }
 
 std::string ToTable(const v1::ListFineTuningEventsResponse& events) {
@@ -155,7 +158,8 @@ std::string ToTable(const v1::ListFineTuningEventsResponse& events) {
 std::string ToTable(const v1::ListFineTuningMetricsResponse& metrics) {
   Rows rows;
   for (const v1::MetricPoint& point : metrics.metrics()) {
-    rows.push_back({std::to_string(point.step()), fmt::format("{:.2f}", point.epoch()), fmt::format("{:.4f}", point.loss()),
+    rows.push_back({std::to_string(point.step()), fmt::format("{:.2f}", point.epoch()),
+                    fmt::format("{:.4f}", point.loss()),
                     point.has_validation_loss() ? fmt::format("{:.4f}", point.validation_loss()) : "",
                     fmt::format("{:.3g}", point.learning_rate()), fmt::format("{:.3g}", point.gradient_norm()),
                     fmt::format("{:.0f}", point.tokens_per_second()), FormatCount(point.trained_tokens())});
@@ -174,25 +178,25 @@ std::string ToTable(const v1::EstimateFineTuningJobResponse& estimate) {
 }
 
 std::string ToTable(const v1::Adapter& adapter) {
-  return FormatFields(
-      {{"name", adapter.name()},
-       {"job", adapter.fine_tuning_job()},
-       {"model", adapter.model()},
-       {"method", fmt::format("{}, rank {}", adapter.method(), adapter.rank())},
-       {"trainable", FormatCount(adapter.trainable_parameters())},
-       {"size", FormatBytes(adapter.size_bytes())},
-       {"final loss", Number(adapter.final_loss())},
-       {"validation loss", adapter.has_validation_loss() ? Number(adapter.validation_loss()) : ""},
-       {"manifest", adapter.manifest_sha256()},
-       {"created", FormatTime(adapter.create_time())},
-       {"files", FileList(adapter.files())}});
+  return FormatFields({{"name", adapter.name()},
+                       {"job", adapter.fine_tuning_job()},
+                       {"model", adapter.model()},
+                       {"method", fmt::format("{}, rank {}", adapter.method(), adapter.rank())},
+                       {"trainable", FormatCount(adapter.trainable_parameters())},
+                       {"size", FormatBytes(adapter.size_bytes())},
+                       {"final loss", Number(adapter.final_loss())},
+                       {"validation loss", adapter.has_validation_loss() ? Number(adapter.validation_loss()) : ""},
+                       {"manifest", adapter.manifest_sha256()},
+                       {"created", FormatTime(adapter.create_time())},
+                       {"files", FileList(adapter.files())}});
 }
 
 std::string ToTable(const v1::ListAdaptersResponse& adapters) {
   Rows rows;
   for (const v1::Adapter& adapter : adapters.adapters()) {
-    rows.push_back({ShortName(adapter.name()), adapter.method(), std::to_string(adapter.rank()), ShortName(adapter.model()),
-                    FormatBytes(adapter.size_bytes()), Number(adapter.final_loss()), FormatTime(adapter.create_time())});
+    rows.push_back({ShortName(adapter.name()), adapter.method(), std::to_string(adapter.rank()),
+                    ShortName(adapter.model()), FormatBytes(adapter.size_bytes()), Number(adapter.final_loss()),
+                    FormatTime(adapter.create_time())});
   }
   return FormatTable({"NAME", "METHOD", "RANK", "MODEL", "SIZE", "LOSS", "CREATED"}, rows);
 }
@@ -231,13 +235,14 @@ std::string ToTable(const v1::GenerateResponse& generated) {
 }
 
 std::string ToTable(const v1::ServerInfo& info) {
-  return FormatFields({{"version", info.version()},
-                       {"address", info.address()},
-                       {"http address", info.http_address()},
-                       {"store", info.store()},
-                       {"object store", info.object_store()},
-                       {"started", FormatTime(info.start_time())},
-                       {"worker protocol", fmt::format("{} to {}", info.worker_protocol_min(), info.worker_protocol_max())}});
+  return FormatFields(
+      {{"version", info.version()},
+       {"address", info.address()},
+       {"http address", info.http_address()},
+       {"store", info.store()},
+       {"object store", info.object_store()},
+       {"started", FormatTime(info.start_time())},
+       {"worker protocol", fmt::format("{} to {}", info.worker_protocol_min(), info.worker_protocol_max())}});
 }
 
 std::string ToTable(const v1::Worker& worker) {

@@ -43,8 +43,10 @@ class CliTest : public ::testing::Test {
 TEST_F(CliTest, SubmitSendsFileFlagsAndSetsInThatOrder) {
   const std::string file = (folder_.path() / "job.yaml").string();
   ASSERT_TRUE(WriteFileAtomic(file, "model: m\ndataset: d\nadapter: {rank: 8, alpha: 16}\ntraining: {seed: 1}\n").ok());
-  ASSERT_EQ(Run({"submit", "--file", file, "--rank", "16", "--seed", "2", "--set", "training.seed=3", "--method", "sbora_fb",
-                 "--name", "tickets-1", "--label", "team=a", "--output", "json"}), 0) << err_;
+  ASSERT_EQ(Run({"submit", "--file", file, "--rank", "16", "--seed", "2", "--set", "training.seed=3", "--method",
+                 "sbora_fb", "--name", "tickets-1", "--label", "team=a", "--output", "json"}),
+            0)
+      << err_;
   ASSERT_EQ(server_.creates.size(), 1u);
   const auto& request = server_.creates[0];
   const v1::FineTuningSpec& spec = request.fine_tuning_job().spec();
@@ -71,7 +73,8 @@ TEST_F(CliTest, SubmitRepeatsAfterUnavailableWithTheSameRequestId) {
 
 TEST_F(CliTest, SubmitWaitsAndPrintsTheEndedJobOnStdoutOnly) {
   WatchEndsWith(v1::FineTuningJob::STATE_SUCCEEDED);
-  ASSERT_EQ(Run({"submit", "--model", "m", "--dataset", "d", "--name", "tickets-1", "--wait", "--output", "json"}), 0) << err_;
+  ASSERT_EQ(Run({"submit", "--model", "m", "--dataset", "d", "--name", "tickets-1", "--wait", "--output", "json"}), 0)
+      << err_;
   EXPECT_THAT(out_, StartsWith("{\n \"name\""));
   EXPECT_THAT(out_, HasSubstr("STATE_SUCCEEDED"));
   EXPECT_THAT(err_, HasSubstr("RUNNING"));
@@ -98,9 +101,12 @@ TEST_F(CliTest, WatchInJsonWritesOneMessageALine) {
 }
 
 TEST_F(CliTest, ServerErrorsGetCodeReasonViolationsAndHint) {
-  server_.create_error = InvalidArgument("INVALID_SPEC", "1 field is wrong").WithViolation("spec.adapter.rank", "too large");
+  server_.create_error =
+      InvalidArgument("INVALID_SPEC", "1 field is wrong").WithViolation("spec.adapter.rank", "too large");
   EXPECT_EQ(Run({"submit", "--model", "m", "--dataset", "d"}), 2);
-  EXPECT_EQ(err_, "error: 1 field is wrong [INVALID_SPEC]\n  spec.adapter.rank: too large\nhint: sbora-client submit --help\n");
+  EXPECT_EQ(
+      err_,
+      "error: 1 field is wrong [INVALID_SPEC]\n  spec.adapter.rank: too large\nhint: sbora-client submit --help\n");
   EXPECT_EQ(out_, "");
   server_.create_error = AlreadyExists("JOB_EXISTS", "there is one");
   EXPECT_EQ(Run({"submit", "--model", "m", "--dataset", "d"}), 4);
@@ -202,7 +208,9 @@ TEST_F(CliTest, EvaluateWaitsAndShowsTheFigures) {
 }
 
 TEST_F(CliTest, GeneratePrintsTheTexts) {
-  ASSERT_EQ(Run({"generate", "--model", "m", "--prompt", "one", "--prompt", "two, three", "--prompt-template", "chat"}), 0) << err_;
+  ASSERT_EQ(Run({"generate", "--model", "m", "--prompt", "one", "--prompt", "two, three", "--prompt-template", "chat"}),
+            0)
+      << err_;
   EXPECT_THAT(std::vector<std::string>(server_.generates[0].prompts().begin(), server_.generates[0].prompts().end()),
               ElementsAre("one", "two, three"));
   EXPECT_EQ(server_.generates[0].prompt_template(), v1::PROMPT_TEMPLATE_CHAT);

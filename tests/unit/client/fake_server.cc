@@ -69,7 +69,8 @@ v1::File FakeServer::AddFile(const std::string& name, const std::string& bytes) 
   return file;
 }
 
-grpc::Status FakeServer::CreateFineTuningJob(Context*, const v1::CreateFineTuningJobRequest* request, v1::FineTuningJob* job) {
+grpc::Status FakeServer::CreateFineTuningJob(Context*, const v1::CreateFineTuningJobRequest* request,
+                                             v1::FineTuningJob* job) {
   MutexLock lock(mutex_);
   creates.push_back(*request);
   if (create_failures-- > 0) return Break();
@@ -82,7 +83,8 @@ grpc::Status FakeServer::CreateFineTuningJob(Context*, const v1::CreateFineTunin
   return grpc::Status::OK;
 }
 
-grpc::Status FakeServer::GetFineTuningJob(Context*, const v1::GetFineTuningJobRequest* request, v1::FineTuningJob* job) {
+grpc::Status FakeServer::GetFineTuningJob(Context*, const v1::GetFineTuningJobRequest* request,
+                                          v1::FineTuningJob* job) {
   MutexLock lock(mutex_);
   if (!jobs.contains(request->name())) return Missing("JOB", request->name());
   *job = jobs[request->name()];
@@ -125,7 +127,8 @@ grpc::Status FakeServer::EstimateFineTuningJob(Context*, const v1::EstimateFineT
   return grpc::Status::OK;
 }
 
-grpc::Status FakeServer::ImportModel(Context*, const v1::ImportModelRequest* request, google::longrunning::Operation* operation) {
+grpc::Status FakeServer::ImportModel(Context*, const v1::ImportModelRequest* request,
+                                     google::longrunning::Operation* operation) {
   MutexLock lock(mutex_);
   imports.push_back(*request);
   operation->set_name("operations/o1");
@@ -139,7 +142,8 @@ grpc::Status FakeServer::GetAdapter(Context*, const v1::GetAdapterRequest* reque
   return grpc::Status::OK;
 }
 
-grpc::Status FakeServer::CreateEvaluationJob(Context*, const v1::CreateEvaluationJobRequest* request, v1::EvaluationJob* job) {
+grpc::Status FakeServer::CreateEvaluationJob(Context*, const v1::CreateEvaluationJobRequest* request,
+                                             v1::EvaluationJob* job) {
   MutexLock lock(mutex_);
   evaluations.push_back(*request);
   *job = request->evaluation_job();
@@ -148,7 +152,8 @@ grpc::Status FakeServer::CreateEvaluationJob(Context*, const v1::CreateEvaluatio
   return grpc::Status::OK;
 }
 
-grpc::Status FakeServer::GetEvaluationJob(Context*, const v1::GetEvaluationJobRequest* request, v1::EvaluationJob* job) {
+grpc::Status FakeServer::GetEvaluationJob(Context*, const v1::GetEvaluationJobRequest* request,
+                                          v1::EvaluationJob* job) {
   MutexLock lock(mutex_);
   job->set_name(request->name());
   job->set_state(operation_polls-- > 0 ? v1::EvaluationJob::STATE_RUNNING : v1::EvaluationJob::STATE_SUCCEEDED);
@@ -222,7 +227,8 @@ grpc::Status FakeServer::GetDownload(Context*, const v1::GetDownloadRequest*, v1
   return grpc::Status::OK;
 }
 
-grpc::Status FakeServer::Download(Context*, const v1::DownloadRequest* request, grpc::ServerWriter<v1::DownloadResponse>* writer) {
+grpc::Status FakeServer::Download(Context*, const v1::DownloadRequest* request,
+                                  grpc::ServerWriter<v1::DownloadResponse>* writer) {
   MutexLock lock(mutex_);
   if (!objects.contains(request->object())) return Missing("OBJECT", request->object());
   v1::DownloadResponse response;

@@ -37,7 +37,8 @@ class FakeServer : public v1::FineTuningService::Service,
   std::map<std::string, v1::FineTuningJob> jobs;
   std::map<std::string, v1::Adapter> adapters;
   std::vector<v1::WatchFineTuningJobResponse> watch_messages;
-  /// Messages a watch stream sends before it breaks with UNAVAILABLE, by stream; streams beyond the list run to the end.
+  /// Messages a watch stream sends before it breaks with UNAVAILABLE, by stream; streams beyond the list run to the
+  /// end.
   std::vector<int> watch_breaks;
   /// Ignore after_sequence, as a server that repeats would.
   bool watch_repeats = false;
@@ -67,7 +68,8 @@ class FakeServer : public v1::FineTuningService::Service,
   using Context = grpc::ServerContext;
   grpc::Status CreateFineTuningJob(Context*, const v1::CreateFineTuningJobRequest*, v1::FineTuningJob*) override;
   grpc::Status GetFineTuningJob(Context*, const v1::GetFineTuningJobRequest*, v1::FineTuningJob*) override;
-  grpc::Status ListFineTuningJobs(Context*, const v1::ListFineTuningJobsRequest*, v1::ListFineTuningJobsResponse*) override;
+  grpc::Status ListFineTuningJobs(Context*, const v1::ListFineTuningJobsRequest*,
+                                  v1::ListFineTuningJobsResponse*) override;
   grpc::Status WatchFineTuningJob(Context*, const v1::WatchFineTuningJobRequest*,
                                   grpc::ServerWriter<v1::WatchFineTuningJobResponse>*) override;
   grpc::Status EstimateFineTuningJob(Context*, const v1::EstimateFineTuningJobRequest*,

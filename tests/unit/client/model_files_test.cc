@@ -38,7 +38,8 @@ TEST_F(PickModelFilesTest, TakesWhatAnImportNeedsAndNothingElse) {
 }
 
 TEST_F(PickModelFilesTest, IndexDecidesWhichShards) {
-  for (const char* name : {"config.json", "tokenizer.json", "a.safetensors", "b.safetensors", "old.safetensors"}) Put(name);
+  for (const char* name : {"config.json", "tokenizer.json", "a.safetensors", "b.safetensors", "old.safetensors"})
+    Put(name);
   Put("model.safetensors.index.json", R"({"weight_map": {"t1": "a.safetensors", "t2": "b.safetensors"}})");
   const auto picked = PickModelFiles(folder_.path());
   ASSERT_TRUE(picked.ok()) << picked.status();

@@ -33,7 +33,8 @@ TEST(RenderJobProgress, ShowsStepLossSpeedAndEta) {
 TEST(RenderJobProgress, BeforeTheFirstStepShowsThePhase) {
   v1::JobProgress progress;
   progress.set_phase("fetching model (3 of 5 files)");
-  EXPECT_EQ(RenderJobProgress(v1::FineTuningJob::STATE_STARTING, progress, 120), "STARTING   fetching model (3 of 5 files)");
+  EXPECT_EQ(RenderJobProgress(v1::FineTuningJob::STATE_STARTING, progress, 120),
+            "STARTING   fetching model (3 of 5 files)");
   EXPECT_EQ(RenderJobProgress(v1::FineTuningJob::STATE_QUEUED, {}, 120), "QUEUED");
 }
 

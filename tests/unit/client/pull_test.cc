@@ -21,7 +21,8 @@ class PullTest : public ::testing::Test {
   /// Names under the parent: nothing half-done may stay there.
   size_t LeftOvers() {
     size_t count = 0;
-    for (const auto& entry : std::filesystem::directory_iterator(parent_.path())) count += entry.path() != target_ ? 1 : 0;
+    for (const auto& entry : std::filesystem::directory_iterator(parent_.path()))
+      count += entry.path() != target_ ? 1 : 0;
     return count;
   }
   std::string Text(const std::string& name) {

@@ -43,9 +43,10 @@ std::set<std::string> PathsSetIn(const google::protobuf::Message& message) {
 }
 
 TEST(LeafFields, FlagsOfASpecAreUniqueAndApartFromTheOthers) {
-  const std::set<std::string> taken = {"--server", "--project", "--token-file", "--tls-ca", "--output", "--timeout",
-                                       "--quiet",  "--name",    "--file",       "--set",    "--wait",   "--request-id",
-                                       "--label",  "--validate-only", "--display-name", "--model-config", "--help"};
+  const std::set<std::string> taken = {
+      "--server", "--project",       "--token-file",   "--tls-ca",       "--output", "--timeout",
+      "--quiet",  "--name",          "--file",         "--set",          "--wait",   "--request-id",
+      "--label",  "--validate-only", "--display-name", "--model-config", "--help"};
   std::set<std::string> seen;
   const auto leaves = LeafFields(*v1::FineTuningSpec::descriptor());
   ASSERT_GT(leaves.size(), 30u);
@@ -140,9 +141,9 @@ TEST(SetField, ListsReplaceAndRefuseEmptyItems) {
 
 TEST(SetField, BadValuesNamePathValueAndWhatIsTaken) {
   const std::vector<std::pair<std::string, std::string>> bad = {
-      {"adapter.rank", "32.0"},        {"adapter.rank", "4294967296"}, {"training.seed", "-1"},
+      {"adapter.rank", "32.0"},          {"adapter.rank", "4294967296"},     {"training.seed", "-1"},
       {"training.learning_rate", "nan"}, {"training.learning_rate", "fast"}, {"validation.keep_best", "yes"},
-      {"adapter.method", "unspecified"}, {"adapter.method", "lora2"},  {"adapter.rank", ""}};
+      {"adapter.method", "unspecified"}, {"adapter.method", "lora2"},        {"adapter.rank", ""}};
   for (const auto& [path, text] : bad) {
     v1::FineTuningSpec spec;
     const Status status = SetField(spec, path, text);
@@ -157,7 +158,8 @@ TEST(FindLeaf, UnknownFieldNamesTheNearest) {
   const auto& root = *v1::FineTuningSpec::descriptor();
   EXPECT_THAT(FindLeaf(root, "adapter.rnak").status().message(), HasSubstr("did you mean 'adapter.rank'"));
   EXPECT_THAT(FindLeaf(root, "rank").status().message(), HasSubstr("did you mean 'adapter.rank'"));
-  EXPECT_THAT(FindLeaf(root, "adapter.learningRate").status().message(), HasSubstr("did you mean 'training.learning_rate'"));
+  EXPECT_THAT(FindLeaf(root, "adapter.learningRate").status().message(),
+              HasSubstr("did you mean 'training.learning_rate'"));
   EXPECT_EQ(FindLeaf(root, "zzzzzzzzzzzz").status().message(), "unknown field 'zzzzzzzzzzzz'");
 }
 

@@ -27,7 +27,8 @@ training:
   seed: 7
 validation: {keep_best: true}
 limits:
-)", &spec);
+)",
+                              &spec);
   ASSERT_TRUE(status.ok()) << status;
   EXPECT_EQ(spec.model(), "smollm2");
   EXPECT_EQ(spec.validation_dataset(), "held");

@@ -46,7 +46,8 @@ TEST_F(UploadTest, BrokenStreamGoesOnWhereTheServerIs) {
 }
 
 TEST_F(UploadTest, MissingFileIsAnErrorBeforeAnyCall) {
-  EXPECT_EQ(server_.NewClient()->Upload({{folder_.path() / "none", "none"}}, {}, {}).status().code(), StatusCode::kNotFound);
+  EXPECT_EQ(server_.NewClient()->Upload({{folder_.path() / "none", "none"}}, {}, {}).status().code(),
+            StatusCode::kNotFound);
   EXPECT_TRUE(server_.uploads.empty());
 }
 

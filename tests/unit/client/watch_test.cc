@@ -89,9 +89,8 @@ TEST_F(WatchTest, UnknownJobIsNotRetried) {
 }
 
 TEST_F(WatchTest, SinkEndsTheWatch) {
-  const auto job = server_.NewClient()->Watch(kJob, {}, [](const v1::WatchFineTuningJobResponse&) {
-    return ResourceExhausted("FULL", "enough");
-  });
+  const auto job = server_.NewClient()->Watch(
+      kJob, {}, [](const v1::WatchFineTuningJobResponse&) { return ResourceExhausted("FULL", "enough"); });
   EXPECT_EQ(job.status().reason(), "FULL");
 }
 
