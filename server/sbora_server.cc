@@ -19,6 +19,7 @@
 #include "server/services/dataset_service.h"
 #include "server/services/evaluation_service.h"
 #include "server/services/fine_tuning_service.h"
+#include "server/services/measured_store.h"
 #include "server/services/model_service.h"
 #include "server/services/operations_service.h"
 #include "server/services/sweeper.h"
@@ -126,7 +127,8 @@ Status SboraServer::Impl::OpenStores() {
   std::error_code ignored;
   std::filesystem::remove_all(data_dir / "tmp", ignored);
   SBORA_RETURN_IF_ERROR(MakeDirectory(data_dir / "tmp"));
-  SBORA_ASSIGN_OR_RETURN(store, OpenSqliteStore({.path = data_dir / "sbora.sqlite"}));
+  SBORA_ASSIGN_OR_RETURN(std::unique_ptr<Store> plain, OpenSqliteStore({.path = data_dir / "sbora.sqlite"}));
+  store = std::make_unique<MeasuredStore>(std::move(plain), *metrics, SystemClock());
   SBORA_ASSIGN_OR_RETURN(const ObjectStoreOptions options, ObjectStoreOptionsOf(config));
   SBORA_ASSIGN_OR_RETURN(objects, OpenObjectStore(options));
   SBORA_ASSIGN_OR_RETURN(authenticator, Authenticator::Create(config.token_file(), SystemClock()));

@@ -120,6 +120,11 @@ void HttpServer::Impl::AddRoutes() {
   server->set_read_timeout(10, 0);
   server->set_write_timeout(10, 0);
   server->set_keep_alive_max_count(100);
+  // httplib's default is SO_REUSEPORT, with which two servers would share one port and get half of the requests each.
+  server->set_socket_options([](socket_t socket) {
+    const int yes = 1;
+    ::setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
+  });
   server->set_exception_handler([](const httplib::Request& request, httplib::Response& response, std::exception_ptr error) {
     LogError("An HTTP handler failed", {{"path", request.path}, {"error", TextOf(error)}});
     SendError(response, Internal("HTTP_HANDLER_FAILED", "the server could not answer this request; its log tells why"));

@@ -61,7 +61,7 @@ Status DatasetServiceImpl::Create(const v1::CreateDatasetRequest& request, v1::D
   row.name = FullName(project, core::Collection::kDatasets, id);
   row.create_ms = ToUnixMillis(services_.clock->WallNow());
   SBORA_ASSIGN_OR_RETURN(const bool taken, services_.store().IsNameTaken(row.name));
-  if (taken) return AlreadyExists("DATASET_EXISTS", fmt::format("{} exists; choose another name or delete it", row.name)).WithMetadata("resource", row.name);
+  if (taken) return NameTaken(row.name);
   dataset.set_name(row.name);
   dataset.set_display_name(request.dataset().display_name());
   dataset.set_format(request.dataset().format());

@@ -14,6 +14,7 @@
 namespace sbora::server {
 namespace {
 
+constexpr std::string_view kKind = "EVALUATION_JOB";
 constexpr int kMaxPrompts = 64;
 constexpr size_t kMaxPromptBytes = 64 * 1024;
 constexpr std::chrono::milliseconds kAnswerMargin{300};
@@ -79,7 +80,9 @@ DeviceKind ToDevice(v1::Device device) {
 
 StatusOr<Work> FindEvaluation(const ServiceContext& services, const std::string& name) {
   SBORA_ASSIGN_OR_RETURN(const core::ResourceName parsed, core::ParseName(name, core::Collection::kEvaluationJobs, "name"));
-  return services.store().GetWork(parsed.ToString());
+  StatusOr<Work> work = services.store().GetWork(parsed.ToString());
+  if (work.ok()) return work;
+  return NameMissing(work.status(), kKind, parsed.ToString());
 }
 
 }  // namespace
@@ -151,7 +154,7 @@ Status EvaluationServiceImpl::Create(const v1::CreateEvaluationJobRequest& reque
   *stored.mutable_spec() = spec;
   if (request.validate_only()) {
     SBORA_ASSIGN_OR_RETURN(const bool taken, services_.store().IsNameTaken(stored.name()));
-    if (taken) return AlreadyExists("JOB_EXISTS", fmt::format("{} is taken", stored.name())).WithMetadata("resource", stored.name());
+    if (taken) return NameTaken(stored.name());
     job = stored;
     return OkStatus();
   }
@@ -272,8 +275,9 @@ grpc::Status EvaluationServiceImpl::CancelEvaluationJob(grpc::ServerContext* con
                                                         v1::EvaluationJob* job) {
   return Unary(services_, *context, "sbora.v1.EvaluationService/CancelEvaluationJob", [&](const Call&) -> Status {
     SBORA_ASSIGN_OR_RETURN(const core::ResourceName name, core::ParseName(request->name(), core::Collection::kEvaluationJobs, "name"));
-    SBORA_ASSIGN_OR_RETURN(const Work work, services_.coordinator->Cancel(name.ToString(), 0));
-    SBORA_ASSIGN_OR_RETURN(*job, EvaluationOf(work, services_.coordinator->Progress(work.row.uid)));
+    const StatusOr<Work> work = services_.coordinator->Cancel(name.ToString(), 0);
+    if (!work.ok()) return NameMissing(work.status(), kKind, name.ToString());
+    SBORA_ASSIGN_OR_RETURN(*job, EvaluationOf(*work, services_.coordinator->Progress(work->row.uid)));
     return OkStatus();
   });
 }
@@ -282,7 +286,7 @@ grpc::Status EvaluationServiceImpl::DeleteEvaluationJob(grpc::ServerContext* con
                                                         google::protobuf::Empty*) {
   return Unary(services_, *context, "sbora.v1.EvaluationService/DeleteEvaluationJob", [&](const Call&) -> Status {
     SBORA_ASSIGN_OR_RETURN(const core::ResourceName name, core::ParseName(request->name(), core::Collection::kEvaluationJobs, "name"));
-    return services_.coordinator->Delete(name.ToString(), 0);
+    return NameMissing(services_.coordinator->Delete(name.ToString(), 0), kKind, name.ToString());
   });
 }
 

@@ -14,6 +14,8 @@
 namespace sbora::server {
 namespace {
 
+constexpr std::string_view kKind = "JOB";
+
 Status FilterError(const std::string& filter) {
   return Unimplemented("FILTER_NOT_SUPPORTED",
                        fmt::format("filter \"{}\" is not supported; write `state = RUNNING`, joined by OR", filter.substr(0, 200)))
@@ -27,8 +29,9 @@ Status ChangeJob(const ServiceContext& services, Change change, const std::strin
                  v1::FineTuningJob& job) {
   SBORA_ASSIGN_OR_RETURN(const core::ResourceName parsed, core::ParseName(name, core::Collection::kFineTuningJobs, "name"));
   SBORA_ASSIGN_OR_RETURN(const int64_t version, VersionOf(etag));
-  SBORA_ASSIGN_OR_RETURN(const Work work, (services.coordinator->*change)(parsed.ToString(), version));
-  SBORA_ASSIGN_OR_RETURN(job, JobOf(work, services.coordinator->Progress(work.row.uid)));
+  const StatusOr<Work> work = (services.coordinator->*change)(parsed.ToString(), version);
+  if (!work.ok()) return NameMissing(work.status(), kKind, parsed.ToString());
+  SBORA_ASSIGN_OR_RETURN(job, JobOf(*work, services.coordinator->Progress(work->row.uid)));
   return OkStatus();
 }
 
@@ -36,7 +39,9 @@ Status ChangeJob(const ServiceContext& services, Change change, const std::strin
 
 StatusOr<Work> FindJob(const ServiceContext& services, const std::string& name, std::string_view field) {
   SBORA_ASSIGN_OR_RETURN(const core::ResourceName parsed, core::ParseName(name, core::Collection::kFineTuningJobs, field));
-  return services.store().GetWork(parsed.ToString());
+  StatusOr<Work> work = services.store().GetWork(parsed.ToString());
+  if (work.ok()) return work;
+  return NameMissing(work.status(), kKind, parsed.ToString());
 }
 
 StatusOr<std::vector<core::JobState>> ParseStateFilter(const std::string& filter) {
@@ -65,7 +70,7 @@ Status FineTuningServiceImpl::Create(const v1::CreateFineTuningJobRequest& reque
   if (request.validate_only()) {
     for (const std::string& name : {planned->job.name(), planned->submit.reserves.front()}) {
       SBORA_ASSIGN_OR_RETURN(const bool taken, services_.store().IsNameTaken(name));
-      if (taken) return AlreadyExists("JOB_EXISTS", fmt::format("{} is taken", name)).WithMetadata("resource", name);
+      if (taken) return NameTaken(name);
     }
     job = planned->job;
     return OkStatus();
@@ -168,7 +173,7 @@ grpc::Status FineTuningServiceImpl::DeleteFineTuningJob(grpc::ServerContext* con
   return Unary(services_, *context, "sbora.v1.FineTuningService/DeleteFineTuningJob", [&](const Call&) -> Status {
     SBORA_ASSIGN_OR_RETURN(const core::ResourceName name, core::ParseName(request->name(), core::Collection::kFineTuningJobs, "name"));
     SBORA_ASSIGN_OR_RETURN(const int64_t version, VersionOf(request->etag()));
-    return services_.coordinator->Delete(name.ToString(), version);
+    return NameMissing(services_.coordinator->Delete(name.ToString(), version), kKind, name.ToString());
   });
 }
 

@@ -69,7 +69,7 @@ Status ModelServiceImpl::Import(const v1::ImportModelRequest& request, google::l
   submit.payload = {Serialize(metadata), Serialize(task)};
   if (request.validate_only()) {
     SBORA_ASSIGN_OR_RETURN(const bool taken, services_.store().IsNameTaken(model_name));
-    if (taken) return AlreadyExists("MODEL_EXISTS", fmt::format("{} exists or is being imported", model_name)).WithMetadata("resource", model_name);
+    if (taken) return NameTaken(model_name);
     operation.mutable_metadata()->PackFrom(metadata);
     return OkStatus();
   }

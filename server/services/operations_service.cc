@@ -33,8 +33,9 @@ StatusOr<Work> OperationsServiceImpl::Find(const std::string& name) const {
     return InvalidArgument("BAD_RESOURCE_NAME", fmt::format("\"{}\" is no operation's name", name.substr(0, 100)))
         .WithViolation("name", "must be operations/{uuid}");
   }
-  SBORA_ASSIGN_OR_RETURN(Work work, services_.store().GetWork(name));
-  if (IsOperation(work.row.kind)) return work;
+  StatusOr<Work> work = services_.store().GetWork(name);
+  if (!work.ok()) return NameMissing(work.status(), "OPERATION", name);
+  if (IsOperation(work->row.kind)) return work;
   return NotFound("OPERATION_NOT_FOUND", fmt::format("{} does not exist", name)).WithMetadata("resource", name);
 }
 

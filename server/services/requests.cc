@@ -123,6 +123,15 @@ Status ParseStored(std::string_view bytes, std::string_view what, google::protob
   return DataLoss("STORED_MESSAGE_MALFORMED", fmt::format("the stored {} of {} bytes cannot be read", what, bytes.size()));
 }
 
+Status NameMissing(const Status& status, std::string_view kind, std::string_view name) {
+  if (status.reason() != "RESOURCE_NOT_FOUND" && status.reason() != "WORK_NOT_FOUND") return status;
+  return NotFound(fmt::format("{}_NOT_FOUND", kind), fmt::format("{} does not exist", name)).WithMetadata("resource", std::string(name));
+}
+
+Status NameTaken(const std::string& name) {
+  return AlreadyExists("NAME_TAKEN", fmt::format("{} exists or is being made; choose another id", name)).WithMetadata("resource", name);
+}
+
 Status NotImplementedYet(std::string_view feature) {
   return Unimplemented("FEATURE_NOT_IMPLEMENTED", fmt::format("{} is not built yet", feature)).WithMetadata("feature", std::string(feature));
 }

@@ -46,6 +46,13 @@ std::string Serialize(const google::protobuf::Message& message);
 /// Parses what we stored ourselves. Errors: DATA_LOSS STORED_MESSAGE_MALFORMED naming `what`.
 Status ParseStored(std::string_view bytes, std::string_view what, google::protobuf::Message& message);
 
+/// A NOT_FOUND of the store in the caller's words: "<kind>_NOT_FOUND", with the name as metadata `resource`. Any other
+/// status stays.
+Status NameMissing(const Status& status, std::string_view kind, std::string_view name);
+
+/// ALREADY_EXISTS NAME_TAKEN, as the scheduler says it.
+Status NameTaken(const std::string& name);
+
 /// UNIMPLEMENTED FEATURE_NOT_IMPLEMENTED naming it.
 Status NotImplementedYet(std::string_view feature);
 /// INVALID_ARGUMENT FIELD_REQUIRED with a violation.

@@ -6,11 +6,34 @@
 #include "server/services/requests.h"
 
 namespace sbora::server {
+namespace {
+
+std::string_view KindOf(core::Collection collection) {
+  switch (collection) {
+    case core::Collection::kModels: return "MODEL";
+    case core::Collection::kDatasets: return "DATASET";
+    case core::Collection::kAdapters: return "ADAPTER";
+    case core::Collection::kFineTuningJobs:
+    case core::Collection::kEvaluationJobs:
+    case core::Collection::kUploads:
+    case core::Collection::kObjects: break;
+  }
+  return "RESOURCE";
+}
+
+StatusOr<ResourceRow> Read(const ServiceContext& services, const core::ResourceName& name) {
+  StatusOr<ResourceRow> row = services.store().GetResource(name.ToString());
+  if (row.ok()) return row;
+  return NameMissing(row.status(), KindOf(name.collection), name.ToString());
+}
+
+}  // namespace
+
 
 StatusOr<ResourceRow> FindResource(const ServiceContext& services, const std::string& name, core::Collection collection,
                                    std::string_view field) {
   SBORA_ASSIGN_OR_RETURN(const core::ResourceName parsed, core::ParseName(name, collection, field));
-  return services.store().GetResource(parsed.ToString());
+  return Read(services, parsed);
 }
 
 StatusOr<ResourceRow> FindResourceOrId(const ServiceContext& services, const std::string& name, core::Collection collection,
@@ -20,7 +43,7 @@ StatusOr<ResourceRow> FindResourceOrId(const ServiceContext& services, const std
   if (parsed.project != project) {
     return InvalidArgument("OTHER_PROJECT", fmt::format("{} is not in projects/{}", name, project)).WithViolation(field, "must be in the same project");
   }
-  return services.store().GetResource(parsed.ToString());
+  return Read(services, parsed);
 }
 
 Status ListResources(const ServiceContext& services, ResourceKind kind, const std::string& parent, int page_size,
@@ -39,7 +62,7 @@ Status DeleteResourceCall(const ServiceContext& services, const std::string& nam
                           const std::string& etag) {
   SBORA_ASSIGN_OR_RETURN(const core::ResourceName parsed, core::ParseName(name, collection, "name"));
   SBORA_ASSIGN_OR_RETURN(const int64_t version, VersionOf(etag));
-  return services.coordinator->Write({DeleteResource{parsed.ToString(), version}});
+  return NameMissing(services.coordinator->Write({DeleteResource{parsed.ToString(), version}}), KindOf(collection), parsed.ToString());
 }
 
 }  // namespace sbora::server

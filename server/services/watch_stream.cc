@@ -81,9 +81,11 @@ class WatchCall final : public grpc::ServerWriteReactor<v1::WatchFineTuningJobRe
       return InvalidArgument("BAD_SEQUENCE", "after_sequence is negative").WithViolation("after_sequence", "must be 0 or a sequence seen");
     }
     std::weak_ptr<WatchCall> weak = weak_from_this();
-    SBORA_ASSIGN_OR_RETURN(watcher_, services_.coordinator->Watch(name.ToString(), request_.after_sequence(), [weak] {
+    StatusOr<std::unique_ptr<Watcher>> watcher = services_.coordinator->Watch(name.ToString(), request_.after_sequence(), [weak] {
       if (const auto self = weak.lock()) self->Wake();
-    }));
+    });
+    if (!watcher.ok()) return NameMissing(watcher.status(), "JOB", name.ToString());
+    watcher_ = std::move(watcher).value();
     return OkStatus();
   }
 

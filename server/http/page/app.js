@@ -202,8 +202,8 @@ async function refreshList() {
 
 // ---------------------------------------------------------------------------------------------- one job
 
-function fact(label, value) {
-  const box = element('div');
+function fact(label, value, className) {
+  const box = element('div', className);
   box.append(element('dt', '', label), element('dd', '', value === '' || value === undefined ? '–' : String(value)));
   return box;
 }
@@ -228,7 +228,7 @@ function renderJob(job) {
   }
   const end = job.endTime ? Date.parse(job.endTime) : Date.now();
   byId('job-facts').replaceChildren(
-    fact('Name', job.name), fact('Model', leaf(spec.model)), fact('Data set', leaf(spec.dataset)),
+    fact('Name', job.name, 'wide'), fact('Model', leaf(spec.model)), fact('Data set', leaf(spec.dataset)),
     fact('Method', (adapter.method || '').replace(/^METHOD_/, '').toLowerCase() + ', r ' + number(adapter.rank) + ', α ' + number(adapter.alpha)),
     fact('Target modules', (adapter.targetModules || []).join(', ')), fact('Trainable parameters', formatCount(job.trainableParameters)),
     fact('Peak learning rate', training.learningRate), fact('Batch size', training.batchSize),
@@ -253,7 +253,7 @@ function renderProgress() {
   if (state === 'RUNNING' && number(progress.tokensPerSecond)) parts.push(formatSpeed(number(progress.tokensPerSecond)) + ' tokens/s');
   if (state === 'RUNNING' && number(progress.remainingSeconds)) parts.push(formatDuration(number(progress.remainingSeconds)) + ' left');
   if (!kEnded.includes(state) && progress.phase) parts.push(progress.phase);
-  byId('job-progress').textContent = parts.join(' · ') || (state === 'QUEUED' ? 'waiting for a free slot' : state.toLowerCase());
+  byId('job-progress').textContent = parts.join(' · ') || (state === 'QUEUED' ? 'waiting for a free slot' : '');
 }
 
 function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
@@ -307,7 +307,11 @@ function drawCharts() {
   charts.rate.data.datasets[0].data = series('learningRate');
   charts.speed.data.datasets[0].data = series('tokensPerSecond');
   charts.norm.data.datasets[0].data = series('gradientNorm');
-  for (const chart of Object.values(charts)) chart.update('none');
+  for (const chart of Object.values(charts)) {
+    // One point makes no line: show it as a dot.
+    chart.data.datasets[0].pointRadius = points.length === 1 ? 3 : 0;
+    chart.update('none');
+  }
   for (const note of document.querySelectorAll('.plot .waiting')) note.hidden = points.length > 0;
 }
 

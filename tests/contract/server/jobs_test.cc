@@ -1,0 +1,266 @@
+// FineTuningService.
+#include "tests/contract/server/contract_fixture.h"
+
+namespace sbora::server {
+namespace {
+
+using Stub = v1::FineTuningService::Stub;
+
+class JobsTest : public ContractTest {
+ protected:
+  void SetUp() override {
+    ContractTest::SetUp();
+    MakeModel("base");
+    MakeDataset("data");
+  }
+  grpc::Status Create(const v1::CreateFineTuningJobRequest& request) { return Call(*jobs_, &Stub::CreateFineTuningJob, request, &job_); }
+
+  v1::FineTuningJob job_;
+};
+
+TEST_F(JobsTest, AJobRunsToItsAdapterAndTellsEverythingInOrder) {
+  ASSERT_TRUE(Create(GoodJob("first")).ok());
+  EXPECT_EQ(job_.state(), v1::FineTuningJob::STATE_VALIDATING);
+  EXPECT_EQ(job_.spec().model(), "projects/default/models/base");
+  EXPECT_EQ(job_.spec().adapter().alpha(), 8);
+  EXPECT_GT(job_.trainable_parameters(), 0);
+  FinishJob("first");
+  const v1::FineTuningJob done = GetJob("first");
+  EXPECT_EQ(done.state(), v1::FineTuningJob::STATE_SUCCEEDED);
+  EXPECT_EQ(done.adapter(), "projects/default/adapters/first");
+  EXPECT_EQ(done.progress().step(), 2);
+
+  v1::WatchFineTuningJobRequest watch;
+  watch.set_name(done.name());
+  grpc::ClientContext context;
+  Prepare(context);
+  const auto reader = jobs_->WatchFineTuningJob(&context, watch);
+  v1::WatchFineTuningJobResponse response;
+  int64_t last = 0;
+  bool succeeded = false;
+  while (reader->Read(&response)) {
+    EXPECT_GE(response.sequence(), last);
+    last = response.sequence();
+    succeeded = succeeded || (response.has_job() && response.job().state() == v1::FineTuningJob::STATE_SUCCEEDED);
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_TRUE(succeeded);
+  v1::ListFineTuningEventsRequest list;
+  list.set_parent(done.name());
+  list.set_page_size(2);
+  v1::ListFineTuningEventsResponse events;
+  ASSERT_TRUE(Call(*jobs_, &Stub::ListFineTuningEvents, list, &events).ok());
+  EXPECT_EQ(events.events_size(), 2);
+  EXPECT_FALSE(events.next_page_token().empty());
+}
+
+TEST_F(JobsTest, IndicesAreDrawnOnceAndInRange) {
+  ASSERT_TRUE(Create(GoodJob("first")).ok());
+  WaitForState("first", v1::FineTuningJob::STATE_QUEUED);
+  const worker::v1::Lease lease = NextLease();
+  ASSERT_EQ(lease.task().train().indices_size(), 5);
+  for (const auto& module : lease.task().train().indices()) {
+    ASSERT_EQ(module.indices_size(), 4) << module.module();
+    for (int i = 1; i < 4; ++i) EXPECT_LT(module.indices(i - 1), module.indices(i));
+  }
+}
+
+TEST_F(JobsTest, MetricsAndCheckpointsOfTheAgentAreListed) {
+  ASSERT_TRUE(Create(GoodJob("first")).ok());
+  WaitForState("first", v1::FineTuningJob::STATE_QUEUED);
+  const worker::v1::Lease lease = NextLease();
+  worker::v1::AttemptReport& report = attempts_[lease.id().uid()];
+  report.mutable_running()->set_device("cpu");
+  worker::v1::ReportItem& metric = *report.add_items();
+  metric.set_sequence(1);
+  metric.mutable_metric()->set_step(1);
+  metric.mutable_metric()->set_attempt(1);
+  metric.mutable_metric()->set_loss(2.5);
+  worker::v1::ReportItem& checkpoint = *report.add_items();
+  checkpoint.set_sequence(2);
+  checkpoint.mutable_checkpoint()->set_step(1);
+  *checkpoint.mutable_checkpoint()->add_files() = FileOf("state.safetensors", "state");
+  Sync([&](const worker::v1::SynchronizeResponse& answer) { return answer.renewed_size() > 0 && answer.renewed(0).acknowledged_item() == 2; });
+
+  const std::string name = GetJob("first").name();
+  v1::ListFineTuningMetricsRequest metrics_request;
+  metrics_request.set_parent(name);
+  v1::ListFineTuningMetricsResponse metrics;
+  ASSERT_TRUE(Call(*jobs_, &Stub::ListFineTuningMetrics, metrics_request, &metrics).ok());
+  ASSERT_EQ(metrics.metrics_size(), 1);
+  EXPECT_DOUBLE_EQ(metrics.metrics(0).loss(), 2.5);
+  v1::ListFineTuningCheckpointsRequest checkpoints_request;
+  checkpoints_request.set_parent(name);
+  v1::ListFineTuningCheckpointsResponse checkpoints;
+  ASSERT_TRUE(Call(*jobs_, &Stub::ListFineTuningCheckpoints, checkpoints_request, &checkpoints).ok());
+  ASSERT_EQ(checkpoints.checkpoints_size(), 1);
+  EXPECT_EQ(checkpoints.checkpoints(0).name(), name + "/checkpoints/1");
+}
+
+TEST_F(JobsTest, AllProblemsOfASpecComeAtOnce) {
+  v1::CreateFineTuningJobRequest request = GoodJob("first");
+  v1::FineTuningSpec& spec = *request.mutable_fine_tuning_job()->mutable_spec();
+  spec.mutable_adapter()->set_dropout(1.5);
+  spec.mutable_adapter()->set_rank(-1);
+  spec.mutable_adapter()->add_target_modules("embed");
+  spec.mutable_training()->set_learning_rate(-1);
+  const grpc::Status bad = Create(request);
+  EXPECT_TRUE(Fails(bad, grpc::INVALID_ARGUMENT, "INVALID_SPEC"));
+  EXPECT_GE(ViolatedFields(bad).size(), 4U);
+}
+
+TEST_F(JobsTest, RankAndCutoffAreHeldAgainstTheModel) {
+  v1::CreateFineTuningJobRequest request = GoodJob("first");
+  request.mutable_fine_tuning_job()->mutable_spec()->mutable_adapter()->set_rank(17);  // the widths are 16
+  request.mutable_fine_tuning_job()->mutable_spec()->mutable_data()->set_cutoff_tokens(257);  // the context is 256
+  const grpc::Status bad = Create(request);
+  EXPECT_TRUE(Fails(bad, grpc::INVALID_ARGUMENT, "INVALID_SPEC"));
+  EXPECT_GE(ViolatedFields(bad).size(), 2U);
+}
+
+TEST_F(JobsTest, MissingThingsAndLaterFeaturesAreNamed) {
+  v1::CreateFineTuningJobRequest request = GoodJob("first");
+  request.mutable_fine_tuning_job()->mutable_spec()->set_model("missing");
+  EXPECT_TRUE(Fails(Create(request), grpc::NOT_FOUND, "MODEL_NOT_FOUND"));
+  request = GoodJob("first");
+  request.mutable_fine_tuning_job()->mutable_spec()->set_dataset("missing");
+  EXPECT_TRUE(Fails(Create(request), grpc::NOT_FOUND, "DATASET_NOT_FOUND"));
+  request = GoodJob("first");
+  request.mutable_fine_tuning_job()->mutable_spec()->mutable_adapter()->set_method(v1::METHOD_LORA);
+  EXPECT_TRUE(Fails(Create(request), grpc::UNIMPLEMENTED, "FEATURE_NOT_IMPLEMENTED"));
+  request = GoodJob("first");
+  request.mutable_fine_tuning_job()->mutable_spec()->set_quantization(v1::QUANTIZATION_NF4);
+  EXPECT_TRUE(Fails(Create(request), grpc::UNIMPLEMENTED, "FEATURE_NOT_IMPLEMENTED"));
+  request.clear_fine_tuning_job();
+  EXPECT_TRUE(Fails(Create(request), grpc::INVALID_ARGUMENT, "FIELD_REQUIRED"));
+}
+
+TEST_F(JobsTest, ARepeatIsTheSameJobAndAnotherRequestIsNot) {
+  v1::CreateFineTuningJobRequest request = GoodJob("");
+  request.set_request_id(NewUuid4());
+  ASSERT_TRUE(Create(request).ok());
+  const std::string name = job_.name();
+  ASSERT_TRUE(Create(request).ok());
+  EXPECT_EQ(job_.name(), name);
+  request.mutable_fine_tuning_job()->set_display_name("other");
+  EXPECT_TRUE(Fails(Create(request), grpc::ALREADY_EXISTS, "REQUEST_ID_REUSED"));
+}
+
+TEST_F(JobsTest, ValidateOnlyStoresNothing) {
+  v1::CreateFineTuningJobRequest request = GoodJob("first");
+  request.set_validate_only(true);
+  ASSERT_TRUE(Create(request).ok());
+  EXPECT_EQ(job_.name(), "projects/default/fineTuningJobs/first");
+  v1::ListFineTuningJobsRequest list;
+  list.set_parent(kProject);
+  v1::ListFineTuningJobsResponse jobs;
+  ASSERT_TRUE(Call(*jobs_, &Stub::ListFineTuningJobs, list, &jobs).ok());
+  EXPECT_EQ(jobs.fine_tuning_jobs_size(), 0);
+}
+
+TEST_F(JobsTest, DataThatDoesNotFitFailsTheJobWithItsReason) {
+  v1::Dataset dataset;
+  ASSERT_TRUE(CreateDataset("long", "{\"prompt\": \"Q: the the the the the\", \"completion\": \" abc\"}\n", &dataset).ok());
+  v1::CreateFineTuningJobRequest request = GoodJob("first");
+  request.mutable_fine_tuning_job()->mutable_spec()->set_dataset("long");
+  v1::DataSpec& data = *request.mutable_fine_tuning_job()->mutable_spec()->mutable_data();
+  data.set_cutoff_tokens(8);
+  data.set_cutoff_policy(v1::CUTOFF_POLICY_REJECT);
+  ASSERT_TRUE(Create(request).ok());
+  WaitForState("first", v1::FineTuningJob::STATE_FAILED);
+  EXPECT_EQ(GetJob("first").failure().reason(), "SAMPLE_TOO_LONG");
+  EXPECT_EQ(GetJob("first").termination_reason(), v1::TERMINATION_REASON_INVALID_INPUT);
+}
+
+TEST_F(JobsTest, CancelPauseResumeAndDeleteFollowTheState) {
+  ASSERT_TRUE(Create(GoodJob("first")).ok());
+  WaitForState("first", v1::FineTuningJob::STATE_QUEUED);
+  const std::string name = GetJob("first").name();
+  google::protobuf::Empty empty;
+  v1::DeleteFineTuningJobRequest remove;
+  remove.set_name(name);
+  EXPECT_TRUE(Fails(Call(*jobs_, &Stub::DeleteFineTuningJob, remove, &empty), grpc::FAILED_PRECONDITION, "JOB_NOT_TERMINAL"));
+  v1::ResumeFineTuningJobRequest resume;
+  resume.set_name(name);
+  EXPECT_TRUE(Fails(Call(*jobs_, &Stub::ResumeFineTuningJob, resume, &job_), grpc::FAILED_PRECONDITION, "JOB_NOT_PAUSED"));
+  v1::PauseFineTuningJobRequest pause;
+  pause.set_name(name);
+  pause.set_etag("v1");
+  EXPECT_TRUE(Fails(Call(*jobs_, &Stub::PauseFineTuningJob, pause, &job_), grpc::ABORTED, "ETAG_MISMATCH"));
+  pause.clear_etag();
+  ASSERT_TRUE(Call(*jobs_, &Stub::PauseFineTuningJob, pause, &job_).ok());
+  EXPECT_EQ(job_.state(), v1::FineTuningJob::STATE_PAUSED);
+  ASSERT_TRUE(Call(*jobs_, &Stub::ResumeFineTuningJob, resume, &job_).ok());
+  v1::CancelFineTuningJobRequest cancel;
+  cancel.set_name(name);
+  ASSERT_TRUE(Call(*jobs_, &Stub::CancelFineTuningJob, cancel, &job_).ok());
+  EXPECT_EQ(job_.state(), v1::FineTuningJob::STATE_CANCELLED);
+  EXPECT_TRUE(Fails(Call(*jobs_, &Stub::PauseFineTuningJob, pause, &job_), grpc::FAILED_PRECONDITION, "JOB_ENDED"));
+  EXPECT_TRUE(Fails(Call(*jobs_, &Stub::CancelFineTuningJob, cancel, &job_), grpc::FAILED_PRECONDITION, "JOB_ENDED"));
+  ASSERT_TRUE(Call(*jobs_, &Stub::DeleteFineTuningJob, remove, &empty).ok());
+  EXPECT_TRUE(Fails(Call(*jobs_, &Stub::DeleteFineTuningJob, remove, &empty), grpc::NOT_FOUND, "JOB_NOT_FOUND"));
+}
+
+TEST_F(JobsTest, WhatAJobUsesStays) {
+  ASSERT_TRUE(Create(GoodJob("first")).ok());
+  google::protobuf::Empty empty;
+  v1::DeleteModelRequest model;
+  model.set_name("projects/default/models/base");
+  EXPECT_TRUE(Fails(Call(*models_, &v1::ModelService::Stub::DeleteModel, model, &empty), grpc::FAILED_PRECONDITION, "MODEL_IN_USE"));
+  v1::DeleteDatasetRequest dataset;
+  dataset.set_name("projects/default/datasets/data");
+  EXPECT_TRUE(Fails(Call(*datasets_, &v1::DatasetService::Stub::DeleteDataset, dataset, &empty), grpc::FAILED_PRECONDITION, "DATASET_IN_USE"));
+}
+
+TEST_F(JobsTest, ListsAreFilteredByState) {
+  ASSERT_TRUE(Create(GoodJob("first")).ok());
+  WaitForState("first", v1::FineTuningJob::STATE_QUEUED);
+  v1::ListFineTuningJobsRequest list;
+  list.set_parent(kProject);
+  v1::ListFineTuningJobsResponse jobs;
+  list.set_filter("state = STARTING OR state = QUEUED");
+  ASSERT_TRUE(Call(*jobs_, &Stub::ListFineTuningJobs, list, &jobs).ok());
+  EXPECT_EQ(jobs.fine_tuning_jobs_size(), 1);
+  list.set_filter("state = FAILED");
+  ASSERT_TRUE(Call(*jobs_, &Stub::ListFineTuningJobs, list, &jobs).ok());
+  EXPECT_EQ(jobs.fine_tuning_jobs_size(), 0);
+  for (const char* filter : {"state", "name = x", "state = NONSENSE", "state = RUNNING AND state = QUEUED", "state = RUNNING OR"}) {
+    list.set_filter(filter);
+    EXPECT_TRUE(Fails(Call(*jobs_, &Stub::ListFineTuningJobs, list, &jobs), grpc::UNIMPLEMENTED, "FILTER_NOT_SUPPORTED")) << filter;
+  }
+}
+
+TEST_F(JobsTest, WatchRefusesWhatIsNotThere) {
+  v1::WatchFineTuningJobRequest watch;
+  watch.set_name("projects/default/fineTuningJobs/missing");
+  grpc::ClientContext context;
+  Prepare(context);
+  v1::WatchFineTuningJobResponse response;
+  const auto reader = jobs_->WatchFineTuningJob(&context, watch);
+  EXPECT_FALSE(reader->Read(&response));
+  EXPECT_TRUE(Fails(reader->Finish(), grpc::NOT_FOUND, "JOB_NOT_FOUND"));
+}
+
+TEST_F(JobsTest, EstimatesNeedNoDataSet) {
+  v1::EstimateFineTuningJobRequest request;
+  request.set_parent(kProject);
+  request.mutable_spec()->set_model("base");
+  request.mutable_spec()->mutable_adapter()->set_rank(4);
+  v1::EstimateFineTuningJobResponse response;
+  ASSERT_TRUE(Call(*jobs_, &Stub::EstimateFineTuningJob, request, &response).ok());
+  EXPECT_EQ(response.trainable_parameters(), 5 * 16 * 4);
+  EXPECT_EQ(response.modules_size(), 5);
+  EXPECT_GT(response.artifact_bytes(), 0);
+  request.set_model_config_json("{");
+  EXPECT_TRUE(Fails(Call(*jobs_, &Stub::EstimateFineTuningJob, request, &response), grpc::INVALID_ARGUMENT, "CONFIG_MALFORMED"));
+}
+
+TEST_F(JobsTest, AcceptedJobsOutliveTheServer) {
+  ASSERT_TRUE(Create(GoodJob("first")).ok());
+  StopServer();
+  StartServer();
+  WaitForState("first", v1::FineTuningJob::STATE_QUEUED);
+}
+
+}  // namespace
+}  // namespace sbora::server

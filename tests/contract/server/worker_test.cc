@@ -1,0 +1,102 @@
+// WorkerService.
+#include "tests/contract/server/contract_fixture.h"
+
+namespace sbora::server {
+namespace {
+
+using Stub = worker::v1::WorkerService::Stub;
+
+class WorkerTest : public ContractTest {
+ protected:
+  worker::v1::SynchronizeResponse response_;
+};
+
+TEST_F(WorkerTest, BadAgentsAreRefusedByName) {
+  worker::v1::SynchronizeRequest request = SyncRequest();
+  request.set_protocol_min(2);
+  request.set_protocol_max(3);
+  EXPECT_TRUE(Fails(Call(*worker_, &Stub::Synchronize, request, &response_), grpc::FAILED_PRECONDITION, "PROTOCOL_VERSION"));
+  request = SyncRequest();
+  request.set_worker("Not A Label");
+  EXPECT_TRUE(Fails(Call(*worker_, &Stub::Synchronize, request, &response_), grpc::INVALID_ARGUMENT, "BAD_RESOURCE_ID"));
+  request = SyncRequest();
+  request.set_instance_uuid("x");
+  EXPECT_TRUE(Fails(Call(*worker_, &Stub::Synchronize, request, &response_), grpc::INVALID_ARGUMENT, "BAD_INSTANCE"));
+  request = SyncRequest();
+  request.add_attempts()->mutable_lease()->set_uid("x");
+  EXPECT_TRUE(Fails(Call(*worker_, &Stub::Synchronize, request, &response_), grpc::INVALID_ARGUMENT, "EMPTY_REPORT"));
+}
+
+TEST_F(WorkerTest, OneCommitAndItsRepeat) {
+  google::longrunning::Operation operation;
+  ASSERT_TRUE(ImportModel("base", &operation).ok());
+  const worker::v1::Lease lease = NextLease();
+  EXPECT_EQ(lease.attempt(), 1);
+  EXPECT_DOUBLE_EQ(lease.timing().self_fence_seconds(), 30);
+  worker::v1::TaskResult result;
+  result.mutable_train();
+  EXPECT_TRUE(Fails(Commit(lease, result, {}), grpc::INVALID_ARGUMENT, "RESULT_KIND"));
+  result.mutable_import();
+  EXPECT_TRUE(Fails(Commit(lease, result, {{"config.json", "{}"}}), grpc::INVALID_ARGUMENT, "RESULT_INCOMPLETE"));
+
+  worker::v1::CommitAttemptRequest request;
+  request.set_worker("agent");
+  request.set_instance_uuid(instance_);
+  *request.mutable_lease() = lease.id();
+  *request.mutable_result() = result;
+  request.mutable_result()->mutable_import()->set_base_hash(std::string(64, 'b'));
+  request.mutable_result()->mutable_import()->set_config_json("{}");
+  *request.add_files() = FileOf("config.json", "{}");
+  request.mutable_files(0)->set_sha256(std::string(64, '0'));
+  worker::v1::CommitAttemptResponse done;
+  EXPECT_TRUE(Fails(Call(*worker_, &Stub::CommitAttempt, request, &done), grpc::DATA_LOSS, "HASH_MISMATCH"));
+  *request.mutable_files(0) = FileOf("config.json", "{}");
+  ASSERT_TRUE(Call(*worker_, &Stub::CommitAttempt, request, &done).ok());
+  EXPECT_TRUE(Call(*worker_, &Stub::CommitAttempt, request, &done).ok()) << "the same commit again";
+  request.mutable_lease()->set_epoch(lease.id().epoch() + 1);
+  EXPECT_TRUE(Fails(Call(*worker_, &Stub::CommitAttempt, request, &done), grpc::FAILED_PRECONDITION, "LEASE_FENCED"));
+}
+
+TEST_F(WorkerTest, ANewInstanceEndsTheOldOnesLeases) {
+  google::longrunning::Operation operation;
+  ASSERT_TRUE(ImportModel("base", &operation).ok());
+  const worker::v1::Lease lease = NextLease();
+  instance_ = NewUuid4();
+  attempts_.clear();
+  Sync([](const worker::v1::SynchronizeResponse&) { return true; });
+  worker::v1::TaskResult result;
+  result.mutable_import();
+  EXPECT_TRUE(Fails(Commit(lease, result, {}), grpc::FAILED_PRECONDITION, "LEASE_FENCED"));
+}
+
+TEST_F(WorkerTest, CancellingAJobStopsItsLease) {
+  google::longrunning::Operation operation;
+  ASSERT_TRUE(ImportModel("base", &operation).ok());
+  const worker::v1::Lease lease = NextLease();
+  google::longrunning::CancelOperationRequest cancel;
+  cancel.set_name(operation.name());
+  google::protobuf::Empty empty;
+  ASSERT_TRUE(Call(*operations_, &google::longrunning::Operations::Stub::CancelOperation, cancel, &empty).ok());
+  const auto answer = Sync([](const worker::v1::SynchronizeResponse& response) { return response.stop_size() > 0; });
+  ASSERT_EQ(answer.stop_size(), 1);
+  EXPECT_EQ(answer.stop(0).id().uid(), lease.id().uid());
+  EXPECT_EQ(answer.stop(0).reason(), worker::v1::StopLease::REASON_CANCEL);
+}
+
+TEST_F(WorkerTest, AnAdapterNeedsItsFiles) {
+  MakeModel("base");
+  MakeDataset("data");
+  v1::FineTuningJob job;
+  ASSERT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, GoodJob("first"), &job).ok());
+  WaitForState("first", v1::FineTuningJob::STATE_QUEUED);
+  const worker::v1::Lease lease = NextLease();
+  ReportRunning(lease);
+  worker::v1::TaskResult result;
+  result.mutable_train()->set_steps(2);
+  EXPECT_TRUE(Fails(Commit(lease, result, {{"adapter_config.json", "{}"}}), grpc::INVALID_ARGUMENT, "FILE_MISSING"));
+  EXPECT_TRUE(Fails(Commit(lease, result, {{"adapter_config.json", "{}"}, {"adapter_config.json", "{}"}}), grpc::INVALID_ARGUMENT,
+                    "DUPLICATE_FILE"));
+}
+
+}  // namespace
+}  // namespace sbora::server
