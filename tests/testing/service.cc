@@ -62,7 +62,10 @@ Status Service::StartServer() {
   address_ = bound.value("address", "");
   http_address_ = bound.value("httpAddress", "");
   if (client_ == nullptr) {
-    SBORA_ASSIGN_OR_RETURN(client_, client::Client::Connect({.server = address_, .poll_interval = std::chrono::milliseconds(50)}));
+    client::ClientOptions options;
+    options.server = address_;
+    options.poll_interval = std::chrono::milliseconds(50);
+    SBORA_ASSIGN_OR_RETURN(client_, client::Client::Connect(std::move(options)));
   }
   return OkStatus();
 }
