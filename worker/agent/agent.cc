@@ -27,6 +27,8 @@ constexpr Duration kAliveLimit = std::chrono::seconds(60);
 constexpr std::chrono::milliseconds kFarewell{300};
 /// News of training waits at most this long while the coordinator holds a call.
 constexpr Duration kNewsWait = std::chrono::seconds(1);
+/// A GPU that is offered draws the jobs that name no device, and a trainer without CUDA can only refuse them.
+constexpr bool kTrainerUsesGpus = false;
 /// Share of drain_seconds in which a gang may write its last checkpoint; the rest is for its upload.
 constexpr double kCheckpointShare = 0.7;
 
@@ -66,9 +68,14 @@ Status Agent::Open() {
   SBORA_ASSIGN_OR_RETURN(lock_file_, LockDataDir(data_dir));
   SBORA_RETURN_IF_ERROR(CleanUpAttempts(data_dir / "attempts").status());
   SBORA_ASSIGN_OR_RETURN(cache_, Cache::Open(data_dir / "cache", config_.cache_bytes()));
-  slots_ = MakeSlots(DiscoverHost(), config_.cpu_slots());
+  HostFacts host = DiscoverHost();
+  if (!kTrainerUsesGpus && !host.gpus.empty()) {
+    LogInfo("GPUs are not offered: the trainer of this version computes on CPUs", {{"gpus", std::ssize(host.gpus)}});
+    host.gpus.clear();
+  }
+  slots_ = MakeSlots(host, config_.cpu_slots());
   if (slots_.empty()) {
-    return InvalidArgument("NO_SLOTS", "this machine has no GPU and --cpu-slots is 0: nothing could ever run here");
+    return InvalidArgument("NO_SLOTS", "this machine has no usable GPU and --cpu-slots is 0: nothing could ever run here");
   }
   const ChannelOptions options{.tls_ca = config_.tls_ca(), .token_file = config_.token_file()};
   // Two connections: a large transfer never holds up a renewal.

@@ -66,7 +66,8 @@ std::optional<wp::AttemptReport> Attempt::Report() {
       ended->set_reason(verdict_.reason);
       *ended->mutable_failure() = verdict_.failure;
       reported_ended_ = true;
-      break;
+      reports_.FillLast(report.mutable_items());
+      return report;
     }
   }
   reports_.Fill(report.mutable_items());
@@ -218,9 +219,15 @@ Verdict Attempt::RunRanks() {
   auto outcome = RunOneGang(MakeGang(false), MakeObserver());
   if (!outcome.ok()) return OfFailure(outcome.status());
   Verdict verdict = JudgeGang(*outcome);
+  if (verdict.failure.code() == static_cast<int>(StatusCode::kDataLoss)) DropInputs();
   context_.metrics.AddRankExit(ExitLabel(verdict.reason));
   result_ = std::move(outcome->result);
   return verdict;
+}
+
+void Attempt::DropInputs() {
+  LogWarn("the trainer found damaged data; what it read is fetched anew next time", {{"job", lease_.resource()}});
+  for (const CachePin& pin : pins_) context_.cache.Drop(pin);
 }
 
 StatusOr<GangOutcome> Attempt::RunOneGang(GangOptions options, const GangObserver& observer) {
@@ -382,7 +389,7 @@ std::optional<Verdict> Attempt::CommitUntilAnswered(wp::CommitAttemptRequest& re
   Backoff backoff({.initial = std::chrono::milliseconds(100), .max_attempts = 1'000'000});
   while (true) {
     request.clear_items();
-    reports_.Fill(request.mutable_items());
+    reports_.FillLast(request.mutable_items());
     grpc::ClientContext context;
     SetDeadline(context);
     wp::CommitAttemptResponse response;

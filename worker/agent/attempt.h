@@ -79,6 +79,8 @@ class Attempt {
   std::optional<Verdict> PrepareTokenCaches();
   void UseTokenCaches(const std::filesystem::path& folder);
   Verdict RunRanks();
+  /// Out of the cache with everything this attempt reads: the same damage would meet the next one.
+  void DropInputs();
   GangOptions MakeGang(bool prepare_only) const;
   RankOptions MakeRank(int rank, bool prepare_only) const;
   GangObserver MakeObserver();

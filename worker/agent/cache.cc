@@ -83,9 +83,11 @@ bool Cache::UsableLocked(const std::string& key, int64_t size_bytes) {
   const auto found = entries_.find(key);
   if (found == entries_.end()) return false;
   struct stat info = {};
-  if (::stat(found->second.path.c_str(), &info) == 0 && info.st_size == size_bytes) return true;
-  LogWarn("a cached file has another size than its resource says; fetching it again", {{"sha256", key}});
-  ::unlink(found->second.path.c_str());
+  if (!found->second.dropped && ::stat(found->second.path.c_str(), &info) == 0 && info.st_size == size_bytes) return true;
+  if (!found->second.dropped) {
+    LogWarn("a cached file has another size than its resource says; fetching it again", {{"sha256", key}});
+    ::unlink(found->second.path.c_str());
+  }
   if (found->second.pins == 0) entries_.erase(found);
   return false;
 }
@@ -110,6 +112,13 @@ StatusOr<CachePin> Cache::Get(const v1::File& file, const Fetch& fetch, const st
   }
   const fs::path path = directory_ / "files" / key;
   Status status = fetch(path);
+  if (status.reason() == "NO_SPACE") {
+    {
+      MutexLock lock(mutex_);
+      RemoveAllUnusedLocked();
+    }
+    status = fetch(path);
+  }
   struct stat info = {};
   if (status.ok() && (::stat(path.c_str(), &info) != 0 || info.st_size != file.size_bytes())) {
     status = DataLoss("SIZE_MISMATCH", fmt::format("{} has {} bytes, listed are {}", file.path(),
@@ -131,7 +140,9 @@ std::optional<CachePin> Cache::FindFolder(const std::string& key) {
   MutexLock lock(mutex_);
   const auto found = entries_.find(key);
   std::error_code error;
-  if (found == entries_.end() || !fs::is_directory(found->second.path, error)) return std::nullopt;
+  if (found == entries_.end() || found->second.dropped || !fs::is_directory(found->second.path, error)) {
+    return std::nullopt;
+  }
   return PinLocked(key);
 }
 
@@ -141,7 +152,8 @@ StatusOr<CachePin> Cache::AddFolder(const std::string& key, const fs::path& fold
   const int64_t size = FolderBytes(folder);
   MutexLock lock(mutex_);
   std::error_code error;
-  if (entries_.contains(key)) {
+  const auto there = entries_.find(key);
+  if (there != entries_.end() && !there->second.dropped && fs::is_directory(there->second.path, error)) {
     fs::remove_all(folder, error);
     return PinLocked(key);
   }
@@ -151,6 +163,17 @@ StatusOr<CachePin> Cache::AddFolder(const std::string& key, const fs::path& fold
   CachePin pin = PinLocked(key);
   EvictLocked();
   return pin;
+}
+
+void Cache::Drop(const CachePin& pin) {
+  MutexLock lock(mutex_);
+  const auto found = entries_.find(pin.key_);
+  if (found == entries_.end() || found->second.dropped) return;
+  found->second.dropped = true;
+  found->second.size_bytes = 0;
+  std::error_code error;
+  fs::remove_all(found->second.path, error);
+  if (error) LogWarn("damaged cache entry not removed", {{"path", found->second.path.string()}, {"error", error.message()}});
 }
 
 int64_t Cache::used_bytes() const {
@@ -175,6 +198,19 @@ void Cache::InsertLocked(const std::string& key, Entry entry) {
   entries_[key] = std::move(entry);
 }
 
+void Cache::RemoveAllUnusedLocked() {
+  LogWarn("the disk is full; removing all cached files that are not in use");
+  std::error_code error;
+  for (auto it = entries_.begin(); it != entries_.end();) {
+    if (it->second.pins > 0) {
+      ++it;
+      continue;
+    }
+    fs::remove_all(it->second.path, error);
+    it = entries_.erase(it);
+  }
+}
+
 void Cache::EvictLocked() {
   int64_t bytes = 0;
   for (const auto& [key, entry] : entries_) bytes += entry.size_bytes;
@@ -195,7 +231,7 @@ void Cache::Unpin(const std::string& key) {
   MutexLock lock(mutex_);
   const auto found = entries_.find(key);
   if (found == entries_.end()) return;
-  --found->second.pins;
+  if (--found->second.pins == 0 && found->second.dropped) entries_.erase(found);
   EvictLocked();
 }
 

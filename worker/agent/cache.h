@@ -52,7 +52,7 @@ class Cache {
   static StatusOr<std::unique_ptr<Cache>> Open(const std::filesystem::path& directory, int64_t max_bytes);
 
   /// The file, from here or through `fetch`; a second caller for the same file waits for the first. A file whose size
-  /// is not the listed one is fetched again. Errors: InvalidArgument BAD_FILE (hash or size not a hash or size), those
+  /// is not the listed one is fetched again. When the disk is full, all entries that nobody uses make room first. Errors: InvalidArgument BAD_FILE (hash or size not a hash or size), those
   /// of `fetch`, Cancelled STOPPED.
   StatusOr<CachePin> Get(const v1::File& file, const Fetch& fetch, const std::stop_token& stop);
 
@@ -60,6 +60,9 @@ class Cache {
   std::optional<CachePin> FindFolder(const std::string& key);
   /// Takes over a complete folder by renaming it; when the key is there already, the old one stays and `folder` goes.
   StatusOr<CachePin> AddFolder(const std::string& key, const std::filesystem::path& folder);
+
+  /// The entry turned out to be damaged: nobody gets it again. Who has it pinned keeps its files open or linked.
+  void Drop(const CachePin& pin);
 
   int64_t used_bytes() const;
 
@@ -70,6 +73,7 @@ class Cache {
     int64_t size_bytes = 0;
     std::filesystem::file_time_type used;
     int pins = 0;
+    bool dropped = false;  // its files are gone; the entry goes with the last pin
   };
 
   Cache(std::filesystem::path directory, int64_t max_bytes) : directory_(std::move(directory)), max_bytes_(max_bytes) {}
@@ -78,6 +82,7 @@ class Cache {
   void InsertLocked(const std::string& key, Entry entry) SBORA_REQUIRES(mutex_);
   void EvictLocked() SBORA_REQUIRES(mutex_);
   void Unpin(const std::string& key);
+  void RemoveAllUnusedLocked() SBORA_REQUIRES(mutex_);
   bool UsableLocked(const std::string& key, int64_t size_bytes) SBORA_REQUIRES(mutex_);
 
   const std::filesystem::path directory_;

@@ -96,6 +96,8 @@ Verdict Judge(const GangOutcome& outcome, const std::string& last_output) {
   if (Done(outcome)) return Verdict{.reason = v1::TERMINATION_REASON_DONE, .failure = {}};
   if (outcome.error) {
     const auto& error = *outcome.error;
+    // Tasks that keep no checkpoint answer a stop with an error: the order tells why, not they.
+    if (outcome.stop_sent && error.reason() == v1::TERMINATION_REASON_PREEMPTED) return OfOrder(outcome.order);
     const bool named = error.reason() != v1::TERMINATION_REASON_UNSPECIFIED;
     return Verdict{.reason = named ? error.reason() : v1::TERMINATION_REASON_TRAINER_ERROR, .failure = error.failure()};
   }

@@ -46,6 +46,7 @@ class GangRun {
   void WatchDeadlines(MonotonicTime now);
   void Poll(MonotonicTime now);
   Duration PollTime(MonotonicTime now) const;
+  Duration CurrentHangLimit() const;
   void ReadFrom(Rank& rank, size_t index);
   void Handle(trainer::v1::TrainerMessage message, size_t index);
   void NoteProgress(const trainer::v1::Progress& progress, size_t index);
@@ -162,17 +163,21 @@ void GangRun::WatchDeadlines(MonotonicTime now) {
   if (now - control_.renewed() >= options_.self_fence) return Kill(KillCause::kSelfFence);
   if (checkpoint_deadline_ && now >= *checkpoint_deadline_) return Kill(KillCause::kCheckpointGrace);
   if (exit_deadline_ && now >= *exit_deadline_) return Kill(KillCause::kExitGrace);
-  const Duration limit = HangLimit(options_.hang, {step_seconds_.begin(), step_seconds_.end()});
+  const Duration limit = CurrentHangLimit();
   if (now - last_tick_ >= limit) {
     outcome_.hang_limit_seconds = std::chrono::duration<double>(limit).count();
     Kill(KillCause::kHang);
   }
 }
 
+Duration GangRun::CurrentHangLimit() const {
+  return HangLimit(options_.hang, {step_seconds_.begin(), step_seconds_.end()});
+}
+
 Duration GangRun::PollTime(MonotonicTime now) const {
   if (killing_) return std::chrono::milliseconds(20);
   Duration wait = std::min<Duration>(kMaxPoll, control_.renewed() + options_.self_fence - now);
-  wait = std::min<Duration>(wait, last_tick_ + options_.hang - now);
+  wait = std::min<Duration>(wait, last_tick_ + CurrentHangLimit() - now);
   if (checkpoint_deadline_) wait = std::min<Duration>(wait, *checkpoint_deadline_ - now);
   if (exit_deadline_) wait = std::min<Duration>(wait, *exit_deadline_ - now);
   return std::max<Duration>(wait, std::chrono::milliseconds(1));

@@ -163,19 +163,15 @@ Spawner::Spawner() {
   thread_ = std::jthread([this](const std::stop_token& stop) { Run(stop); });
 }
 
-Spawner::~Spawner() {
-  thread_.request_stop();
-  changed_.notify_all();
-}
+Spawner::~Spawner() { thread_.request_stop(); }
 
 void Spawner::Run(const std::stop_token& stop) {
-  const std::stop_callback wake(stop, [this] { changed_.notify_all(); });
   while (true) {
     std::function<void()> next;
     {
       MutexLock lock(mutex_);
-      while (work_.empty() && !stop.stop_requested()) changed_.wait(lock);
-      if (work_.empty()) return;
+      // Waits on the token too: a plain notification could fall between the look at it and the wait.
+      if (!changed_.wait(lock, stop, [this]() SBORA_NO_THREAD_SAFETY_ANALYSIS { return !work_.empty(); })) return;
       next = std::move(work_.front());
       work_.pop();
     }

@@ -44,6 +44,28 @@ void ReportQueue::Fill(google::protobuf::RepeatedPtrField<worker::v1::ReportItem
   for (const auto& item : sent_) *items->Add() = item;
 }
 
+void ReportQueue::FillLast(google::protobuf::RepeatedPtrField<worker::v1::ReportItem>* items) {
+  MutexLock lock(mutex_);
+  size_t bytes = 0;
+  for (const auto* part : {&sent_, &waiting_}) {
+    for (const auto& item : *part) bytes += item.ByteSizeLong();
+  }
+  for (auto it = waiting_.begin(); it != waiting_.end() && bytes > kMaxLastBytes;) {
+    if (it->has_checkpoint()) {
+      ++it;
+      continue;
+    }
+    bytes -= it->ByteSizeLong();
+    it = waiting_.erase(it);
+    ++dropped_;
+  }
+  for (; !waiting_.empty(); waiting_.pop_front()) {
+    waiting_.front().set_sequence(next_sequence_++);
+    sent_.push_back(std::move(waiting_.front()));
+  }
+  for (const auto& item : sent_) *items->Add() = item;
+}
+
 void ReportQueue::Acknowledge(int64_t sequence) {
   MutexLock lock(mutex_);
   while (!sent_.empty() && sent_.front().sequence() <= sequence) sent_.pop_front();

@@ -14,6 +14,8 @@ class ReportQueue {
  public:
   static constexpr size_t kMaxSent = 512;
   static constexpr size_t kMaxWaiting = 4096;
+  /// Of the items in one last report: well below what a coordinator takes in one message.
+  static constexpr size_t kMaxLastBytes = 2 * 1024 * 1024;
 
   void Add(v1::MetricPoint metric);
   void Add(v1::FineTuningEvent event);
@@ -22,6 +24,9 @@ class ReportQueue {
   /// Appends all that is not acknowledged, oldest first, at most kMaxSent. Numbers are given here, when an item is
   /// first sent: they have no gaps, whatever gave way before.
   void Fill(google::protobuf::RepeatedPtrField<worker::v1::ReportItem>* items);
+  /// The same for a report after which the attempt is forgotten: all items, and should they be more than kMaxLastBytes,
+  /// the oldest metrics and events that were never sent give way.
+  void FillLast(google::protobuf::RepeatedPtrField<worker::v1::ReportItem>* items);
   void Acknowledge(int64_t sequence);
   int64_t dropped() const;
   bool empty() const;

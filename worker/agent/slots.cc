@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <fstream>
 #include <memory>
 
@@ -89,6 +90,19 @@ int64_t MemoryBytes() {
   return bytes;
 }
 
+/// Cores' worth of time that the control group grants, rounded up; 0 for no limit. More threads than that only get
+/// throttled.
+int QuotaCores() {
+  double quota = 0;
+  double period = 0;
+  std::ifstream v2("/sys/fs/cgroup/cpu.max");  // "max 100000" reads as nothing
+  if (!(v2 >> quota >> period)) {
+    quota = static_cast<double>(ReadNumber("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"));  // -1: none
+    period = static_cast<double>(ReadNumber("/sys/fs/cgroup/cpu/cpu.cfs_period_us"));
+  }
+  return quota > 0 && period > 0 ? static_cast<int>(std::ceil(quota / period)) : 0;
+}
+
 }  // namespace
 
 HostFacts DiscoverHost() {
@@ -96,6 +110,7 @@ HostFacts DiscoverHost() {
   cpu_set_t cores;
   CPU_ZERO(&cores);
   if (::sched_getaffinity(0, sizeof(cores), &cores) == 0) host.cores = std::max(1, CPU_COUNT(&cores));
+  if (const int quota = QuotaCores(); quota > 0) host.cores = std::min(host.cores, quota);
   host.memory_bytes = MemoryBytes();
   host.gpus = Nvml().Gpus();
   return host;

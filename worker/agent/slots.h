@@ -18,7 +18,7 @@ struct HostFacts {
   std::vector<Gpu> gpus;
 };
 
-/// Cores and memory as this process may use them (affinity, memory limit of its control group); GPUs through the
+/// Cores and memory as this process may use them (affinity, limits of its control group); GPUs through the
 /// driver's NVML, none when it is not installed.
 HostFacts DiscoverHost();
 

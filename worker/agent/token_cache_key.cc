@@ -5,6 +5,7 @@
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 
 #include "common/sha256.h"
+#include "data/token_cache.h"
 
 namespace sbora::agent {
 namespace {
@@ -26,7 +27,7 @@ std::string Bytes(const google::protobuf::Message& message) {
 std::optional<std::string> TokenCacheKey(const worker::v1::Task& task) {
   if (!task.has_train()) return std::nullopt;
   const auto& train = task.train();
-  std::string text = fmt::format("token cache {}\n", kTokenCacheVersion);
+  std::string text = fmt::format("token cache {}.{}\n", kTokenCacheVersion, data::kTokenCacheVersion);
   for (const auto& group : task.inputs()) {
     if (group.name() == "checkpoint") continue;
     for (const auto& file : group.files()) {

@@ -8,7 +8,6 @@
 
 #include "common/file.h"
 #include "core/adapter.h"
-#include "core/manifest.h"
 #include "core/model_folder.h"
 #include "core/r_index.h"
 #include "tests/integration/trainer/trainer_process.h"
@@ -150,10 +149,7 @@ TEST_F(TrainerProcessTest, TrainsAndLeavesACheckedAdapter) {
   EXPECT_EQ(adapter->config().base_hash, base_hash_);
   const auto drawn = core::DrawIndices(42, "model.layers.1.mlp.down_proj", 64, kRank);
   EXPECT_EQ(*adapter->Indices(1, core::LinearModule::kDown), *drawn);
-  const auto manifest = core::ReadManifest(output);
-  ASSERT_TRUE(manifest.ok()) << manifest.status();
-  EXPECT_TRUE(core::VerifyManifest(*manifest, output).ok());
-  EXPECT_EQ(std::distance(fs::directory_iterator(output), {}), 3);  // the rehearsal left nothing
+  EXPECT_EQ(std::distance(fs::directory_iterator(output), {}), 2);  // the rehearsal left nothing
 }
 
 TEST_F(TrainerProcessTest, AStoppedAndResumedRunGivesTheSameBytes) {
@@ -274,6 +270,48 @@ TEST_F(TrainerProcessTest, ANumberThatIsNotFiniteStopsTheRunAndKeepsTheCheckpoin
   EXPECT_EQ(run.error->failure().reason(), "NON_FINITE");
   EXPECT_EQ(run.error->reason(), sbora::v1::TERMINATION_REASON_NON_FINITE);
   EXPECT_FALSE(run.result);
+}
+
+TEST_F(TrainerProcessTest, WeightsThatTheLastUpdateSpoiledAreNotCommitted) {
+  ASSERT_NO_FATAL_FAILURE(Prepare());
+  TaskAssignment task = TrainAssignment("spoiled", 1);
+  task.mutable_directories()->erase("validation_cache");
+  auto& spec = *task.mutable_task()->mutable_train()->mutable_spec();
+  spec.mutable_validation()->set_keep_best(false);
+  spec.mutable_training()->set_learning_rate(1e39);  // loss and gradient of the only step are finite
+  const TrainerRun run = RunTrainer(task, Log());
+  EXPECT_EQ(run.exit_code, 1);
+  ASSERT_TRUE(run.error) << Slurp(Log());
+  EXPECT_EQ(run.error->failure().reason(), "NON_FINITE");
+  EXPECT_FALSE(fs::exists(Path("spoiled") / "output" / "adapter_model.safetensors"));
+}
+
+TEST_F(TrainerProcessTest, EachMicroBatchIsASignOfLife) {
+  ASSERT_NO_FATAL_FAILURE(Prepare());
+  int64_t ticks[2] = {};
+  for (const int micro_batch : {5, 1}) {
+    TaskAssignment task = TrainAssignment("alive", 4);
+    task.mutable_directories()->erase("validation_cache");
+    auto& spec = *task.mutable_task()->mutable_train()->mutable_spec();
+    spec.mutable_validation()->set_keep_best(false);
+    spec.mutable_checkpoint()->set_checkpoint_every_steps(0);
+    spec.mutable_training()->set_micro_batch_size(micro_batch);
+    const TrainerRun run = RunTrainer(task, Log());
+    ASSERT_EQ(run.exit_code, 0) << Slurp(Log());
+    ticks[micro_batch == 1 ? 1 : 0] = run.ticks;
+  }
+  EXPECT_EQ(ticks[1] - ticks[0], 4 + 4 + 4 + 2);  // steps of 5, 5, 5 and 3 samples
+}
+
+TEST_F(TrainerProcessTest, ADamagedTokenCacheIsNotTheUsersFault) {
+  ASSERT_NO_FATAL_FAILURE(Prepare());
+  for (const auto& item : fs::directory_iterator(Path("token_cache"))) {
+    if (item.path().extension() == ".tokens") fs::resize_file(item.path(), 100);
+  }
+  const TrainerRun run = RunTrainer(TrainAssignment("damaged"), Log());
+  ASSERT_TRUE(run.error) << Slurp(Log());
+  EXPECT_EQ(run.error->failure().code(), static_cast<int>(StatusCode::kDataLoss));
+  EXPECT_EQ(run.error->reason(), sbora::v1::TERMINATION_REASON_TRAINER_ERROR);
 }
 
 TEST_F(TrainerProcessTest, BadInputIsNamed) {

@@ -162,5 +162,56 @@ TEST(FileNameTest, OnlyPlainNames) {
   EXPECT_FALSE(CheckFileName(std::string_view("a\0b", 3)).ok());
 }
 
+TEST_F(CacheTest, AFullDiskTakesWhatNobodyUsesAndTriesAgain) {
+  ASSERT_TRUE(Get("unused").ok());
+  auto used = Get("used");
+  ASSERT_TRUE(used.ok());
+  int calls = 0;
+  auto pin = cache_->Get(FileOf("f", "new"), [&](const fs::path& path) -> Status {
+    if (++calls == 1) return ResourceExhausted("NO_SPACE", "no space left on device");
+    return WriteFileAtomic(path, "new");
+  }, {});
+  ASSERT_TRUE(pin.ok()) << pin.status();
+  EXPECT_EQ(calls, 2);
+  EXPECT_TRUE(fs::exists(used->path()));
+  EXPECT_EQ(cache_->used_bytes(), 7);  // "used" and "new"
+}
+
+TEST_F(CacheTest, ADroppedFileIsFetchedAgain) {
+  auto damaged = Get("abc");
+  ASSERT_TRUE(damaged.ok());
+  cache_->Drop(*damaged);
+  EXPECT_EQ(cache_->used_bytes(), 0);
+  auto fresh = Get("abc");
+  ASSERT_TRUE(fresh.ok());
+  EXPECT_EQ(fetches_, 2);
+  damaged = CachePin();
+  EXPECT_TRUE(fs::exists(fresh->path()));
+  fresh = CachePin();
+  ASSERT_TRUE(Get("abc").ok());
+  EXPECT_EQ(fetches_, 2);
+}
+
+TEST_F(CacheTest, ADroppedOrMissingFolderIsMadeAgain) {
+  const std::string key = Sha256Hex("key");
+  const auto make = [&](const std::string& text) {
+    fs::create_directories(folder_->path() / "made");
+    EXPECT_TRUE(WriteFileAtomic(folder_->path() / "made" / "file", text).ok());
+    return cache_->AddFolder(key, folder_->path() / "made");
+  };
+  auto damaged = make("damaged");
+  ASSERT_TRUE(damaged.ok());
+  cache_->Drop(*damaged);
+  EXPECT_FALSE(cache_->FindFolder(key));
+  auto again = make("good");
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(*ReadFile(again->path() / "file", 10), "good");
+  fs::remove_all(again->path());
+  EXPECT_FALSE(cache_->FindFolder(key));
+  auto third = make("third");
+  ASSERT_TRUE(third.ok()) << third.status();
+  EXPECT_EQ(*ReadFile(third->path() / "file", 10), "third");
+}
+
 }  // namespace
 }  // namespace sbora::agent

@@ -41,6 +41,19 @@ TEST(JudgeTest, ErrorOfTheTrainerWinsOverExitAndHang) {
   EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_TRAINER_ERROR);
 }
 
+TEST(JudgeTest, AStoppedTaskWithoutACheckpointEndsAsOrdered) {
+  GangOutcome outcome;
+  outcome.exits = {Code(0, 3)};
+  outcome.error.emplace();
+  outcome.error->set_reason(v1::TERMINATION_REASON_PREEMPTED);
+  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_PREEMPTED);
+  outcome.stop_sent = true;
+  outcome.order = StopOrder::kPause;
+  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_PAUSED_BY_USER);
+  outcome.error->set_reason(v1::TERMINATION_REASON_NO_SPACE);
+  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_NO_SPACE);
+}
+
 TEST(JudgeTest, FirstRankThatDiedIsNamedNotThoseWeKilled) {
   GangOutcome outcome;
   outcome.cause = KillCause::kRankDied;

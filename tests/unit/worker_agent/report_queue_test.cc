@@ -57,5 +57,41 @@ TEST(ReportQueueTest, BoundedWithoutGapsAndWithoutLosingCheckpoints) {
   EXPECT_EQ(last_step, 10'000);
 }
 
+TEST(ReportQueueTest, TheLastReportHoldsEverything) {
+  ReportQueue queue;
+  for (int step = 1; step <= 2000; ++step) AddMetric(queue, step);
+  worker::v1::CheckpointReport checkpoint;
+  checkpoint.set_step(2000);
+  queue.Add(checkpoint);
+  Items usual, last;
+  queue.Fill(&usual);
+  EXPECT_EQ(usual.size(), static_cast<int>(ReportQueue::kMaxSent));
+  queue.FillLast(&last);
+  ASSERT_EQ(last.size(), 2001);
+  EXPECT_EQ(last[0].sequence(), 1);
+  EXPECT_EQ(last[2000].sequence(), 2001);
+  EXPECT_TRUE(last[2000].has_checkpoint());
+}
+
+TEST(ReportQueueTest, TheLastReportStaysSmallAndKeepsTheCheckpoint) {
+  ReportQueue queue;
+  worker::v1::CheckpointReport checkpoint;
+  checkpoint.set_step(1);
+  queue.Add(checkpoint);
+  for (int i = 0; i < 4000; ++i) {
+    v1::FineTuningEvent event;
+    event.set_message(std::string(2000, 'x'));
+    queue.Add(std::move(event));
+  }
+  Items last;
+  queue.FillLast(&last);
+  size_t bytes = 0;
+  for (const auto& item : last) bytes += item.ByteSizeLong();
+  EXPECT_LE(bytes, ReportQueue::kMaxLastBytes + 16 * last.size());  // the numbers come on top
+  EXPECT_GT(last.size(), 900);
+  EXPECT_TRUE(last[0].has_checkpoint());
+  EXPECT_EQ(queue.dropped() + last.size(), 4001);
+}
+
 }  // namespace
 }  // namespace sbora::agent

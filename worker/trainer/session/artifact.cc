@@ -2,12 +2,8 @@
 
 #include <fmt/format.h>
 
-#include <utility>
-
 #include "common/file.h"
-#include "common/sha256.h"
 #include "common/status_macros.h"
-#include "core/manifest.h"
 
 namespace sbora::trainer {
 namespace {
@@ -24,7 +20,7 @@ Status CheckSpace(const std::filesystem::path& directory, int64_t needed_bytes, 
 }  // namespace
 
 Status WriteArtifact(const std::filesystem::path& directory, const core::AdapterConfig& config,
-                     const AdapterLayout& layout, std::span<const float> parameters, nlohmann::json summary) {
+                     const AdapterLayout& layout, std::span<const float> parameters) {
   SBORA_ASSIGN_OR_RETURN(const auto written, WriteAdapterTensors(directory / core::kAdapterModelFile, layout, parameters,
                                                                  config.artifact_dtype));
   if (const int64_t expected = core::ArtifactBytes(config); written.size_bytes != expected) {
@@ -33,13 +29,6 @@ Status WriteArtifact(const std::filesystem::path& directory, const core::Adapter
   }
   const std::string config_text = core::ToJson(config);
   SBORA_RETURN_IF_ERROR(WriteFileAtomic(directory / core::kAdapterConfigFile, config_text));
-  // Only the two files, whatever else the folder holds.
-  core::Manifest manifest;
-  SBORA_ASSIGN_OR_RETURN(const auto config_digest, DigestFile(directory / core::kAdapterConfigFile));
-  manifest.files = {{std::string(core::kAdapterConfigFile), config_digest.size_bytes, config_digest.sha256},
-                    {std::string(core::kAdapterModelFile), written.size_bytes, written.sha256}};
-  manifest.summary = std::move(summary);
-  SBORA_RETURN_IF_ERROR(core::WriteManifest(directory, manifest));
   return SyncDirectory(directory);
 }
 
@@ -49,7 +38,7 @@ Status RehearseArtifact(const std::filesystem::path& directory, const core::Adap
   SBORA_RETURN_IF_ERROR(CheckSpace(directory, core::ArtifactBytes(config), "the adapter"));
   {
     SBORA_ASSIGN_OR_RETURN(const auto trial, TempDirectory::Create(directory, ".rehearsal"));
-    SBORA_RETURN_IF_ERROR(WriteArtifact(trial.path(), config, layout, parameters, nlohmann::json::object())
+    SBORA_RETURN_IF_ERROR(WriteArtifact(trial.path(), config, layout, parameters)
                               .WithContext("rehearsing the artifact"));
     if (auto opened = core::AdapterFolder::Open(trial.path()); !opened.ok()) {
       return opened.status().WithContext("rehearsing the artifact");

@@ -1,9 +1,9 @@
-/// The finished adapter folder: adapter_config.json, adapter_model.safetensors, manifest.json. Torch-free.
+/// The finished adapter folder: adapter_config.json and adapter_model.safetensors. The coordinator alone adds the manifest,
+/// when it commits them. Torch-free.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <span>
 
 #include "common/status.h"
@@ -12,10 +12,10 @@
 
 namespace sbora::trainer {
 
-/// Writes the three files into `directory` (existing ones are replaced), the manifest last, and checks the size of the
-/// tensors against core::ArtifactBytes. Errors: file system; INTERNAL ARTIFACT_SIZE.
+/// Writes the two files into `directory` (existing ones are replaced) and checks the size of the tensors against
+/// core::ArtifactBytes. Errors: file system; INTERNAL ARTIFACT_SIZE.
 Status WriteArtifact(const std::filesystem::path& directory, const core::AdapterConfig& config,
-                     const AdapterLayout& layout, std::span<const float> parameters, nlohmann::json summary);
+                     const AdapterLayout& layout, std::span<const float> parameters);
 
 /// Before step 0: what the end of the run will need is there. Writes the artifact of `parameters` into a temporary
 /// folder beside the real files, opens it as a reader would, removes it; then asks for `spare_bytes` more on

@@ -11,6 +11,19 @@
 
 namespace sbora::trainer {
 
+namespace {
+
+/// The cache was made on this machine, not by the user: whatever is wrong with its bytes is damage, not bad input.
+StatusOr<data::TokenCache> OpenCache(const std::filesystem::path& path) {
+  auto cache = data::TokenCache::Open(path);
+  if (!cache.ok() && cache.status().reason().starts_with("TOKEN_CACHE_")) {
+    return DataLoss(cache.status().reason(), cache.status().message());
+  }
+  return cache;
+}
+
+}  // namespace
+
 struct BatchSource::Impl {
   data::TokenCache cache;
   data::BatchPlan plan;
@@ -21,7 +34,7 @@ BatchSource::~BatchSource() = default;
 
 StatusOr<std::unique_ptr<BatchSource>> BatchSource::Open(const std::filesystem::path& cache_path,
                                                          const core::TrainingSpec& training, int64_t vocab_size) {
-  SBORA_ASSIGN_OR_RETURN(auto cache, data::TokenCache::Open(cache_path));
+  SBORA_ASSIGN_OR_RETURN(auto cache, OpenCache(cache_path));
   if (cache.size() == 0) {
     return InvalidArgument("DATASET_EMPTY", fmt::format("{} holds no samples", cache_path.string()));
   }

@@ -27,7 +27,7 @@ struct StepBatch {
 class BatchSource {
  public:
   /// Opens and checks a cache. `vocab_size`: ids at or above it are refused.
-  /// Errors: those of data::TokenCache; INVALID_ARGUMENT TOKEN_OUT_OF_RANGE, DATASET_EMPTY.
+  /// Errors: those of data::TokenCache, as DATA_LOSS for a file that is no whole cache; INVALID_ARGUMENT TOKEN_OUT_OF_RANGE, DATASET_EMPTY.
   static StatusOr<std::unique_ptr<BatchSource>> Open(const std::filesystem::path& cache, const core::TrainingSpec& training,
                                                      int64_t vocab_size);
   ~BatchSource();

@@ -42,6 +42,8 @@ void TrainLoop::Restore(const LoadedCheckpoint& checkpoint) {
   CopyFromHost(checkpoint.second_moment, optimizer_.second_moment());
   optimizer_.SetSteps(state_.step);
   checkpointed_step_ = state_.step;
+  last_metrics_ = {.step = state_.step, .loss = state_.last_loss, .trained_tokens = state_.trained_tokens,
+                   .validation_loss = {}};
 }
 
 StatusOr<bool> TrainLoop::Run() {
@@ -80,6 +82,8 @@ TrainLoop::Pending TrainLoop::Launch(int64_t step) {
   at::Tensor loss_sum = at::zeros({}, at::TensorOptions(at::kDouble).device(parts_.model->device()));
   parts_.adapter->ZeroGradients();
   for (const auto& samples : pending.batch.micro_batches) {
+    // A step of many micro-batches may take longer than the watchdog waits: each is a sign of life.
+    if (&samples != &pending.batch.micro_batches.front()) ReportProgress(last_metrics_);
     const PackedBatch packed = parts_.data->Pack(samples);
     if (packed.supervised_rows.empty()) continue;
     const LossResult loss = parts_.model->ForwardLoss(packed, parts_.adapter, context);
@@ -95,8 +99,8 @@ Status TrainLoop::FinishPending(bool boundary) {
   if (!pending_) return OkStatus();
   const Pending pending = *std::exchange(pending_, std::nullopt);
   const AdamW::StepReport report = AdamW::Read(pending.readback);
-  if (!std::isfinite(report.loss_sum)) return NotFinite("loss", report.loss_sum, pending.step + 1);
-  if (!report.finite) return NotFinite("gradient norm", report.gradient_norm, pending.step + 1);
+  if (!std::isfinite(report.loss_sum)) return NotFinite("the loss", report.loss_sum, pending.step + 1);
+  if (!report.finite) return NotFinite("the gradient norm", report.gradient_norm, pending.step + 1);
 
   const double seconds = SecondsBetween(step_started_, SystemClock().Now());
   mean_step_seconds_ = mean_step_seconds_ == 0 ? seconds : 0.9 * mean_step_seconds_ + 0.1 * seconds;
@@ -118,6 +122,7 @@ Status TrainLoop::FinishPending(bool boundary) {
     metrics.validation_loss = state_.last_validation_loss;
   }
   parts_.observer->OnMetrics(metrics);
+  last_metrics_ = metrics;
   ReportProgress(metrics);
   if (boundary && CheckpointDue(state_.step)) SBORA_RETURN_IF_ERROR(Checkpoint());
   step_started_ = SystemClock().Now();
@@ -155,7 +160,7 @@ Status TrainLoop::Validate() {
                                  .phase = fmt::format("validating ({} of {} batches)", i + 1, batches.size())});
   }
   const double loss = sum.item<double>() / static_cast<double>(std::max<int64_t>(1, count));
-  if (!std::isfinite(loss)) return NotFinite("validation loss", loss, state_.step);
+  if (!std::isfinite(loss)) return NotFinite("the validation loss", loss, state_.step);
   state_.last_validation_loss = loss;
   state_.last_validation_step = state_.step;
   if (!state_.best_validation_loss || loss < *state_.best_validation_loss) {
@@ -168,6 +173,7 @@ Status TrainLoop::Validate() {
 
 Status TrainLoop::Checkpoint() {
   const auto parameters = ToHost(parts_.adapter->parameters());
+  SBORA_RETURN_IF_ERROR(CheckFinite(parameters));
   const auto first_moment = ToHost(optimizer_.first_moment());
   const auto second_moment = ToHost(optimizer_.second_moment());
   SBORA_ASSIGN_OR_RETURN(const std::string folder,
@@ -192,14 +198,22 @@ void TrainLoop::ReportProgress(const StepMetrics& metrics) {
                                .phase = "training"});
 }
 
-std::vector<float> TrainLoop::FinalParameters() const {
-  return KeptBest() ? best_ : ToHost(parts_.adapter->parameters());
+StatusOr<std::vector<float>> TrainLoop::FinalParameters() const {
+  std::vector<float> parameters = KeptBest() ? best_ : ToHost(parts_.adapter->parameters());
+  SBORA_RETURN_IF_ERROR(CheckFinite(parameters));
+  return parameters;
+}
+
+Status TrainLoop::CheckFinite(std::span<const float> parameters) const {
+  // Loss and gradient are looked at before an update; what the last update did shows in the weights alone.
+  const auto bad = std::find_if(parameters.begin(), parameters.end(), [](float value) { return !std::isfinite(value); });
+  return bad == parameters.end() ? OkStatus() : NotFinite("a weight after the update", *bad, state_.step);
 }
 
 Status TrainLoop::NotFinite(std::string_view what, double value, int64_t step) const {
   const std::string kept = checkpointed_step_ ? fmt::format("the checkpoint of step {} is kept", *checkpointed_step_)
                                               : std::string("no checkpoint had been written yet");
-  return FailedPrecondition("NON_FINITE", fmt::format("the {} of step {} is {}; {}. Lower learning_rate (now {}) or add "
+  return FailedPrecondition("NON_FINITE", fmt::format("{} of step {} is {}; {}. Lower learning_rate (now {}) or add "
                                                       "warmup_steps",
                                                       what, step, value, kept, spec_.training.learning_rate))
       .WithMetadata("step", std::to_string(step));

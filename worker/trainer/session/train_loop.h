@@ -10,6 +10,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -46,7 +47,7 @@ class TrainLoop {
   const TrainState& state() const { return state_; }
   int64_t total_steps() const { return schedule_.total_steps; }
   /// The weights to commit: with keep_best those of the best validation, else the last.
-  std::vector<float> FinalParameters() const;
+  StatusOr<std::vector<float>> FinalParameters() const;
   bool KeptBest() const { return spec_.keep_best && !best_.empty(); }
 
  private:
@@ -67,6 +68,7 @@ class TrainLoop {
   bool ValidationDue(int64_t steps_done) const;
   bool CheckpointDue(int64_t steps_done) const;
   void ReportProgress(const StepMetrics& metrics);
+  Status CheckFinite(std::span<const float> parameters) const;
   Status NotFinite(std::string_view what, double value, int64_t step) const;
 
   const core::JobSpec spec_;
@@ -80,6 +82,7 @@ class TrainLoop {
   MonotonicTime checkpointed_at_;
   MonotonicTime step_started_;
   double mean_step_seconds_ = 0;
+  StepMetrics last_metrics_;  ///< of the last step done, for signs of life between steps
 };
 
 }  // namespace sbora::trainer

@@ -81,18 +81,6 @@ Status RestoreNewest(const TrainRequest& request, const CheckpointStore& store, 
   return OkStatus();
 }
 
-nlohmann::json Summary(const TrainRequest& request, const TrainOutcome& outcome) {
-  nlohmann::json summary = {{"model", request.spec.model},
-                            {"method", core::AdapterMethodName(request.spec.adapter.method)},
-                            {"steps", outcome.steps},
-                            {"kept_step", outcome.kept_step},
-                            {"trained_tokens", outcome.trained_tokens},
-                            {"final_loss", outcome.final_loss},
-                            {"seed", request.spec.training.seed}};
-  if (outcome.validation_loss) summary["validation_loss"] = *outcome.validation_loss;
-  return summary;
-}
-
 TrainOutcome OutcomeOf(const TrainLoop& loop, bool finished) {
   const TrainState& state = loop.state();
   TrainOutcome outcome{.stopped = !finished,
@@ -138,8 +126,8 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
                        .validation_loss = outcome.validation_loss.value_or(0),
                        .trained_tokens = outcome.trained_tokens,
                        .phase = "writing adapter"});
-  SBORA_RETURN_IF_ERROR(
-      WriteArtifact(request.output_dir, config, layout, loop.FinalParameters(), Summary(request, outcome)));
+  SBORA_ASSIGN_OR_RETURN(const auto parameters, loop.FinalParameters());
+  SBORA_RETURN_IF_ERROR(WriteArtifact(request.output_dir, config, layout, parameters));
   return outcome;
 }
 
