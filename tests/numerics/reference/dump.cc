@@ -1,0 +1,123 @@
+// What this project computes, in files, for scripts/numerics/compare_smollm2.py to hold against transformers and PEFT.
+//
+//   reference_dump import SOURCE OUT_DIR                  core's model import
+//   reference_dump tokenize MODEL_DIR TEXTS.json IDS.json a list of texts -> a list of lists of ids
+//   reference_dump logits MODEL_DIR SAMPLES.json OUT.safetensors [ADAPTER_DIR]
+//                                                         a list of lists of ids -> tensors "0", "1", ... [tokens, vocab]
+//
+// Float32 on the CPU. Samples are packed a few at a time, as in training. Exit status: 0, 1 failed (the reason on
+// standard error), 2 usage.
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "common/ffi/tokenizer.h"
+#include "common/file.h"
+#include "common/status_macros.h"
+#include "core/model_folder.h"
+#include "core/model_import.h"
+#include "core/safetensors.h"
+#include "worker/trainer/nn/llama.h"
+#include "worker/trainer/session/adapter_binding.h"
+#include "worker/trainer/session/torch_runtime.h"
+
+namespace sbora::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kMaxFileBytes = int64_t{64} << 20;
+constexpr size_t kSamplesPerPack = 4;
+
+template <typename T>
+StatusOr<T> ReadJson(const fs::path& path) {
+  SBORA_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path, kMaxFileBytes));
+  const auto value = nlohmann::json::parse(bytes, nullptr, /*allow_exceptions=*/false);
+  if (value.is_discarded()) return InvalidArgument("BAD_JSON", fmt::format("{} is not JSON", path.string()));
+  try {
+    return value.get<T>();
+  } catch (const nlohmann::json::exception& error) {
+    return InvalidArgument("BAD_JSON", fmt::format("{}: {}", path.string(), error.what()));
+  }
+}
+
+Status Import(const fs::path& source, const fs::path& out_dir) { return core::ImportModel(source, out_dir).status(); }
+
+Status DumpIds(const fs::path& model_dir, const fs::path& texts_path, const fs::path& ids_path) {
+  SBORA_ASSIGN_OR_RETURN(const auto texts, ReadJson<std::vector<std::string>>(texts_path));
+  SBORA_ASSIGN_OR_RETURN(const std::string json, ReadFile(model_dir / "tokenizer.json", kMaxFileBytes));
+  SBORA_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::FromJson(json));
+  SBORA_ASSIGN_OR_RETURN(const auto ids, tokenizer->EncodeBatch(texts, /*add_special_tokens=*/true));
+  return WriteFileAtomic(ids_path, nlohmann::json(ids).dump());
+}
+
+/// One [tokens, vocab] tensor per sample.
+std::vector<at::Tensor> AllLogits(const LlamaModel& model, AdapterSet* adapter,
+                                  const std::vector<std::vector<int64_t>>& samples) {
+  std::vector<at::Tensor> logits;
+  for (size_t first = 0; first < samples.size(); first += kSamplesPerPack) {
+    const size_t last = std::min(samples.size(), first + kSamplesPerPack);
+    PackedBatch batch;
+    for (size_t i = first; i < last; ++i) batch.Append(i, samples[i]);
+    std::vector<int64_t> rows(static_cast<size_t>(batch.tokens()));
+    std::iota(rows.begin(), rows.end(), 0);
+    const at::Tensor all_TV = model.Logits(batch, rows, adapter).contiguous();
+    for (int64_t n = 0; n < batch.samples(); ++n) {
+      const auto begin = batch.cu_seqlens[static_cast<size_t>(n)];
+      const auto end = batch.cu_seqlens[static_cast<size_t>(n) + 1];
+      logits.push_back(all_TV.slice(0, begin, end));
+    }
+  }
+  return logits;
+}
+
+Status DumpLogits(const fs::path& model_dir, const fs::path& samples_path, const fs::path& out_path,
+                  const fs::path& adapter_dir) {
+  SBORA_ASSIGN_OR_RETURN(const auto samples, ReadJson<std::vector<std::vector<int64_t>>>(samples_path));
+  SBORA_RETURN_IF_ERROR(SetUpTorch({}).status());
+  SBORA_ASSIGN_OR_RETURN(const auto model, LlamaModel::Load(model_dir, {}));
+  std::unique_ptr<AdapterSet> adapter;
+  if (!adapter_dir.empty()) {
+    SBORA_ASSIGN_OR_RETURN(const auto folder, core::ModelFolder::Open(model_dir));
+    SBORA_ASSIGN_OR_RETURN(adapter, LoadAdapter(adapter_dir, model->config(), folder.ComputeBaseHash(), at::kCPU));
+  }
+  const std::vector<at::Tensor> logits = AllLogits(*model, adapter.get(), samples);
+  std::vector<core::TensorToWrite> tensors;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const auto* data = static_cast<const std::byte*>(logits[i].const_data_ptr());
+    tensors.push_back({.spec = {.name = fmt::format("{}", i), .dtype = core::DType::kF32, .shape = logits[i].sizes().vec()},
+                       .data = {data, static_cast<size_t>(logits[i].nbytes())}});
+  }
+  return core::WriteSafetensors(out_path, tensors).status();
+}
+
+int Report(const Status& status) {
+  if (status.ok()) return 0;
+  fmt::print(stderr, "reference_dump: error: {} [{}]\n", status.message(), status.reason());
+  return 1;
+}
+
+int Run(const std::vector<std::string>& args) {
+  const std::string verb = args.empty() ? "" : args[0];
+  if (verb == "import" && args.size() == 3) return Report(Import(args[1], args[2]));
+  if (verb == "tokenize" && args.size() == 4) return Report(DumpIds(args[1], args[2], args[3]));
+  if (verb == "logits" && (args.size() == 4 || args.size() == 5)) {
+    return Report(Guarded([&] { return DumpLogits(args[1], args[2], args[3], args.size() == 5 ? args[4] : ""); }));
+  }
+  fmt::print(stderr, "usage: reference_dump import SOURCE OUT_DIR\n"
+                     "       reference_dump tokenize MODEL_DIR TEXTS.json IDS.json\n"
+                     "       reference_dump logits MODEL_DIR SAMPLES.json OUT.safetensors [ADAPTER_DIR]\n");
+  return 2;
+}
+
+}  // namespace
+}  // namespace sbora::trainer
+
+int main(int argc, char** argv) { return sbora::trainer::Run({argv + 1, argv + argc}); }
