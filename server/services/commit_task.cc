@@ -50,6 +50,10 @@ Status CheckResultKind(WorkKind kind, const worker::v1::TaskResult& result) {
 
 Status CheckFiles(const ServiceContext& services, const worker::v1::CommitAttemptRequest& request, Pending& pending) {
   for (const v1::File& file : request.files()) {
+    if (file.path() == core::kManifestFile) {
+      return InvalidArgument("RESERVED_FILE_NAME", "manifest.json is written by the coordinator alone")
+          .WithViolation("files", "must not hold manifest.json");
+    }
     SBORA_ASSIGN_OR_RETURN(const ObjectRow row, CheckStoredFile(services, pending.work.row.project, file));
     // The row says what FinishUpload saw; the store must still have it.
     SBORA_ASSIGN_OR_RETURN(const ObjectInfo info, services.objects->Head(row.key));
