@@ -12,6 +12,7 @@
 #include "common/logging.h"
 #include "server/config.h"
 #include "server/sbora_server.h"
+#include "server/services/isolated_check.h"
 #include "server/worker_process.h"
 
 namespace sbora::server {
@@ -69,6 +70,8 @@ void WaitForSignal(const sigset_t& signals, WorkerProcess* worker) {
 
 int Run(int argc, char** argv) {
   InitLogging("sbora-server");
+  // Not for users: the server starts itself so to read data it does not trust.
+  if (argc == 3 && std::string_view(argv[1]) == kCheckFlag) return RunCheckChild(argv[2]);
   // All threads inherit the mask; only WaitForSignal takes these signals.
   sigset_t signals;
   ::sigemptyset(&signals);
@@ -81,7 +84,7 @@ int Run(int argc, char** argv) {
   const StatusOr<ServerOptions> options = ParseServerFlags(argc, argv, &exit_code);
   if (exit_code) return *exit_code;
   if (!options.ok()) return Fail(options.status());
-  const StatusOr<std::unique_ptr<SboraServer>> started = SboraServer::Start(options->config);
+  const StatusOr<std::unique_ptr<SboraServer>> started = SboraServer::Start(options->config, "/proc/self/exe");
   if (!started.ok()) return Fail(started.status());
   SboraServer& server = **started;
   std::unique_ptr<WorkerProcess> worker;

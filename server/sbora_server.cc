@@ -11,6 +11,7 @@
 #include "common/file.h"
 #include "common/grpc/channel.h"
 #include "common/logging.h"
+#include "common/mutex.h"
 #include "common/status_macros.h"
 #include "server/config.h"
 #include "server/http/http_server.h"
@@ -86,11 +87,14 @@ struct SboraServer::Impl {
   std::unique_ptr<ObjectStore> objects;
   std::unique_ptr<Authenticator> authenticator;
   std::unique_ptr<UploadFiles> uploads;
-  std::atomic<grpc::HealthCheckServiceInterface*> health{nullptr};  // set once the gRPC server is there
+  Mutex health_mutex;
+  grpc::HealthCheckServiceInterface* health SBORA_GUARDED_BY(health_mutex) = nullptr;  // while the gRPC server is there
   std::atomic<bool> stopping{false};
   ServiceContext context;
   std::unique_ptr<Coordinator> coordinator;
   std::unique_ptr<WorkerPool> pool;
+  std::unique_ptr<WorkerPool> transfer_pool;
+  std::atomic<int> waiting_calls{0};
   std::unique_ptr<DatasetValidator> validator;
   std::unique_ptr<Sweeper> sweeper;
 
@@ -116,19 +120,20 @@ struct SboraServer::Impl {
 };
 
 void SboraServer::Impl::SetServing(bool serving) {
-  grpc::HealthCheckServiceInterface* service = health.load();
-  if (service != nullptr) service->SetServingStatus(serving && !stopping);
+  MutexLock lock(health_mutex);
+  if (health != nullptr) health->SetServingStatus(serving && !stopping);
 }
 
 Status SboraServer::Impl::OpenStores() {
   const std::filesystem::path data_dir = config.data_dir();
   SBORA_RETURN_IF_ERROR(MakeDirectory(data_dir));
+  SBORA_ASSIGN_OR_RETURN(std::unique_ptr<Store> plain, OpenSqliteStore({.path = data_dir / "sbora.sqlite"}));
+  store = std::make_unique<MeasuredStore>(std::move(plain), *metrics, SystemClock());
+  // The store is locked, so nobody else lives in this folder.
   // Left over from a server that was killed; nothing in it is anybody's.
   std::error_code ignored;
   std::filesystem::remove_all(data_dir / "tmp", ignored);
   SBORA_RETURN_IF_ERROR(MakeDirectory(data_dir / "tmp"));
-  SBORA_ASSIGN_OR_RETURN(std::unique_ptr<Store> plain, OpenSqliteStore({.path = data_dir / "sbora.sqlite"}));
-  store = std::make_unique<MeasuredStore>(std::move(plain), *metrics, SystemClock());
   SBORA_ASSIGN_OR_RETURN(const ObjectStoreOptions options, ObjectStoreOptionsOf(config));
   SBORA_ASSIGN_OR_RETURN(objects, OpenObjectStore(options));
   SBORA_ASSIGN_OR_RETURN(authenticator, Authenticator::Create(config.token_file(), SystemClock()));
@@ -148,12 +153,15 @@ Status SboraServer::Impl::StartCoordinator() {
 
 void SboraServer::Impl::MakeServices() {
   pool = std::make_unique<WorkerPool>("services", kPoolThreads);
+  transfer_pool = std::make_unique<WorkerPool>("transfers", kPoolThreads);
   context.coordinator = coordinator.get();
   context.objects = objects.get();
   context.clock = &SystemClock();
   context.metrics = metrics.get();
   context.authenticator = authenticator.get();
   context.pool = pool.get();
+  context.transfer_pool = transfer_pool.get();
+  context.waiting_calls = &waiting_calls;
   context.uploads = uploads.get();
   context.timing = SchedulerConfigOf(config).timing;
   context.version = SBORA_VERSION;
@@ -198,7 +206,10 @@ Status SboraServer::Impl::StartGrpc() {
                                                   config.listen(), Join(address.host, 0)));
   }
   context.address = Join(address.host, port);
-  health = grpc_server->GetHealthCheckService();
+  {
+    MutexLock lock(health_mutex);
+    health = grpc_server->GetHealthCheckService();
+  }
   SetServing(false);
   return OkStatus();
 }
@@ -221,10 +232,12 @@ Status SboraServer::Impl::StartHttp() {
 
 SboraServer::SboraServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
-StatusOr<std::unique_ptr<SboraServer>> SboraServer::Start(const config::v1::ServerConfig& config) {
+StatusOr<std::unique_ptr<SboraServer>> SboraServer::Start(const config::v1::ServerConfig& config,
+                                                           const std::filesystem::path& check_program) {
   SBORA_RETURN_IF_ERROR(CheckConfig(config));
   auto impl = std::make_unique<Impl>();
   impl->config = config;
+  impl->context.check_program = check_program;
   impl->metrics = std::make_unique<ServerMetrics>(SBORA_VERSION);
   std::unique_ptr<SboraServer> server(new SboraServer(std::move(impl)));
   Impl& parts = *server->impl_;
@@ -242,9 +255,14 @@ SboraServer::~SboraServer() {
   Stop();
   // Everything that calls the coordinator goes before it; it goes before what it calls.
   impl_->http.reset();
+  {
+    MutexLock lock(impl_->health_mutex);
+    impl_->health = nullptr;  // the store thread may still have something to say
+  }
   impl_->grpc_server.reset();
   impl_->validator.reset();
   impl_->sweeper.reset();
+  impl_->transfer_pool.reset();
   impl_->pool.reset();
   impl_->coordinator.reset();
 }

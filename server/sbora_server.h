@@ -9,6 +9,7 @@
 #include <grpcpp/channel.h>
 
 #include <chrono>
+#include <filesystem>
 #include <memory>
 #include <string>
 
@@ -22,7 +23,9 @@ class SboraServer {
  public:
   /// Answers once everything is loaded and SERVING. `config` is complete (FillDefaults). Errors: those of CheckConfig,
   /// store, object store, token file; UNAVAILABLE GRPC_LISTEN, HTTP_LISTEN.
-  static StatusOr<std::unique_ptr<SboraServer>> Start(const config::v1::ServerConfig& config);
+  /// `check_program`: see ServiceContext.
+  static StatusOr<std::unique_ptr<SboraServer>> Start(const config::v1::ServerConfig& config,
+                                                      const std::filesystem::path& check_program = {});
   ~SboraServer();
   SboraServer(const SboraServer&) = delete;
   SboraServer& operator=(const SboraServer&) = delete;

@@ -21,8 +21,10 @@ Status NotServing() { return Unavailable("NOT_SERVING", "the store cannot be wri
 
 class CoordinatorImpl::KeyLocks {
  public:
-  KeyLocks(CoordinatorImpl& owner, const std::vector<std::string>& keys) {
-    for (const std::string& key : keys) stripes_.insert(&owner.stripes_[std::hash<std::string>()(key) % kStripes]);
+  KeyLocks(CoordinatorImpl& owner, const std::string& name, const std::string& project, const std::string& request_id) {
+    Take(owner, name);
+    // Calls without a request_id must not wait for each other.
+    if (!request_id.empty()) Take(owner, project + "/" + request_id);
     for (Mutex* stripe : stripes_) stripe->lock();  // in order of address: no two callers wait for each other
   }
   ~KeyLocks() {
@@ -32,6 +34,10 @@ class CoordinatorImpl::KeyLocks {
   KeyLocks& operator=(const KeyLocks&) = delete;
 
  private:
+  void Take(CoordinatorImpl& owner, const std::string& key) {
+    stripes_.insert(&owner.stripes_[std::hash<std::string>()(key) % kStripes]);
+  }
+
   std::set<Mutex*> stripes_;
 };
 
@@ -277,7 +283,7 @@ StatusOr<std::optional<Work>> CoordinatorImpl::FindSubmitted(const SubmitRequest
 }
 
 StatusOr<Work> CoordinatorImpl::Submit(SubmitRequest request) {
-  const KeyLocks locks(*this, {request.name, request.project + "/" + request.request_id});
+  const KeyLocks locks(*this, request.name, request.project, request.request_id);
   SBORA_ASSIGN_OR_RETURN(auto earlier, FindSubmitted(request));
   if (earlier) return *std::move(earlier);
   auto [work, transition] = Scheduler::PrepareSubmit(std::move(request), Now().wall_ms);
@@ -429,7 +435,7 @@ Status CoordinatorImpl::Write(std::vector<Mutation> mutations) {
 
 StatusOr<ResourceRow> CoordinatorImpl::CreateResource(ResourceRow row, std::vector<Mutation> extra, RequestRow request,
                                                       bool* existing) {
-  const KeyLocks locks(*this, {row.name, row.project + "/" + request.request_id});
+  const KeyLocks locks(*this, row.name, row.project, request.request_id);
   *existing = false;
   std::vector<Mutation> mutations;
   if (!request.request_id.empty()) {

@@ -226,7 +226,7 @@ std::optional<SyncResponse> Scheduler::Answer(const SyncRequest& request, bool f
   for (const AttemptReport& report : request.attempts) {
     listed.insert(report.lease.uid);
     const LeaseEntry* const lease = FindLease(report.lease);
-    if (lease != nullptr) {
+    if (lease != nullptr && lease->row.worker == request.worker) {
       answer.renewed.push_back({.lease = report.lease, .acknowledged_item = lease->published_item});
       news = news || !report.items.empty();
     } else if (ending_leases_.contains(report.lease.uid)) {

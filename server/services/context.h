@@ -1,6 +1,7 @@
 /// What every service gets. Borrowed pointers; the SboraServer that fills it outlives the services.
 #pragma once
 
+#include <atomic>
 #include <filesystem>
 #include <string>
 
@@ -22,10 +23,14 @@ struct ServiceContext {
   const Clock* clock = nullptr;
   ServerMetrics* metrics = nullptr;
   Authenticator* authenticator = nullptr;
-  WorkerPool* pool = nullptr;
+  WorkerPool* pool = nullptr;           ///< heartbeats of agents and watch streams: nothing slow
+  WorkerPool* transfer_pool = nullptr;  ///< bytes: a slow disk or object store must not hold up heartbeats
+  std::atomic<int>* waiting_calls = nullptr;  ///< calls that hold a thread until work ends (WaitForWork)
   UploadFiles* uploads = nullptr;
   DatasetValidator* validator = nullptr;
   std::filesystem::path temp_directory;
+  /// Started with kCheckFlag to check a job's data; empty: in this process, for tests with data of their own.
+  std::filesystem::path check_program;
   core::LeaseTiming timing;
   // For GetServerInfo.
   std::string version;

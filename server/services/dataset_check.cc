@@ -91,13 +91,15 @@ Status CheckDatasetForm(const std::filesystem::path& file, v1::DatasetFormat& fo
 StatusOr<data::ValidationReport> CheckDatasetAgainstModel(const std::filesystem::path& file,
                                                           const std::filesystem::path& validation_file,
                                                           v1::DatasetFormat format, const core::JobSpec& spec,
-                                                          const std::filesystem::path& model_directory) {
+                                                          const std::filesystem::path& model_directory,
+                                                          const std::function<bool()>& cancelled) {
   SBORA_ASSIGN_OR_RETURN(const data::TextModel model, data::TextModel::Open(model_directory));
   data::TokenCacheInputs inputs;
   inputs.dataset = file;
   inputs.validation_dataset = validation_file;
   inputs.model = &model;
   data::TokenCacheOptions options = data::FromDataSpec(spec.data, spec.training.seed);
+  options.cancelled = cancelled;
   // A validation file of another shape is found out by itself.
   if (validation_file.empty()) options.reader.format = ToData(format);
   SBORA_ASSIGN_OR_RETURN(data::ValidationReport report, data::ValidateDataset(inputs, options));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <string>
 
 #include "common/status.h"
@@ -18,10 +19,12 @@ Status CheckDatasetForm(const std::filesystem::path& file, v1::DatasetFormat& fo
 
 /// What a job would train on. `model_directory` holds the model's config.json, tokenizer.json and, if it has them,
 /// tokenizer_config.json and chat_template.jinja; `validation_file` is empty when there is none.
-/// Errors: INVALID_ARGUMENT INVALID_DATASET, SAMPLE_TOO_LONG, ALL_LABELS_MASKED, DATASET_ALL_DROPPED and those of data/.
+/// Errors: INVALID_ARGUMENT INVALID_DATASET, SAMPLE_TOO_LONG, ALL_LABELS_MASKED, DATASET_ALL_DROPPED and those of data/;
+/// CANCELLED once `cancelled` says so.
 StatusOr<data::ValidationReport> CheckDatasetAgainstModel(const std::filesystem::path& file,
                                                           const std::filesystem::path& validation_file,
                                                           v1::DatasetFormat format, const core::JobSpec& spec,
-                                                          const std::filesystem::path& model_directory);
+                                                          const std::filesystem::path& model_directory,
+                                                          const std::function<bool()>& cancelled = {});
 
 }  // namespace sbora::server

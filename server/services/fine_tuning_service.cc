@@ -15,6 +15,8 @@ namespace sbora::server {
 namespace {
 
 constexpr std::string_view kKind = "JOB";
+/// A page of long log lines ends early: messages have at most 4 MiB.
+constexpr size_t kMaxPageBytes = 2 << 20;
 
 Status FilterError(const std::string& filter) {
   return Unimplemented("FILTER_NOT_SUPPORTED",
@@ -111,9 +113,14 @@ Status FineTuningServiceImpl::ListEvents(const v1::ListFineTuningEventsRequest& 
   SBORA_ASSIGN_OR_RETURN(const PageRequest page, ParsePage(request.page_size(), request.page_token(), query));
   SBORA_ASSIGN_OR_RETURN(const int64_t after, NumberCursor(page.cursor, 0));
   SBORA_ASSIGN_OR_RETURN(const std::vector<EventRow> rows, services_.store().ListEvents(work.row.uid, after, page.size + 1));
-  for (size_t i = 0; i < rows.size() && i < static_cast<size_t>(page.size); ++i) *response.add_events() = EventOf(rows[i]);
-  if (rows.size() > static_cast<size_t>(page.size)) {
-    response.set_next_page_token(PageToken(std::to_string(rows[static_cast<size_t>(page.size) - 1].sequence), query));
+  size_t bytes = 0;
+  for (const EventRow& row : rows) {
+    if (response.events_size() == page.size || bytes > kMaxPageBytes) break;
+    *response.add_events() = EventOf(row);
+    bytes += row.message.size();
+  }
+  if (rows.size() > static_cast<size_t>(response.events_size())) {
+    response.set_next_page_token(PageToken(std::to_string(response.events().rbegin()->sequence()), query));
   }
   return OkStatus();
 }

@@ -63,7 +63,30 @@ grpc::Status Unary(const ServiceContext& services, grpc::ServerContext& context,
   return FinishCall(services, method, start, status);
 }
 
+namespace {
+
+/// Counts a waiting call for its own life.
+class WaitingCall {
+ public:
+  explicit WaitingCall(std::atomic<int>& count) : count_(count), before_(count.fetch_add(1)) {}
+  ~WaitingCall() { count_.fetch_sub(1); }
+  WaitingCall(const WaitingCall&) = delete;
+  WaitingCall& operator=(const WaitingCall&) = delete;
+  bool fits() const { return before_ < kMaxWaitingCalls; }
+
+ private:
+  std::atomic<int>& count_;
+  const int before_;
+};
+
+}  // namespace
+
 StatusOr<Work> WaitForWork(const ServiceContext& services, const Call& call, std::string_view name, MonotonicTime until) {
+  const WaitingCall waiting(*services.waiting_calls);
+  if (!waiting.fits()) {
+    return ResourceExhausted("TOO_MANY_WAITING_CALLS", fmt::format("{} calls wait for work already, which is the limit; try again later",
+                                                                   kMaxWaitingCalls));
+  }
   for (;;) {
     const MonotonicTime slice = std::min(until, services.clock->Now() + kWaitSlice);
     StatusOr<Work> work = services.coordinator->Wait(name, slice);

@@ -24,7 +24,11 @@ struct Call {
   grpc::ServerContext* context = nullptr;
 };
 
-/// Blocks until the work has ended, `until` or the caller is gone (also when the server stops); then the work as it is.
+/// A waiting call holds a thread; the rest of the server's threads stay free for calls that do not wait.
+inline constexpr int kMaxWaitingCalls = 128;
+
+/// RESOURCE_EXHAUSTED TOO_MANY_WAITING_CALLS when that many wait already. Otherwise
+/// blocks until the work has ended, `until` or the caller is gone (also when the server stops); then the work as it is.
 StatusOr<Work> WaitForWork(const ServiceContext& services, const Call& call, std::string_view name, MonotonicTime until);
 
 /// Never throws: an exception of a library becomes INTERNAL HANDLER_FAILED.

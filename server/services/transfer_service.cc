@@ -61,7 +61,7 @@ Status TransferServiceImpl::Create(const v1::CreateUploadRequest& request, v1::U
 }
 
 Status TransferServiceImpl::SealPart(const UploadRow& row) {
-  SBORA_ASSIGN_OR_RETURN(const std::filesystem::path part, services_.uploads->Seal(row.uid));
+  SBORA_ASSIGN_OR_RETURN(const std::filesystem::path part, services_.uploads->Seal(row.uid, row.size_bytes));
   SBORA_ASSIGN_OR_RETURN(const FileDigest digest, DigestFile(part));
   if (digest.size_bytes < row.size_bytes) {
     return FailedPrecondition("UPLOAD_INCOMPLETE", fmt::format("upload {}: {} of {} bytes are here; go on with WriteUpload", row.uid,
@@ -97,16 +97,17 @@ Status TransferServiceImpl::Finish(const v1::FinishUploadRequest& request, v1::U
     // Without a part file the bytes may have come through a presigned URL.
     const bool by_url = services_.uploads->Received(row.uid) == 0 && row.size_bytes > 0 &&
                         services_.objects->Head(ObjectKey(row.project, row.uid)).ok();
-    SBORA_RETURN_IF_ERROR(by_url ? CheckPresigned(row) : SealPart(row));
+    Status written = by_url ? CheckPresigned(row) : SealPart(row);
     row.finished = true;
     row.received_bytes = row.size_bytes;
     row.object_uid = row.uid;
-    const ObjectRow object{row.project, row.uid, ObjectKey(row.project, row.uid), row.size_bytes, row.sha256,
-                           ToUnixMillis(services_.clock->WallNow())};
-    const Status written =
-        services_.coordinator->Write({InsertObject{object}, AddObjectOwner{row.uid, row.uid}, PutUpload{row}});
+    if (written.ok()) {
+      const ObjectRow object{row.project, row.uid, ObjectKey(row.project, row.uid), row.size_bytes, row.sha256,
+                             ToUnixMillis(services_.clock->WallNow())};
+      written = services_.coordinator->Write({InsertObject{object}, AddObjectOwner{row.uid, row.uid}, PutUpload{row}});
+    }
     if (!written.ok()) {
-      // Another FinishUpload of the same upload may have been quicker.
+      // Another FinishUpload of the same upload may have been quicker, and have taken the part file away.
       const StatusOr<UploadRow> now = services_.store().GetUpload(row.uid);
       if (!now.ok() || !now->finished) return written;
     }

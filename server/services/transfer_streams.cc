@@ -30,7 +30,7 @@ class WriteCall final : public grpc::ServerReadReactor<v1::WriteUploadRequest> {
   }
 
   void OnReadDone(bool ok) override {
-    services_.pool->Submit([this, ok] { ok ? TakeChunk() : TakeEnd(); });
+    services_.transfer_pool->Submit([this, ok] { ok ? TakeChunk() : TakeEnd(); });
   }
   void OnDone() override { delete this; }
 
@@ -84,14 +84,14 @@ class DownloadCall final : public grpc::ServerWriteReactor<v1::DownloadResponse>
       : services_(services), request_(request), start_(services.clock->Now()) {
     const Status allowed = BeginCall(services_, context, kDownloadMethod);
     if (allowed.ok()) {
-      services_.pool->Submit([this] { Open(); });
+      services_.transfer_pool->Submit([this] { Open(); });
     } else {
       End(allowed);
     }
   }
 
   void OnWriteDone(bool ok) override {
-    services_.pool->Submit([this, ok] {
+    services_.transfer_pool->Submit([this, ok] {
       ok ? SendNext() : End(Cancelled("CALL_CANCELLED", "the caller went away"));
     });
   }
@@ -117,6 +117,7 @@ class DownloadCall final : public grpc::ServerWriteReactor<v1::DownloadResponse>
     StatusOr<std::string> piece = services_.objects->GetRange(row_.key, static_cast<uint64_t>(offset_), kMaxChunkBytes);
     services_.metrics->ObserveObjectStore("get_range", piece.ok(), services_.clock->Now() - start);
     if (!piece.ok()) return End(piece.status());
+    if (piece->empty()) return End(DataLoss("OBJECT_TRUNCATED", fmt::format("{} ends at {} of {} bytes", request_.object(), offset_, row_.size_bytes)));
     offset_ += static_cast<int64_t>(piece->size());
     response_.set_data(std::move(piece).value());
     StartWrite(&response_);

@@ -89,17 +89,23 @@ int64_t UploadFiles::Received(const std::string& uid) const {
   return error ? 0 : static_cast<int64_t>(size);
 }
 
-StatusOr<std::filesystem::path> UploadFiles::Seal(const std::string& uid) {
-  SBORA_ASSIGN_OR_RETURN(const std::unique_ptr<Writer> writer, Open(uid, 0));
+StatusOr<std::filesystem::path> UploadFiles::Seal(const std::string& uid, int64_t size_bytes) {
+  SBORA_ASSIGN_OR_RETURN(const std::unique_ptr<Writer> writer, Open(uid, size_bytes));
   SBORA_RETURN_IF_ERROR(writer->Sync());
   return PathOf(uid);
 }
 
 void UploadFiles::Remove(const std::string& uid) {
+  MutexLock lock(mutex_);
+  if (const auto found = entries_.find(uid); found != entries_.end()) {
+    if (const std::shared_ptr<Writer::Entry> entry = found->second.lock()) {
+      MutexLock entry_lock(entry->mutex);
+      ++entry->generation;  // its bytes would go into a file without a name
+    }
+    entries_.erase(found);
+  }
   std::error_code ignored;  // a file that is gone already is what we want
   std::filesystem::remove(PathOf(uid), ignored);
-  MutexLock lock(mutex_);
-  entries_.erase(uid);
 }
 
 }  // namespace sbora::server

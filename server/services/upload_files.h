@@ -44,7 +44,8 @@ class UploadFiles {
   /// Length of the part file, 0 when there is none.
   int64_t Received(const std::string& uid) const;
   /// The part file (made empty when missing), with every other writer shut out.
-  StatusOr<std::filesystem::path> Seal(const std::string& uid);
+  StatusOr<std::filesystem::path> Seal(const std::string& uid, int64_t size_bytes);
+  /// Shuts out its writers, too.
   void Remove(const std::string& uid);
 
  private:

@@ -6,10 +6,9 @@
 #include "common/file.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
-#include "core/proto/convert.h"
 #include "sbora/worker/v1/task.pb.h"
 #include "server/services/convert.h"
-#include "server/services/dataset_check.h"
+#include "server/services/isolated_check.h"
 #include "server/services/requests.h"
 #include "server/services/stored_files.h"
 
@@ -96,6 +95,7 @@ void DatasetValidator::Validate(const std::string& job_name) {
       checked = Internal("VALIDATION_FAILED", error.what());
     }
   }
+  if (stop_.stop_requested()) return;  // it is still VALIDATING in the store: the next start takes it up
   const Status settled = IsRetryable(checked.code()) ? checked : Settle(*work, checked);
   if (settled.ok()) return;
   if (!IsRetryable(settled.code())) {
@@ -115,7 +115,6 @@ Status DatasetValidator::Settle(const Work& work, const Status& checked) {
 Status DatasetValidator::Check(const Work& work) {
   worker::v1::Task task;
   SBORA_RETURN_IF_ERROR(ParseStored(work.payload->task, "task", task));
-  SBORA_ASSIGN_OR_RETURN(const core::JobSpec spec, core::ParseSpec(task.train().spec()));
   SBORA_ASSIGN_OR_RETURN(const TempDirectory temp, TempDirectory::Create(services_.temp_directory, "validate"));
   const worker::v1::InputGroup* model = FindInput(task, "model");
   if (model == nullptr) return Internal("TASK_WITHOUT_MODEL", fmt::format("{} has no model", work.row.name));
@@ -124,21 +123,19 @@ Status DatasetValidator::Check(const Work& work) {
     SBORA_ASSIGN_OR_RETURN(const ObjectRow object, FindObject(services_, file.object()));
     SBORA_RETURN_IF_ERROR(services_.objects->GetToFile(object.key, temp.path() / file.path()).status());
   }
-  std::filesystem::path files[2];
-  const char* const names[2] = {"dataset", "validation"};
-  for (int i = 0; i < 2; ++i) {
-    const worker::v1::InputGroup* group = FindInput(task, names[i]);
+  for (const char* const name : {"dataset", "validation"}) {
+    const worker::v1::InputGroup* group = FindInput(task, name);
     if (group == nullptr || group->files().empty()) continue;
     SBORA_ASSIGN_OR_RETURN(const ObjectRow object, FindObject(services_, group->files(0).object()));
-    files[i] = temp.path() / fmt::format("{}.data", names[i]);
-    SBORA_RETURN_IF_ERROR(services_.objects->GetToFile(object.key, files[i]).status());
+    SBORA_RETURN_IF_ERROR(services_.objects->GetToFile(object.key, temp.path() / fmt::format("{}.data", name)).status());
   }
-  SBORA_ASSIGN_OR_RETURN(const data::ValidationReport report,
-                         CheckDatasetAgainstModel(files[0], files[1], task.train().dataset_format(), spec, temp.path()));
-  LogInfo("Data validated", {{"job", work.row.name}, {"samples", report.train.samples}, {"tokens", report.train.tokens},
-                             {"truncated", report.truncated_samples}, {"dropped", report.dropped_samples},
-                             {"masked", report.masked_samples}});
-  return OkStatus();
+  SBORA_RETURN_IF_ERROR(WriteFileAtomic(temp.path() / "request", Serialize(task.train())));
+  const auto called_off = [this, &work] {
+    const StatusOr<Work> now = services_.store().GetWork(work.row.name);
+    return stop_.stop_requested() || (now.ok() && now->row.state != core::JobState::kValidating);
+  };
+  if (services_.check_program.empty()) return CheckDirectory(temp.path(), called_off);
+  return CheckInChild(services_.check_program, temp.path(), *services_.clock, stop_.get_token(), called_off);
 }
 
 }  // namespace sbora::server

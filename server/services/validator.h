@@ -1,7 +1,7 @@
 /// Jobs in VALIDATING: one thread reads each job's data with its model's tokenizer, then queues the job or fails it.
 ///
 /// Owns the thread and a queue of names; jobs found in VALIDATING at the start (the server was killed) are taken up
-/// again. Thread-safe. The destructor stops after the data set being read.
+/// again. Thread-safe. The destructor calls off the check under way.
 #pragma once
 
 #include <condition_variable>

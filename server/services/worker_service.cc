@@ -17,6 +17,8 @@ namespace {
 
 constexpr std::string_view kSyncMethod = "sbora.worker.v1.WorkerService/Synchronize";
 constexpr size_t kMaxEventBytes = 8 * 1024;
+constexpr size_t kMaxTypeBytes = 64;
+constexpr size_t kMaxPhaseBytes = 256;
 
 Status CheckSync(const worker::v1::SynchronizeRequest& request) {
   SBORA_RETURN_IF_ERROR(CheckResourceId(request.worker(), "worker"));
@@ -88,6 +90,24 @@ class SyncCall final : public grpc::ServerUnaryReactor {
   const std::shared_ptr<SyncState> state_;
 };
 
+StatusOr<CheckpointItem> CheckpointItemOf(const ServiceContext& services, const worker::v1::CheckpointReport& from) {
+  CheckpointItem checkpoint;
+  checkpoint.step = from.step();
+  worker::v1::InputGroup group;
+  group.set_name("checkpoint");
+  for (const v1::File& file : from.files()) {
+    SBORA_ASSIGN_OR_RETURN(const ObjectRow object, FindObject(services, file.object()));
+    if (object.size_bytes != file.size_bytes() || object.sha256 != file.sha256()) {
+      return InvalidArgument("BAD_CHECKPOINT", fmt::format("checkpoint file {} is not what was uploaded", file.path()));
+    }
+    checkpoint.object_uids.push_back(object.uid);
+    *group.add_files() = file;
+  }
+  checkpoint.files = Serialize(group);
+  if (from.has_validation_loss()) checkpoint.validation_loss = from.validation_loss();
+  return checkpoint;
+}
+
 StatusOr<ReportItem> ReportItemOf(const ServiceContext& services, const worker::v1::ReportItem& from) {
   ReportItem item;
   item.sequence = from.sequence();
@@ -99,25 +119,21 @@ StatusOr<ReportItem> ReportItemOf(const ServiceContext& services, const worker::
       const v1::FineTuningEvent& event = from.event();
       const int64_t time_ms = event.has_time() ? event.time().seconds() * 1000 + event.time().nanos() / 1'000'000
                                                : ToUnixMillis(services.clock->WallNow());
-      item.item = EventItem{time_ms, std::max<int32_t>(1, event.level()), event.type(), event.message().substr(0, kMaxEventBytes)};
+      item.item = EventItem{time_ms, std::max<int32_t>(1, event.level()), CutText(event.type(), kMaxTypeBytes),
+                            CutText(event.message(), kMaxEventBytes)};
       return item;
     }
     case worker::v1::ReportItem::kCheckpoint: {
-      CheckpointItem checkpoint;
-      checkpoint.step = from.checkpoint().step();
-      worker::v1::InputGroup group;
-      group.set_name("checkpoint");
-      for (const v1::File& file : from.checkpoint().files()) {
-        SBORA_ASSIGN_OR_RETURN(const ObjectRow object, FindObject(services, file.object()));
-        if (object.size_bytes != file.size_bytes() || object.sha256 != file.sha256()) {
-          return InvalidArgument("BAD_CHECKPOINT", fmt::format("checkpoint file {} is not what was uploaded", file.path()));
-        }
-        checkpoint.object_uids.push_back(object.uid);
-        *group.add_files() = file;
+      StatusOr<CheckpointItem> checkpoint = CheckpointItemOf(services, from.checkpoint());
+      if (checkpoint.ok()) {
+        item.item = std::move(checkpoint).value();
+        return item;
       }
-      checkpoint.files = Serialize(group);
-      if (from.checkpoint().has_validation_loss()) checkpoint.validation_loss = from.checkpoint().validation_loss();
-      item.item = std::move(checkpoint);
+      if (IsRetryable(checkpoint.status().code())) return checkpoint.status();
+      // Refused for good, the agent would report it for ever and lose all its leases over it: it becomes a warning.
+      item.item = EventItem{ToUnixMillis(services.clock->WallNow()), v1::FineTuningEvent::LEVEL_WARN, "CHECKPOINT_REFUSED",
+                            CutText(fmt::format("checkpoint of step {}: {}", from.checkpoint().step(), checkpoint.status().message()),
+                                    kMaxEventBytes)};
       return item;
     }
     case worker::v1::ReportItem::ITEM_NOT_SET: break;
@@ -131,7 +147,7 @@ StatusOr<AttemptReport> AttemptReportOf(const ServiceContext& services, const wo
   switch (from.state_case()) {
     case worker::v1::AttemptReport::kPreparing: {
       v1::JobProgress progress;
-      progress.set_phase(from.preparing().phase());
+      progress.set_phase(CutText(from.preparing().phase(), kMaxPhaseBytes));
       report.phase = AttemptPhase::kPreparing;
       report.progress = Serialize(progress);
       break;
@@ -147,7 +163,8 @@ StatusOr<AttemptReport> AttemptReportOf(const ServiceContext& services, const wo
       report.phase = AttemptPhase::kEnded;
       report.reason = static_cast<core::TerminationReason>(from.ended().reason());
       if (!v1::TerminationReason_IsValid(from.ended().reason())) report.reason = core::TerminationReason::kInternal;
-      report.failure = {from.ended().failure().code(), from.ended().failure().reason(), from.ended().failure().message()};
+      report.failure = {from.ended().failure().code(), CutText(from.ended().failure().reason(), kMaxTypeBytes),
+                        CutText(from.ended().failure().message(), kMaxEventBytes)};
       break;
     case worker::v1::AttemptReport::STATE_NOT_SET:
       return InvalidArgument("EMPTY_REPORT", fmt::format("the report of lease {} has no state", from.lease().uid()));

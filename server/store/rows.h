@@ -252,6 +252,7 @@ struct DeleteResource {
 struct InsertRequest {
   RequestRow row;
 };
+/// A finished row finishes the one that is there: FAILED_PRECONDITION UPLOAD_CLOSED when it is finished already or gone.
 struct PutUpload {
   UploadRow row;
 };

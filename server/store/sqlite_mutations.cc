@@ -77,7 +77,10 @@ Status Apply(SqliteDb& db, const PutWork& put) {
       Aborted("WORK_MOVED_ON", fmt::format("{} is not at version {}, or has ended", put.row.name, put.row.version - 1))));
   if (!core::IsTerminal(put.row.state)) return OkStatus();
   SBORA_RETURN_IF_ERROR(db.Run("DELETE FROM work_uses WHERE work_uid=?", put.row.uid).status());
-  return db.Run("DELETE FROM reservations WHERE work_uid=?", put.row.uid).status();
+  SBORA_RETURN_IF_ERROR(db.Run("DELETE FROM reservations WHERE work_uid=?", put.row.uid).status());
+  // What an import read is of no more use: the model owns the files it became.
+  if (put.row.kind != WorkKind::kImport) return OkStatus();
+  return db.Run("DELETE FROM object_owners WHERE owner=?", put.row.uid).status();
 }
 
 Status Apply(SqliteDb& db, const DeleteWork& gone) {
@@ -243,6 +246,12 @@ Status Apply(SqliteDb& db, const InsertRequest& insert) {
 
 Status Apply(SqliteDb& db, const PutUpload& put) {
   const UploadRow& row = put.row;
+  if (row.finished) {
+    // The sweep may have taken it away meanwhile: then its object must not come to be.
+    return ExpectOne(db.Run("UPDATE uploads SET received_bytes=?, finished=1, object_uid=? WHERE uid=? AND finished=0",
+                            row.received_bytes, row.object_uid, row.uid),
+                     FailedPrecondition("UPLOAD_CLOSED", fmt::format("upload {} is finished or has expired", row.uid)));
+  }
   return db
       .Run("INSERT OR REPLACE INTO uploads VALUES (?,?,?,?,?,?,?,?,?)", row.uid, row.project, row.size_bytes, row.sha256,
            row.received_bytes, row.finished ? 1 : 0, row.object_uid, row.create_ms, row.expire_ms)

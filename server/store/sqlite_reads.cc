@@ -107,25 +107,25 @@ StatusOr<Page<Work>> SqliteStore::ListWork(const WorkQuery& query) const {
   if (kinds.empty()) kinds.assign(std::begin(kAllKinds), std::end(kAllKinds));
   // One index walk for each (kind, state), each at most a page long, merged here: a filter for a rare state among
   // 100,000 jobs costs no more than any other.
+  const std::string in_project = query.project.empty() ? "" : "project=?1 AND ";
+  const std::string of_kind = "SELECT uid FROM works WHERE " + in_project + "kind=?2 AND uid<?3 ORDER BY uid DESC LIMIT ?4";
+  const std::string of_state =
+      "SELECT uid FROM works WHERE " + in_project + "kind=?2 AND uid<?3 AND state=?5 ORDER BY uid DESC LIMIT ?4";
   std::vector<std::string> uids;
   const auto read_uid = [](const Rows& rows) { return rows.Text(0); };
+  const auto add = [&uids](const std::vector<std::string>& found) { uids.insert(uids.end(), found.begin(), found.end()); };
   for (const WorkKind kind : kinds) {
+    const int kind_number = static_cast<int>(kind);
     if (query.states.empty()) {
       SBORA_ASSIGN_OR_RETURN(
-          auto found, Collect<std::string>(db->Query("SELECT uid FROM works WHERE project=? AND kind=? AND uid<? "
-                                                     "ORDER BY uid DESC LIMIT ?",
-                                                     query.project, static_cast<int>(kind), before, limit),
-                                           read_uid));
-      uids.insert(uids.end(), found.begin(), found.end());
+          auto found, Collect<std::string>(db->Query(of_kind, query.project, kind_number, before, limit), read_uid));
+      add(found);
     }
     for (const core::JobState state : query.states) {
       SBORA_ASSIGN_OR_RETURN(
-          auto found,
-          Collect<std::string>(db->Query("SELECT uid FROM works WHERE project=? AND kind=? AND state=? AND uid<? "
-                                         "ORDER BY uid DESC LIMIT ?",
-                                         query.project, static_cast<int>(kind), static_cast<int>(state), before, limit),
-                               read_uid));
-      uids.insert(uids.end(), found.begin(), found.end());
+          auto found, Collect<std::string>(
+                          db->Query(of_state, query.project, kind_number, before, limit, static_cast<int>(state)), read_uid));
+      add(found);
     }
   }
   std::sort(uids.begin(), uids.end(), std::greater<>());

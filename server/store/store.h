@@ -48,7 +48,7 @@ struct Page {
 };
 
 struct WorkQuery {
-  std::string project;
+  std::string project;                   // empty: all
   std::vector<WorkKind> kinds;           // empty: all
   std::vector<core::JobState> states;    // empty: all
   int page_size = 50;

@@ -399,7 +399,9 @@ async function openJob(name) {
   const mine = current;
   try {
     const job = await get('/api/jobs/' + name);
-    const [metrics, events] = await Promise.all([get('/api/jobs/' + name + '/metrics'), get('/api/jobs/' + name + '/events')]);
+    // Events first: the stream goes on from their sequence, so no point may fall between the two reads.
+    const events = await get('/api/jobs/' + name + '/events');
+    const metrics = await get('/api/jobs/' + name + '/metrics');
     if (current !== mine) return;
     show('job');
     byId('events').replaceChildren();

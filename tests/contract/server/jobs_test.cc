@@ -1,4 +1,5 @@
 // FineTuningService.
+#include "server/services/job_planner.h"
 #include "tests/contract/server/contract_fixture.h"
 
 namespace sbora::server {
@@ -257,6 +258,17 @@ TEST_F(JobsTest, EstimatesNeedNoDataSet) {
 
 TEST_F(JobsTest, AcceptedJobsOutliveTheServer) {
   ASSERT_TRUE(Create(GoodJob("first")).ok());
+  StopServer();
+  StartServer();
+  WaitForState("first", v1::FineTuningJob::STATE_QUEUED);
+}
+
+TEST_F(JobsTest, ValidationIsTakenUpAgainAfterARestart) {
+  // As after a kill between the commit and the check: accepted, and no validator knows of it.
+  StatusOr<PlannedJob> planned = PlanFineTuning(server_->services(), GoodJob("first"));
+  ASSERT_TRUE(planned.ok()) << planned.status();
+  ASSERT_TRUE(server_->services().coordinator->Submit(std::move(planned->submit)).ok());
+  EXPECT_EQ(GetJob("first").state(), v1::FineTuningJob::STATE_VALIDATING);
   StopServer();
   StartServer();
   WaitForState("first", v1::FineTuningJob::STATE_QUEUED);

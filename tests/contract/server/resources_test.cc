@@ -1,6 +1,7 @@
 // Models, data sets, adapters, operations, evaluations and the admin service.
 #include <grpcpp/generic/generic_stub.h>
 
+#include "server/config.h"
 #include "server/services/auth.h"
 #include "tests/contract/server/contract_fixture.h"
 
@@ -337,6 +338,32 @@ TEST_F(ResourcesTest, AdminTellsOfServerAndWorkers) {
   EXPECT_TRUE(Fails(Call(*admin_, &v1::AdminService::Stub::DrainWorker, drain, &drained), grpc::NOT_FOUND, "WORKER_NOT_FOUND"));
   drain.set_name("nobody");
   EXPECT_TRUE(Fails(Call(*admin_, &v1::AdminService::Stub::DrainWorker, drain, &drained), grpc::INVALID_ARGUMENT, "BAD_RESOURCE_NAME"));
+}
+
+TEST_F(ResourcesTest, OnlySoManyCallsMayWait) {
+  google::longrunning::Operation operation;
+  ASSERT_TRUE(ImportModel("base", &operation).ok());
+  google::longrunning::WaitOperationRequest request;
+  request.set_name(operation.name());
+  request.mutable_timeout()->set_nanos(1);
+  using Operations = google::longrunning::Operations::Stub;
+  EXPECT_TRUE(Call(*operations_, &Operations::WaitOperation, request, &operation).ok());
+  server_->services().waiting_calls->store(128);
+  EXPECT_TRUE(Fails(Call(*operations_, &Operations::WaitOperation, request, &operation), grpc::RESOURCE_EXHAUSTED, "TOO_MANY_WAITING_CALLS"));
+  server_->services().waiting_calls->store(0);
+  EXPECT_TRUE(Call(*operations_, &Operations::WaitOperation, request, &operation).ok());
+}
+
+TEST_F(ResourcesTest, ASecondServerLeavesTheFirstOnesFilesAlone) {
+  const std::filesystem::path file = server_->services().temp_directory / "in-use";
+  ASSERT_TRUE(WriteFileAtomic(file, "x").ok());
+  config::v1::ServerConfig config;
+  config.set_listen("127.0.0.1:0");
+  config.set_http_listen("127.0.0.1:0");
+  config.set_data_dir((directory_.path() / "data").string());
+  FillDefaults(config);
+  EXPECT_EQ(SboraServer::Start(config).status().reason(), "STORE_LOCKED");
+  EXPECT_TRUE(std::filesystem::exists(file));
 }
 
 }  // namespace

@@ -98,5 +98,53 @@ TEST_F(WorkerTest, AnAdapterNeedsItsFiles) {
                     "DUPLICATE_FILE"));
 }
 
+TEST_F(WorkerTest, ALongLogLineIsNotCutInsideACharacter) {
+  MakeModel("base");
+  MakeDataset("data");
+  v1::FineTuningJob job;
+  ASSERT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, GoodJob("first"), &job).ok());
+  WaitForState("first", v1::FineTuningJob::STATE_QUEUED);
+  const worker::v1::Lease lease = NextLease();
+  worker::v1::ReportItem& item = *attempts_[lease.id().uid()].add_items();
+  item.set_sequence(1);
+  item.mutable_event()->set_type("LOG");
+  std::string text = "x";
+  while (text.size() < 20'000) text += "é";
+  item.mutable_event()->set_message(text);
+  ReportRunning(lease);
+  v1::ListFineTuningEventsRequest request;
+  request.set_parent(job.name());
+  v1::ListFineTuningEventsResponse events;
+  const grpc::Status listed = Call(*jobs_, &v1::FineTuningService::Stub::ListFineTuningEvents, request, &events);
+  ASSERT_TRUE(listed.ok()) << FromGrpc(listed);
+  int logs = 0;
+  for (const v1::FineTuningEvent& event : events.events()) logs += event.type() == "LOG" && event.message().size() == 8191 ? 1 : 0;
+  EXPECT_EQ(logs, 1) << events.DebugString().substr(0, 2000);
+}
+
+TEST_F(WorkerTest, ACheckpointThatIsRefusedBecomesAWarningAndCostsNoLease) {
+  MakeModel("base");
+  MakeDataset("data");
+  v1::FineTuningJob job;
+  ASSERT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, GoodJob("first"), &job).ok());
+  WaitForState("first", v1::FineTuningJob::STATE_QUEUED);
+  const worker::v1::Lease lease = NextLease();
+  worker::v1::ReportItem& item = *attempts_[lease.id().uid()].add_items();
+  item.set_sequence(1);
+  item.mutable_checkpoint()->set_step(1);
+  v1::File& file = *item.mutable_checkpoint()->add_files();
+  file.set_path("state.bin");
+  file.set_object(std::string(kProject) + "/objects/" + NewUuid7());
+  ReportRunning(lease);
+  v1::ListFineTuningEventsRequest request;
+  request.set_parent(job.name());
+  v1::ListFineTuningEventsResponse events;
+  ASSERT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::ListFineTuningEvents, request, &events).ok());
+  bool told = false;
+  for (const v1::FineTuningEvent& event : events.events()) told = told || event.type() == "CHECKPOINT_REFUSED";
+  EXPECT_TRUE(told) << events.DebugString();
+  EXPECT_EQ(GetJob("first").state(), v1::FineTuningJob::STATE_RUNNING);
+}
+
 }  // namespace
 }  // namespace sbora::server

@@ -204,6 +204,54 @@ TEST_F(SqliteStoreTest, ListsPageNewestFirstAndFilter) {
   EXPECT_TRUE(std::is_sorted(ids.rbegin(), ids.rend()));
 }
 
+TEST_F(SqliteStoreTest, WithoutAProjectAllOfThemAreListed) {
+  WorkRow other = Row("b", WorkKind::kTrain, JobState::kValidating);
+  other.project = "other";
+  ASSERT_TRUE(Write({Insert(Row("a", WorkKind::kTrain, JobState::kValidating)), Insert(other), Insert(Row("c"))}).ok());
+  auto page = store_->ListWork({.project = {}, .kinds = {WorkKind::kTrain}, .states = {JobState::kValidating}, .page_size = 1, .cursor = {}});
+  ASSERT_TRUE(page.ok()) << page.status();
+  ASSERT_EQ(page->rows.size(), 1u);
+  EXPECT_EQ(page->rows[0].row.id, "b");
+  page = store_->ListWork(
+      {.project = {}, .kinds = {WorkKind::kTrain}, .states = {JobState::kValidating}, .page_size = 1, .cursor = page->next_cursor});
+  ASSERT_TRUE(page.ok()) << page.status();
+  ASSERT_EQ(page->rows.size(), 1u);
+  EXPECT_EQ(page->rows[0].row.id, "a");
+  EXPECT_EQ(page->next_cursor, "");
+}
+
+TEST_F(SqliteStoreTest, AnUploadIsFinishedOnceAndNotAfterTheSweep) {
+  UploadRow row{.project = "default", .uid = "u", .size_bytes = 1, .sha256 = "s", .received_bytes = 0, .finished = false,
+                .object_uid = {}, .create_ms = 1, .expire_ms = 2};
+  ASSERT_TRUE(Write({PutUpload{row}}).ok());
+  UploadRow finished = row;
+  finished.finished = true;
+  finished.object_uid = "o";
+  EXPECT_TRUE(Write({PutUpload{finished}}).ok());
+  EXPECT_EQ(store_->GetUpload("u")->object_uid, "o");
+  EXPECT_EQ(Write({PutUpload{finished}}).reason(), "UPLOAD_CLOSED");
+  ASSERT_TRUE(Write({DeleteUpload{"u"}}).ok());
+  EXPECT_EQ(Write({PutUpload{finished}}).reason(), "UPLOAD_CLOSED");
+  EXPECT_EQ(store_->GetUpload("u").status().reason(), "UPLOAD_NOT_FOUND");
+}
+
+TEST_F(SqliteStoreTest, AnImportThatEndsLetsGoOfWhatItRead) {
+  const auto end = [&](WorkKind kind, const std::string& id) {
+    const ObjectRow object{"default", "o-" + id, "key-" + id, 1, "s", 1};
+    WorkRow row = Row(id, kind);
+    EXPECT_TRUE(Write({InsertObject{object}, Insert(row), AddObjectOwner{object.uid, row.uid}}).ok());
+    row.version = 2;
+    row.state = JobState::kFailed;
+    EXPECT_TRUE(Write({Update(row)}).ok());
+  };
+  end(WorkKind::kImport, "import");
+  end(WorkKind::kTrain, "train");  // keeps its checkpoints
+  const auto unowned = store_->ListUnownedObjects(100, 10);
+  ASSERT_TRUE(unowned.ok());
+  ASSERT_EQ(unowned->size(), 1u);
+  EXPECT_EQ(unowned->front().uid, "o-import");
+}
+
 TEST_F(SqliteStoreTest, MetricsShowTheNewestAttemptOfEachStep) {
   ASSERT_TRUE(Write({Insert(Row("a"))}).ok());
   const auto metric = [](int attempt, int64_t step, int64_t sequence) {

@@ -1,0 +1,150 @@
+#include "server/services/isolated_check.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <nlohmann/json.hpp>
+
+#include "common/file.h"
+#include "common/logging.h"
+#include "common/status_macros.h"
+#include "core/proto/convert.h"
+#include "sbora/worker/v1/task.pb.h"
+#include "server/services/dataset_check.h"
+#include "server/services/requests.h"
+
+namespace sbora::server {
+namespace {
+
+constexpr int64_t kMaxMessageBytes = 64 << 20;
+constexpr std::chrono::milliseconds kLookEvery{20};
+constexpr std::chrono::seconds kAskEvery{1};
+
+std::string ResultText(const Status& status) {
+  nlohmann::json violations = nlohmann::json::array();
+  for (const FieldViolation& violation : status.violations()) violations.push_back({violation.field, violation.description});
+  const nlohmann::json result = {{"code", static_cast<int>(status.code())},
+                                 {"reason", status.reason()},
+                                 {"message", status.message()},
+                                 {"violations", violations}};
+  return result.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+/// The status that ResultText wrote.
+Status ParseResult(const std::string& text) {
+  const nlohmann::json result = nlohmann::json::parse(text, nullptr, false);
+  const Status malformed = Internal("CHECK_RESULT_MALFORMED", "the check of the data answered what cannot be read");
+  if (!result.is_object() || !result.contains("code") || !result["code"].is_number_integer()) return malformed;
+  const int code = result["code"].get<int>();
+  if (code == 0) return OkStatus();
+  if (code < 0 || code > 16 || !result["reason"].is_string() || !result["message"].is_string()) return malformed;
+  Status status(static_cast<StatusCode>(code), result["reason"].get<std::string>(), result["message"].get<std::string>());
+  for (const auto& violation : result["violations"]) {
+    if (!violation.is_array() || violation.size() != 2 || !violation[0].is_string() || !violation[1].is_string()) return malformed;
+    status = status.WithViolation(violation[0].get<std::string>(), violation[1].get<std::string>());
+  }
+  return status;
+}
+
+StatusOr<pid_t> Spawn(const std::filesystem::path& program, const std::filesystem::path& directory) {
+  std::string path = program.string();
+  std::string flag = kCheckFlag;
+  std::string argument = directory.string();
+  char* const argv[] = {path.data(), flag.data(), argument.data(), nullptr};
+  posix_spawnattr_t attributes;
+  ::posix_spawnattr_init(&attributes);
+  sigset_t none;
+  ::sigemptyset(&none);
+  ::posix_spawnattr_setsigmask(&attributes, &none);
+  // A group of its own: Ctrl-C at the server's terminal is the server's to handle.
+  ::posix_spawnattr_setpgroup(&attributes, 0);
+  ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
+  pid_t pid = -1;
+  const int error = ::posix_spawn(&pid, path.c_str(), nullptr, &attributes, argv, environ);
+  ::posix_spawnattr_destroy(&attributes);
+  if (error == 0) return pid;
+  return Unavailable("CHECK_NOT_STARTED", fmt::format("{} cannot be started to check the data: errno {}", path, error));
+}
+
+void BecomeFirstVictim() {
+  const UniqueFd fd(::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));
+  if (fd.valid()) WriteAll(fd.get(), "1000", "oom_score_adj").IgnoreError("it is a wish only");
+}
+
+/// The child's wait status; CANCELLED after killing it.
+StatusOr<int> WaitForChild(pid_t pid, const Clock& clock, const std::stop_token& stop, const std::function<bool()>& cancelled) {
+  MonotonicTime next_ask = clock.Now() + kAskEvery;
+  for (;;) {
+    int status = 0;
+    const pid_t waited = ::waitpid(pid, &status, WNOHANG);
+    if (waited == pid) return status;
+    if (waited < 0 && errno != EINTR) return FromErrno(errno, "waiting for the check of the data");
+    bool end = !clock.SleepUntil(clock.Now() + kLookEvery, stop);
+    if (!end && clock.Now() >= next_ask) {
+      next_ask = clock.Now() + kAskEvery;
+      end = cancelled();
+    }
+    if (!end) continue;
+    ::kill(pid, SIGKILL);
+    ::waitpid(pid, nullptr, 0);
+    return Cancelled("CHECK_CANCELLED", "the check of the data was called off");
+  }
+}
+
+}  // namespace
+
+Status CheckInChild(const std::filesystem::path& program, const std::filesystem::path& directory, const Clock& clock,
+                    const std::stop_token& stop, const std::function<bool()>& cancelled) {
+  SBORA_ASSIGN_OR_RETURN(const pid_t pid, Spawn(program, directory));
+  SBORA_ASSIGN_OR_RETURN(const int status, WaitForChild(pid, clock, stop, cancelled));
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+    SBORA_ASSIGN_OR_RETURN(const std::string text, ReadFile(directory / "result", kMaxMessageBytes));
+    return ParseResult(text);
+  }
+  const std::string how = WIFSIGNALED(status) ? fmt::format("signal {}", WTERMSIG(status)) : fmt::format("exit code {}", WEXITSTATUS(status));
+  return InvalidArgument("DATASET_CHECK_DIED", fmt::format("reading the data with the model's tokenizer and chat template ended by {}; most "
+                                                           "likely the chat template needs more memory than the check has",
+                                                           how));
+}
+
+Status CheckDirectory(const std::filesystem::path& directory, const std::function<bool()>& cancelled) {
+  SBORA_ASSIGN_OR_RETURN(const std::string request, ReadFile(directory / "request", kMaxMessageBytes));
+  worker::v1::TrainTask train;
+  SBORA_RETURN_IF_ERROR(ParseStored(request, "task", train));
+  SBORA_ASSIGN_OR_RETURN(const core::JobSpec spec, core::ParseSpec(train.spec()));
+  std::filesystem::path validation = directory / "validation.data";
+  std::error_code ignored;
+  if (!std::filesystem::exists(validation, ignored)) validation.clear();
+  SBORA_ASSIGN_OR_RETURN(const data::ValidationReport report,
+                         CheckDatasetAgainstModel(directory / "dataset.data", validation, train.dataset_format(), spec, directory, cancelled));
+  LogInfo("Data read", {{"samples", report.train.samples}, {"tokens", report.train.tokens}, {"truncated", report.truncated_samples},
+                        {"dropped", report.dropped_samples}, {"masked", report.masked_samples}});
+  return OkStatus();
+}
+
+int RunCheckChild(const std::filesystem::path& directory, uint64_t max_bytes) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  const rlimit no_core{0, 0};
+  ::setrlimit(RLIMIT_CORE, &no_core);
+  // Heap, stacks and private maps; not the address space that allocators only reserve.
+  const rlimit data{static_cast<rlim_t>(max_bytes), static_cast<rlim_t>(max_bytes)};
+  if (::setrlimit(RLIMIT_DATA, &data) != 0) return 1;
+  // On a small machine the kernel's choice falls on this process, not on the server.
+  BecomeFirstVictim();
+  Status checked;
+  try {
+    checked = CheckDirectory(directory, {});
+  } catch (const std::exception& error) {
+    checked = InvalidArgument("DATASET_CHECK_FAILED", fmt::format("reading the data failed: {}", error.what()));
+  }
+  return WriteFileAtomic(directory / "result", ResultText(checked)).ok() ? 0 : 1;
+}
+
+}  // namespace sbora::server

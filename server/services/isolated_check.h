@@ -1,0 +1,34 @@
+/// The check of a job's data in a process of its own. Tokenizer and chat template are foreign code in effect: a template
+/// may ask for all memory there is, and that must end the check, not the server.
+///
+/// Parent and child share one folder, made by the parent: the model's tokenizer files, `dataset.data`, maybe
+/// `validation.data`, and `request` (serialised sbora.worker.v1.TrainTask); the child answers in `result`.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <stop_token>
+
+#include "common/clock.h"
+#include "common/status.h"
+
+namespace sbora::server {
+
+/// The argument of sbora-server that makes it the child.
+inline constexpr const char* kCheckFlag = "--check-dataset";
+
+/// Starts `program --check-dataset directory` and waits for it. `cancelled` is asked about once a second; the child is
+/// killed and the answer CANCELLED when it says yes or `stop` is requested.
+/// Errors: those of CheckDatasetAgainstModel; INVALID_ARGUMENT DATASET_CHECK_DIED when the child ended without an answer;
+/// UNAVAILABLE when it cannot be started.
+Status CheckInChild(const std::filesystem::path& program, const std::filesystem::path& directory, const Clock& clock,
+                    const std::stop_token& stop, const std::function<bool()>& cancelled);
+
+/// The check itself, in this process.
+Status CheckDirectory(const std::filesystem::path& directory, const std::function<bool()>& cancelled);
+
+/// The child's main: limits its memory to `max_bytes`, checks, writes the answer. Returns the exit code.
+int RunCheckChild(const std::filesystem::path& directory, uint64_t max_bytes = uint64_t{4} << 30);
+
+}  // namespace sbora::server

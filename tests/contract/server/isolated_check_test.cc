@@ -1,0 +1,79 @@
+// The check of a job's data in a child process: the real sbora-server in its hidden mode.
+#include "server/services/isolated_check.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "common/file.h"
+#include "sbora/worker/v1/task.pb.h"
+#include "tests/unit/data/tiny_text_model.h"
+
+namespace sbora::server {
+namespace {
+
+constexpr const char* kChat =
+    "{\"messages\": [{\"role\": \"user\", \"content\": \"Q: the\"}, {\"role\": \"assistant\", \"content\": \"abc\"}]}\n";
+
+class IsolatedCheckTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto directory = TempDirectory::Create(::testing::TempDir(), "check");
+    ASSERT_TRUE(directory.ok());
+    directory_ = std::make_unique<TempDirectory>(std::move(*directory));
+    data::testing::WriteTinyTextModel(path());
+    worker::v1::TrainTask train;
+    v1::FineTuningSpec& spec = *train.mutable_spec();
+    spec.set_model("base");
+    spec.set_dataset("data");
+    spec.mutable_data()->set_cutoff_tokens(256);
+    spec.mutable_adapter()->set_rank(4);
+    spec.mutable_training()->set_max_steps(2);
+    train.set_dataset_format(v1::DATASET_FORMAT_CHAT);
+    ASSERT_TRUE(WriteFileAtomic(path() / "request", train.SerializeAsString()).ok());
+    ASSERT_TRUE(WriteFileAtomic(path() / "dataset.data", kChat).ok());
+  }
+  const std::filesystem::path& path() const { return directory_->path(); }
+  void SetTemplate(const std::string& text) {
+    const std::string config = nlohmann::json{{"eos_token", "<|im_end|>"}, {"chat_template", text}}.dump();
+    ASSERT_TRUE(WriteFileAtomic(path() / "tokenizer_config.json", config).ok());
+  }
+  Status Check(const std::function<bool()>& cancelled = [] { return false; }) {
+    return CheckInChild(SBORA_SERVER_PROGRAM, path(), SystemClock(), {}, cancelled);
+  }
+
+  std::unique_ptr<TempDirectory> directory_;
+};
+
+TEST_F(IsolatedCheckTest, GoodDataPassesAndBadDataIsNamed) {
+  const Status good = Check();
+  EXPECT_TRUE(good.ok()) << good;
+  ASSERT_TRUE(WriteFileAtomic(path() / "dataset.data", "{\"messages\": 3}\n").ok());
+  const Status bad = Check();
+  EXPECT_EQ(bad.reason(), "INVALID_DATASET") << bad;
+  EXPECT_FALSE(bad.violations().empty());
+}
+
+TEST_F(IsolatedCheckTest, ATemplateThatWantsAllMemoryEndsTheCheckOnly) {
+  std::string text = "{% set ns = namespace(x='0123456789abcdef') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
+  SetTemplate(text + data::testing::kChatTemplate);
+  const Status died = Check();
+  EXPECT_EQ(died.code(), StatusCode::kInvalidArgument) << died;
+  EXPECT_EQ(died.reason(), "DATASET_CHECK_DIED") << died;
+}
+
+TEST_F(IsolatedCheckTest, ACheckIsCalledOff) {
+  // Each record costs much work, and there are many: without the stop this takes minutes.
+  SetTemplate("{% for a in range(1000) %}{% for b in range(400) %}{% set c = b * a %}{% endfor %}{% endfor %}" + std::string(data::testing::kChatTemplate));
+  std::string records;
+  for (int i = 0; i < 100'000; ++i) records += kChat;
+  ASSERT_TRUE(WriteFileAtomic(path() / "dataset.data", records).ok());
+  EXPECT_EQ(Check([] { return true; }).code(), StatusCode::kCancelled);
+}
+
+TEST_F(IsolatedCheckTest, AMissingProgramIsTriedAgainLater) {
+  EXPECT_EQ(CheckInChild(path() / "none", path(), SystemClock(), {}, [] { return false; }).code(), StatusCode::kUnavailable);
+}
+
+}  // namespace
+}  // namespace sbora::server
