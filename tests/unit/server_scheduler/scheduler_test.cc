@@ -360,6 +360,18 @@ TEST_F(SchedulerTest, WallClockJumpsChangeNothing) {
   EXPECT_EQ(h_.State(name), JobState::kRunning);
 }
 
+TEST_F(SchedulerTest, AnothersLeaseIsNotRenewed) {
+  h_.Submit("j");
+  const auto granted = h_.Sync(h_.Report("w"));
+  ASSERT_EQ(granted.start.size(), 1u);
+  SyncRequest foreign = h_.Report("v");
+  foreign.attempts = {Harness::Attempt(granted.start[0].lease, AttemptPhase::kRunning)};
+  const auto told = h_.Sync(foreign);
+  EXPECT_TRUE(told.renewed.empty());
+  ASSERT_EQ(told.stop.size(), 1u);
+  EXPECT_EQ(told.stop[0].reason, StopReason::kFenced);
+}
+
 TEST(SchedulerConfig, TimingMustBeOrdered) {
   SchedulerConfig config;
   EXPECT_TRUE(config.Check().ok());
