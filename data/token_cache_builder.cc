@@ -87,11 +87,12 @@ class Pass {
 
   /// Reads every record of `path` without tokenising.
   StatusOr<int64_t> Count(const fs::path& path) {
-    SBORA_ASSIGN_OR_RETURN(const auto reader, DatasetReader::Open(path, options_.reader));
+    SBORA_ASSIGN_OR_RETURN(const auto reader, DatasetReader::Open(path, ReaderFor(path)));
     for (int64_t n = 0;; ++n) {
       SBORA_ASSIGN_OR_RETURN(const auto record, reader->Next());
       if (!record) break;
       SBORA_RETURN_IF_ERROR(CheckCancelled(n));
+      if (options_.progress && n % kProgressEvery == 0) options_.progress(0, bytes_total_);
     }
     const ReaderStats& stats = reader->stats();
     if (report_.records == 0) report_.format = reader->format();
@@ -105,7 +106,7 @@ class Pass {
   /// Tokenises every record of `path`. `held_out[i]` sends record i to validation. Writers may be null.
   Status Tokens(const fs::path& path, bool all_validation, const std::vector<bool>& held_out, TokenCacheWriter* train,
                 TokenCacheWriter* validation) {
-    SBORA_ASSIGN_OR_RETURN(const auto reader, DatasetReader::Open(path, options_.reader));
+    SBORA_ASSIGN_OR_RETURN(const auto reader, DatasetReader::Open(path, ReaderFor(path)));
     for (int64_t n = 0;; ++n) {
       SBORA_ASSIGN_OR_RETURN(const auto record, reader->Next());
       if (!record) return OkStatus();
@@ -129,6 +130,12 @@ class Pass {
  private:
   static int64_t Labels(const TokenizedSample& sample) {
     return CountLabels({.ids = sample.ids, .supervised = sample.supervised});
+  }
+
+  ReaderOptions ReaderFor(const fs::path& path) const {
+    ReaderOptions reader = options_.reader;
+    if (path == inputs_.validation_dataset && options_.validation_format) reader.format = *options_.validation_format;
+    return reader;
   }
 
   Status CheckCancelled(int64_t n) const {
@@ -264,15 +271,21 @@ StatusOr<std::string> TokenCacheKey(const TokenCacheInputs& inputs, const TokenC
   };
   SBORA_ASSIGN_OR_RETURN(const std::string data, digest(inputs.dataset, dataset_sha256));
   SBORA_ASSIGN_OR_RETURN(const std::string validation, digest(inputs.validation_dataset, validation_sha256));
+  // Said only where it differs, so that the keys of older caches stay what they were.
+  const DatasetFormat validation_format = options.validation_format.value_or(options.reader.format);
+  const std::string other_format = validation.empty() || validation_format == options.reader.format
+                                       ? ""
+                                       : fmt::format("validation_format={}\n", DatasetFormatName(validation_format));
   // The split's seed counts only where there is a split: other jobs then share one cache.
   const bool split = validation.empty() && options.validation_samples > 0;
   return Sha256Hex(fmt::format(
       "sbora.token_cache\nversion={}\ndata={}\nvalidation={}\ntokenizer={}\ntemplate={}\nloss={}\ncutoff={}/{}/{}\npolicy={}"
-      "\nsplit={}/{}\nformat={}\nline={}\n",
+      "\nsplit={}/{}\nformat={}\nline={}\n{}",
       kTokenCacheVersion, data, validation, inputs.model->fingerprint, PromptTemplateName(options.prompt_template),
       options.loss_on == core::LossOn::kAll ? "all" : "response", options.cutoff_tokens, options.source_cutoff_tokens,
       options.target_cutoff_tokens, PolicyName(options.cutoff_policy), split ? options.validation_samples : 0,
-      split ? options.split_seed : 0, DatasetFormatName(options.reader.format), options.reader.max_line_bytes));
+      split ? options.split_seed : 0, DatasetFormatName(options.reader.format), options.reader.max_line_bytes,
+      other_format));
 }
 
 StatusOr<TokenCacheFiles> BuildTokenCache(const TokenCacheInputs& inputs, const fs::path& out_dir,

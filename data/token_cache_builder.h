@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "common/status.h"
@@ -25,7 +26,9 @@ struct TokenCacheOptions {
   int64_t validation_samples = 0;
   uint64_t split_seed = 42;
   ReaderOptions reader;
-  /// Called about once per hundred records with bytes read and bytes to read.
+  /// Of `validation_dataset` when it differs from `reader.format`.
+  std::optional<DatasetFormat> validation_format = std::nullopt;
+  /// Called about once per hundred records with bytes tokenised and bytes to tokenise; with 0 in the pass that counts.
   std::function<void(int64_t bytes_done, int64_t bytes_total)> progress;
   std::function<bool()> cancelled;
 };

@@ -29,6 +29,7 @@ struct Rank {
   int64_t ticks = 0;
   bool open = true;  // socket not at its end
   bool exited = false;
+  bool reaped = false;  // with its whole group: the number may be another's from now on
 };
 
 class GangRun {
@@ -302,7 +303,10 @@ void GangRun::Reap() {
   const MonotonicTime limit = SystemClock().Now() + kReapLimit;
   while (true) {
     bool empty = true;
-    for (const Rank& rank : ranks_) empty = ReapGroup(rank.child) && empty;
+    for (Rank& rank : ranks_) {
+      if (!rank.reaped) rank.reaped = ReapGroup(rank.child);
+      empty = empty && rank.reaped;
+    }
     if (options_.cgroup && !options_.cgroup->Pids().empty()) {
       options_.cgroup->KillAll();
       empty = false;

@@ -152,6 +152,23 @@ TEST_F(TokenCacheBuilderTest, SplitIsDeterministicAndDisjoint) {
   EXPECT_EQ(Build().status().reason(), "VALIDATION_TOO_LARGE");
 }
 
+TEST_F(TokenCacheBuilderTest, ValidationFileOfAnotherFormat) {
+  options_.cutoff_tokens = 2000;  // the alpaca template alone is long
+  options_.reader.format = DatasetFormat::kPromptCompletion;
+  inputs_.validation_dataset = dir_.path() / "validation.jsonl";
+  std::ofstream(inputs_.validation_dataset) << "{\"instruction\":\"v\",\"input\":\"\",\"output\":\"w\"}\n";
+  const std::string key = *TokenCacheKey(inputs_, options_);
+  options_.validation_format = DatasetFormat::kPromptCompletion;
+  EXPECT_EQ(*TokenCacheKey(inputs_, options_), key);
+  EXPECT_EQ(Build().status().reason(), "DATASET_INVALID");
+  options_.validation_format = DatasetFormat::kAlpaca;
+  EXPECT_NE(*TokenCacheKey(inputs_, options_), key);
+  const auto files = Build();
+  ASSERT_TRUE(files.ok()) << files.status();
+  EXPECT_EQ(files->report.train.samples, 20);
+  EXPECT_EQ(files->report.validation.samples, 1);
+}
+
 TEST_F(TokenCacheBuilderTest, ValidationFileAndCancel) {
   inputs_.validation_dataset = dir_.path() / "validation.jsonl";
   std::ofstream(inputs_.validation_dataset) << "{\"prompt\":\"v\",\"completion\":\"w\"}\n";

@@ -91,6 +91,7 @@ StatusOr<PrepareRequest> ToPrepareRequest(const v1::TaskAssignment& assignment) 
   SBORA_ASSIGN_OR_RETURN(request.dataset, DirectoryOf(assignment, "dataset"));
   request.validation_dataset = OptionalDirectory(assignment, "validation");
   SBORA_ASSIGN_OR_RETURN(request.dataset_format, ParseFormat(task.dataset_format()));
+  SBORA_ASSIGN_OR_RETURN(request.validation_format, ParseFormat(task.validation_format()));
   SBORA_ASSIGN_OR_RETURN(request.token_cache_dir, DirectoryOf(assignment, "token_cache"));
   request.validation_cache_dir = OptionalDirectory(assignment, "validation_cache");
   return request;

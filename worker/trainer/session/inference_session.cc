@@ -24,6 +24,8 @@ struct InferenceSession::Impl {
 
 namespace {
 
+// Of one pass of scoring, so that memory and the time between two signs of life stay bounded.
+constexpr int64_t kMaxScoredTokens = 4096;
 constexpr Duration kSignOfLife = std::chrono::seconds(1);
 
 Status Stopped() { return Cancelled("TASK_STOPPED", "a stop was asked for"); }
@@ -115,19 +117,22 @@ StatusOr<LossTotal> InferenceSession::AnswerLoss(std::span<const ScoredSample> s
     const at::NoGradGuard no_grad;
     LossTotal total;
     const auto step = static_cast<size_t>(std::max<int64_t>(1, batch_size));
-    for (size_t first = 0; first < samples.size(); first += step) {
+    for (size_t first = 0; first < samples.size();) {
       if (impl_->observer->StopRequested()) return Stopped();
-      const size_t last = std::min(samples.size(), first + step);
+      size_t last = first;
       PackedBatch batch;
-      for (size_t i = first; i < last; ++i) {
-        SBORA_RETURN_IF_ERROR(CheckSample(samples[i], i, config()));
-        batch.Append(i, samples[i].ids, WithoutFirst(samples[i].supervised));
+      for (; last < std::min(samples.size(), first + step); ++last) {
+        const ScoredSample& sample = samples[last];
+        if (last > first && batch.tokens() + std::ssize(sample.ids) > kMaxScoredTokens) break;
+        SBORA_RETURN_IF_ERROR(CheckSample(sample, last, config()));
+        batch.Append(last, sample.ids, WithoutFirst(sample.supervised));
       }
       if (!batch.supervised_rows.empty()) {
         const LossResult loss = impl_->model->ForwardLoss(batch, impl_->adapter.get(), {.training = false});
         total.sum += loss.sum.item<double>();
         total.tokens += loss.count;
       }
+      first = last;
       on_batch(static_cast<int64_t>(last));
     }
     return total;

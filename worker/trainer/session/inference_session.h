@@ -61,7 +61,7 @@ class InferenceSession {
   StatusOr<std::vector<std::vector<int64_t>>> Generate(const std::vector<std::vector<int64_t>>& prompts,
                                                        const GenerationSettings& settings,
                                                        const std::function<void(int64_t done)>& on_batch);
-  /// Sum of -log p over all supervised tokens. Samples are packed, `batch_size` at a time.
+  /// Sum of -log p over all supervised tokens. Samples are packed, at most `batch_size` at a time.
   StatusOr<LossTotal> AnswerLoss(std::span<const ScoredSample> samples, int64_t batch_size,
                                  const std::function<void(int64_t done)>& on_batch);
 

@@ -117,12 +117,12 @@ Status TrainLoop::FinishPending(bool boundary) {
                       .trained_tokens = state_.trained_tokens,
                       .validation_loss = {},
                       .epoch = state_.epoch};
+  last_metrics_ = metrics;
   if (boundary && ValidationDue(state_.step)) {
     SBORA_RETURN_IF_ERROR(Validate());
     metrics.validation_loss = state_.last_validation_loss;
   }
   parts_.observer->OnMetrics(metrics);
-  last_metrics_ = metrics;
   ReportProgress(metrics);
   if (boundary && CheckpointDue(state_.step)) SBORA_RETURN_IF_ERROR(Checkpoint());
   step_started_ = SystemClock().Now();
@@ -152,12 +152,7 @@ Status TrainLoop::Validate() {
     const LossResult loss = parts_.model->ForwardLoss(packed, parts_.adapter, {.training = false});
     sum += loss.sum.detach();
     count += loss.count;
-    parts_.observer->OnProgress({.step = state_.step,
-                                 .total_steps = schedule_.total_steps,
-                                 .loss = state_.last_loss,
-                                 .validation_loss = state_.last_validation_loss.value_or(0),
-                                 .trained_tokens = state_.trained_tokens,
-                                 .phase = fmt::format("validating ({} of {} batches)", i + 1, batches.size())});
+    ReportProgress(last_metrics_, fmt::format("validating ({} of {} batches)", i + 1, batches.size()));
   }
   const double loss = sum.item<double>() / static_cast<double>(std::max<int64_t>(1, count));
   if (!std::isfinite(loss)) return NotFinite("the validation loss", loss, state_.step);
@@ -185,7 +180,7 @@ Status TrainLoop::Checkpoint() {
   return OkStatus();
 }
 
-void TrainLoop::ReportProgress(const StepMetrics& metrics) {
+void TrainLoop::ReportProgress(const StepMetrics& metrics, std::string phase) {
   const double steps_left = static_cast<double>(schedule_.total_steps - state_.step);
   parts_.observer->OnProgress({.step = metrics.step,
                                .total_steps = schedule_.total_steps,
@@ -195,7 +190,7 @@ void TrainLoop::ReportProgress(const StepMetrics& metrics) {
                                .learning_rate = metrics.learning_rate,
                                .remaining_seconds = steps_left * mean_step_seconds_,
                                .trained_tokens = metrics.trained_tokens,
-                               .phase = "training"});
+                               .phase = std::move(phase)});
 }
 
 StatusOr<std::vector<float>> TrainLoop::FinalParameters() const {

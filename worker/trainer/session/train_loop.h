@@ -67,7 +67,7 @@ class TrainLoop {
   Status Checkpoint();
   bool ValidationDue(int64_t steps_done) const;
   bool CheckpointDue(int64_t steps_done) const;
-  void ReportProgress(const StepMetrics& metrics);
+  void ReportProgress(const StepMetrics& metrics, std::string phase = "training");
   Status CheckFinite(std::span<const float> parameters) const;
   Status NotFinite(std::string_view what, double value, int64_t step) const;
 

@@ -118,10 +118,14 @@ class Evaluation {
 
   Status MeasureMatches(core::PromptTemplate prompt_template, EvaluateOutcome& outcome) {
     std::vector<std::vector<int64_t>> prompts;
-    for (const auto& example : outcome.examples) {
-      SBORA_ASSIGN_OR_RETURN(const auto ids, data::TokenizePrompt(example.prompt, prompt_template, text_));
+    std::vector<size_t> asked;  // prompt -> example
+    for (size_t i = 0; i < outcome.examples.size(); ++i) {
+      SBORA_ASSIGN_OR_RETURN(const auto ids, data::TokenizePrompt(outcome.examples[i].prompt, prompt_template, text_));
+      if (std::ssize(ids) > session_.config().max_position_embeddings) continue;
       prompts.push_back(Widen(ids));
+      asked.push_back(i);
     }
+    SBORA_RETURN_IF_ERROR(ReportUnasked(total_ - std::ssize(asked)));
     GenerationSettings settings = request_.generation;
     settings.eos_ids = EosIds(text_);
     SBORA_ASSIGN_OR_RETURN(const auto answers, session_.Generate(prompts, settings, [&](int64_t done) {
@@ -131,12 +135,24 @@ class Evaluation {
                             .phase = fmt::format("generating ({} of {})", done, total_)});
     }));
     for (size_t i = 0; i < answers.size(); ++i) {
-      EvaluatedExample& example = outcome.examples[i];
+      EvaluatedExample& example = outcome.examples[asked[i]];
       const std::vector<int32_t> ids(answers[i].begin(), answers[i].end());
       SBORA_ASSIGN_OR_RETURN(example.output, text_.tokenizer->Decode(ids, /*skip_special_tokens=*/true));
       example.match = Trim(example.output) == Trim(example.reference);
       outcome.exact_matches += example.match ? 1 : 0;
     }
+    return OkStatus();
+  }
+
+  /// Prompts that the model cannot read whole count as wrong: one of them must not cost the evaluation.
+  Status ReportUnasked(int64_t count) const {
+    if (count == 0) return OkStatus();
+    const int64_t limit = session_.config().max_position_embeddings;
+    if (count == total_) {
+      return InvalidArgument("PROMPT_TOO_LONG", fmt::format("all {} prompts have more than the model's {} tokens", count, limit));
+    }
+    observer_.OnEvent(EventLevel::kWarn, "PROMPTS_TOO_LONG",
+                      fmt::format("{} of {} prompts have more than the model's {} tokens and count as wrong", count, total_, limit));
     return OkStatus();
   }
 

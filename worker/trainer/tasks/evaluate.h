@@ -42,7 +42,8 @@ struct EvaluateOutcome {
   std::vector<EvaluatedExample> examples = {};  ///< all of them
 };
 
-/// Progress counts samples. Errors: INVALID_ARGUMENT DATASET_EMPTY and those of reader, templates and InferenceSession.
+/// Progress counts samples. A prompt longer than the model's context counts as wrong, with a PROMPTS_TOO_LONG event.
+/// Errors: INVALID_ARGUMENT DATASET_EMPTY, PROMPT_TOO_LONG (all of them) and those of reader, templates and InferenceSession.
 StatusOr<EvaluateOutcome> Evaluate(const EvaluateRequest& request, TaskObserver& observer);
 
 struct GenerateTextRequest {

@@ -64,6 +64,7 @@ Status PrepareTokenCaches(const PrepareRequest& request, TaskObserver& observer)
   }
   data::TokenCacheOptions options = data::FromDataSpec(spec.data, spec.training.seed);
   options.reader.format = request.dataset_format;
+  if (!request.validation_dataset.empty()) options.validation_format = request.validation_format;
   options.progress = [&](int64_t done, int64_t total) {
     observer.OnProgress({.phase = fmt::format("tokenising the data ({} of {} bytes)", done, total)});
   };

@@ -16,6 +16,7 @@ struct PrepareRequest {
   std::filesystem::path dataset;             ///< file, or a folder that holds one file
   std::filesystem::path validation_dataset;  ///< the same; empty for none
   data::DatasetFormat dataset_format = data::DatasetFormat::kAuto;
+  data::DatasetFormat validation_format = data::DatasetFormat::kAuto;  ///< of validation_dataset
   std::filesystem::path token_cache_dir;       ///< receives `<key>.train.tokens`
   std::filesystem::path validation_cache_dir;  ///< receives `<key>.validation.tokens` when there is validation data
 };
