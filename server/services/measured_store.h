@@ -24,6 +24,9 @@ class MeasuredStore final : public Store {
   StatusOr<Work> GetWorkByUid(std::string_view uid) const override { return store_->GetWorkByUid(uid); }
   StatusOr<std::optional<Work>> FindCommittedBy(std::string_view lease_uid) const override { return store_->FindCommittedBy(lease_uid); }
   StatusOr<Page<Work>> ListWork(const WorkQuery& query) const override { return store_->ListWork(query); }
+  StatusOr<std::map<core::JobState, int64_t>> CountWork(std::string_view project, WorkKind kind) const override {
+    return store_->CountWork(project, kind);
+  }
   StatusOr<std::vector<EventRow>> ListEvents(std::string_view work_uid, int64_t after_sequence, int limit) const override {
     return store_->ListEvents(work_uid, after_sequence, limit);
   }

@@ -17,8 +17,6 @@ namespace {
 
 constexpr int kMaxMetrics = 20'000;
 constexpr int kMaxEvents = 300;
-constexpr int kCountPage = 1000;
-constexpr int kMaxCounted = 10'000;
 constexpr std::chrono::seconds kSummaryLife{3};
 constexpr size_t kMaxSummaries = 100;
 constexpr int kMaxBatch = 500;
@@ -142,18 +140,9 @@ std::string WebBackend::ServerInfo() {
 
 StatusOr<std::string> WebBackend::Count(const std::string& project) const {
   std::map<std::string, int64_t> states;
-  WorkQuery query;
-  query.project = project;
-  query.kinds = {WorkKind::kTrain};
-  query.page_size = kCountPage;
-  int64_t counted = 0;
-  do {
-    SBORA_ASSIGN_OR_RETURN(const Page<Work> page, services_.store().ListWork(query));
-    for (const Work& work : page.rows) ++states[std::string(core::JobStateName(work.row.state))];
-    counted += static_cast<int64_t>(page.rows.size());
-    query.cursor = page.next_cursor;
-  } while (!query.cursor.empty() && counted < kMaxCounted);
-  return nlohmann::json{{"states", states}, {"complete", query.cursor.empty()}}.dump();
+  SBORA_ASSIGN_OR_RETURN(const auto counts, services_.store().CountWork(project, WorkKind::kTrain));
+  for (const auto& [state, count] : counts) states[std::string(core::JobStateName(state))] = count;
+  return nlohmann::json{{"states", states}}.dump();
 }
 
 StatusOr<std::string> WebBackend::Summary(const std::string& project) {

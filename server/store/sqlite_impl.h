@@ -53,6 +53,7 @@ class SqliteStore : public Store {
   StatusOr<Work> GetWorkByUid(std::string_view uid) const override;
   StatusOr<std::optional<Work>> FindCommittedBy(std::string_view lease_uid) const override;
   StatusOr<Page<Work>> ListWork(const WorkQuery& query) const override;
+  StatusOr<std::map<core::JobState, int64_t>> CountWork(std::string_view project, WorkKind kind) const override;
   StatusOr<std::vector<EventRow>> ListEvents(std::string_view work_uid, int64_t after_sequence,
                                              int limit) const override;
   StatusOr<std::vector<StreamItem>> ListStream(std::string_view work_uid, int64_t after_sequence,

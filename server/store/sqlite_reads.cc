@@ -143,6 +143,17 @@ StatusOr<Page<Work>> SqliteStore::ListWork(const WorkQuery& query) const {
   return page;
 }
 
+StatusOr<std::map<core::JobState, int64_t>> SqliteStore::CountWork(std::string_view project, WorkKind kind) const {
+  auto db = readers_.Borrow();
+  using Count = std::pair<core::JobState, int64_t>;
+  SBORA_ASSIGN_OR_RETURN(
+      const auto counts,
+      Collect<Count>(db->Query("SELECT state, COUNT(*) FROM works WHERE project=? AND kind=? GROUP BY state", project,
+                               static_cast<int>(kind)),
+                     [](const Rows& r) { return Count(static_cast<core::JobState>(r.Int32(0)), r.Int(1)); }));
+  return std::map<core::JobState, int64_t>(counts.begin(), counts.end());
+}
+
 StatusOr<std::vector<EventRow>> SqliteStore::ListEvents(std::string_view work_uid, int64_t after_sequence,
                                                         int limit) const {
   auto db = readers_.Borrow();

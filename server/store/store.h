@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -73,6 +74,8 @@ class Store {
   virtual StatusOr<Page<Work>> ListWork(const WorkQuery& query) const = 0;
   virtual StatusOr<std::vector<EventRow>> ListEvents(std::string_view work_uid, int64_t after_sequence,
                                                      int limit) const = 0;
+  /// How many of one kind and project are in each state, in one walk of an index.
+  virtual StatusOr<std::map<core::JobState, int64_t>> CountWork(std::string_view project, WorkKind kind) const = 0;
   /// Events and metrics merged by sequence, for replay.
   virtual StatusOr<std::vector<StreamItem>> ListStream(std::string_view work_uid, int64_t after_sequence,
                                                        int limit) const = 0;

@@ -30,6 +30,9 @@ class FailingStore : public Store {
   StatusOr<Work> GetWork(std::string_view n) const override { return real_->GetWork(n); }
   StatusOr<Work> GetWorkByUid(std::string_view u) const override { return real_->GetWorkByUid(u); }
   StatusOr<std::optional<Work>> FindCommittedBy(std::string_view l) const override { return real_->FindCommittedBy(l); }
+  StatusOr<std::map<JobState, int64_t>> CountWork(std::string_view project, WorkKind kind) const override {
+    return real_->CountWork(project, kind);
+  }
   StatusOr<Page<Work>> ListWork(const WorkQuery& q) const override { return real_->ListWork(q); }
   StatusOr<std::vector<EventRow>> ListEvents(std::string_view w, int64_t a, int l) const override {
     return real_->ListEvents(w, a, l);

@@ -218,6 +218,9 @@ TEST_F(SqliteStoreTest, WithoutAProjectAllOfThemAreListed) {
   ASSERT_EQ(page->rows.size(), 1u);
   EXPECT_EQ(page->rows[0].row.id, "a");
   EXPECT_EQ(page->next_cursor, "");
+  const auto counts = store_->CountWork("default", WorkKind::kTrain);
+  ASSERT_TRUE(counts.ok()) << counts.status();
+  EXPECT_EQ(*counts, (std::map<JobState, int64_t>{{JobState::kValidating, 1}, {JobState::kQueued, 1}}));
 }
 
 TEST_F(SqliteStoreTest, AnUploadIsFinishedOnceAndNotAfterTheSweep) {
