@@ -16,13 +16,16 @@ import json
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 import zipfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # programs and this script take turns: idle threads must not spin
 import peft  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
@@ -110,7 +113,9 @@ class Service:
             raise
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind=None, *_):
+        for log in sorted(self.work.glob("*.log")) if kind is not None else ():  # the folder goes with this run
+            print(f"--- the end of {log.name}\n{log.read_text(errors='replace')[-3000:]}", file=sys.stderr)
         for process in reversed(self.processes):
             process.terminate()
             try:
@@ -160,8 +165,9 @@ def fetch_gguf():
 
 def write_data(work):
     """Support tickets as prompts with completions, and the same as chats. Returns the records by file name."""
-    subprocess.run([sys.executable, ROOT / "examples/support_tickets/generate.py", "--out", work / "tickets", "--seed", "11",
-                    "--train", str(TRAIN), "--heldout", str(VALIDATION)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, ROOT / "examples/support_tickets/generate.py", "--out", work / "tickets",
+                    "--seed", "11", "--train", str(TRAIN), "--heldout", str(VALIDATION)],
+                   check=True, stdout=subprocess.DEVNULL)
     sets = {}
     for part in ("train", "heldout"):
         records = [json.loads(line) for line in (work / f"tickets/{part}.jsonl").read_text().splitlines()]
@@ -191,7 +197,8 @@ def tokenize_record(tokenizer, record):
 
 
 def load(folder):
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    options = {"dtype": torch.float32, "attn_implementation": "eager"}
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, **options).eval()
 
 
 @torch.no_grad()
@@ -216,7 +223,8 @@ def check_base(checks, dump, base, tokenizer):
     ours = dump.ids(base, texts)
     wrong = [i for i in range(len(texts)) if ours[i] != theirs[i]]
     first = f"; first: {texts[wrong[0]][:80]!r}: {ours[wrong[0]][:12]} and {theirs[wrong[0]][:12]}" if wrong else ""
-    checks.note(not wrong, "tokenizer ids", f"{len(texts)} strings, {sum(map(len, theirs))} ids, {len(wrong)} differ{first}")
+    checks.note(not wrong, "tokenizer ids",
+                f"{len(texts)} strings, {sum(map(len, theirs))} ids, {len(wrong)} differ{first}")
 
     rng = random.Random(6)
     prompts = TOPICS + [rng.choice(TOPICS) + " " + text[:60] for text in rng.sample(texts, PROMPTS - len(TOPICS))]
@@ -236,8 +244,7 @@ def train(service, kind, method):
     service.client("pull", name, "-o", work / name)
     service.client("adapters", "export", name, "--format", "peft", "-o", work / f"{name}-peft")
     service.client("adapters", "merge", name, "-o", work / f"{name}-merged")
-    evaluation = service.client("evaluate", "--adapter", name, "--dataset", f"{kind}-heldout",
-                                "--set", "exact_match=false")
+    evaluation = service.client("evaluate", "--adapter", name, "--dataset", f"{kind}-heldout", "--no-exact-match")
     return service.client("adapters", "get", name), evaluation["result"]["loss"]
 
 
@@ -268,6 +275,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", required=True, type=pathlib.Path, help="folder of the programs")
     programs = parser.parse_args().bin.resolve()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves through the with blocks: nothing stays behind
+    warnings.simplefilter("ignore", FutureWarning)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     checks, started = Checks(), time.monotonic()

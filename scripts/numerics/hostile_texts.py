@@ -1,19 +1,21 @@
 """Texts that tokenizers disagree about: seeded, the same on every machine."""
 import random
 
-WORDS = ["Hello", "world", "don't", "I'LL", "naïve", "Straße", "İstanbul", "ﬁnancial", "日本語", "한국어", "العربية", "हिन्दी",
-         "ไทย", "Ελληνικά", "русский", "x²", "½", "Ⅷ", "١٢٣", "e\u0301", "\u00e9", "\U0001d573\U0001d58a"]
+WORDS = ["Hello", "world", "don't", "I'LL", "naïve", "Straße", "İstanbul", "ﬁnancial", "日本語", "한국어", "العربية",
+         "हिन्दी", "ไทย", "Ελληνικά", "русский", "x²", "½", "Ⅷ", "١٢٣", "e\u0301", "\u00e9",
+         "\U0001d573\U0001d58a"]
 EMOJI = ["🙂", "👩‍👩‍👧‍👦", "👋🏽", "🏳️‍🌈", "🇩🇪", "❤️", "1️⃣", "🧑🏿‍🚀"]
 SPACES = [" ", "  ", "\t", "\n", "\r\n", "\u00a0", "\u2003", "\u3000", "\u200b", "\u2028", "\u0085", "\ufeff", "\u1680"]
-CONTROLS = ["\x00", "\x01", "\x07", "\x08", "\x1b[31m", "\x7f", "\x9f", "\u200e", "\u202e", "\u2066", "\ufffd", "\uffff",
-            "\U0010ffff", "\ue000"]
+CONTROLS = ["\x00", "\x01", "\x07", "\x08", "\x1b[31m", "\x7f", "\x9f", "\u200e", "\u202e", "\u2066", "\ufffd",
+            "\uffff", "\U0010ffff", "\ue000"]
 COMBINING = ["\u0301", "\u0308", "\u0327", "\u20e3", "\ufe0f", "\u200d", "\u093f", "\u0e31"]
-SPECIAL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|im_start", "im_end|>", "<|IM_END|>", "< |im_end|>", "<|im_end|",
-           "<repo_name>", "<file_sep>", "<issue_start>", "<jupyter_code>", "<empty_output>", "<|im_\u200bend|>", "<s>",
-           "</s>", "[INST]", "Ġ", "Ċ", "▁", "<0x0A>"]
-PUNCTUATION = ["...", "!!!", "'s", "'S", "’s", "—", "$1,234.56", "a/b\\c", "{}[]()", "https://ex.am/p?q=1&r=%20", "```", "==>",
-               "'", "\"\"\"", "#", "_"]
-DIGITS = ["0", "7", "42", "007", "1234567890", "3.14159", "1e-10", "12:34", "٣", "९", "𝟘", "99999999999999999999", "1 000"]
+SPECIAL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|im_start", "im_end|>", "<|IM_END|>",
+           "< |im_end|>", "<|im_end|", "<repo_name>", "<file_sep>", "<issue_start>", "<jupyter_code>",
+           "<empty_output>", "<|im_\u200bend|>", "<s>", "</s>", "[INST]", "Ġ", "Ċ", "▁", "<0x0A>"]
+PUNCTUATION = ["...", "!!!", "'s", "'S", "’s", "—", "$1,234.56", "a/b\\c", "{}[]()",
+               "https://ex.am/p?q=1&r=%20", "```", "==>", "'", "\"\"\"", "#", "_"]
+DIGITS = ["0", "7", "42", "007", "1234567890", "3.14159", "1e-10", "12:34", "٣", "९", "𝟘",
+          "99999999999999999999", "1 000"]
 KINDS = [WORDS, EMOJI, SPACES, CONTROLS, COMBINING, SPECIAL, PUNCTUATION, DIGITS]
 
 
@@ -31,8 +33,8 @@ def _edges():
 
 
 def _any_character(rng):
-    code = rng.choice([rng.randrange(0x80), rng.randrange(0x800), rng.randrange(0xd800), rng.randrange(0xe000, 0x110000)])
-    return chr(code)
+    return chr(rng.choice([rng.randrange(0x80), rng.randrange(0x800), rng.randrange(0xd800),
+                           rng.randrange(0xe000, 0x110000)]))
 
 
 def hostile_texts(count, seed):
