@@ -168,9 +168,9 @@ Status CheckAdapterConfig(const AdapterConfig& config) {
           .WithViolation("rank", fmt::format("must be at most {} for {} of this model", limit, LinearModuleName(module)));
     }
   }
-  if (!(config.alpha > 0) || config.alpha > 1e6) {
-    return InvalidArgument("ALPHA_OUT_OF_RANGE", fmt::format("alpha {} is outside (0, 1e6]", config.alpha))
-        .WithViolation("alpha", "must be greater than 0 and at most 1e6");
+  if (!(config.alpha > 0) || config.alpha > kMaxAlpha) {
+    return InvalidArgument("ALPHA_OUT_OF_RANGE", fmt::format("alpha {} is outside (0, {}]", config.alpha, kMaxAlpha))
+        .WithViolation("alpha", fmt::format("must be greater than 0 and at most {}", kMaxAlpha));
   }
   if (!(config.dropout >= 0 && config.dropout < 1)) {
     return InvalidArgument("DROPOUT_OUT_OF_RANGE", fmt::format("dropout {} is outside [0, 1)", config.dropout))

@@ -15,6 +15,9 @@
 
 namespace sbora::core {
 
+/// alpha is in (0, kMaxAlpha].
+inline constexpr double kMaxAlpha = 1e6;
+
 enum class AdapterMethod { kSboraFa, kSboraFb, kLora, kDora, kFull };
 
 /// "sbora_fa", "sbora_fb", "lora", "dora", "full".

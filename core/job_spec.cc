@@ -99,7 +99,8 @@ Status CheckJobSpec(const JobSpec& spec) {
   violations.Require(!spec.model.empty(), "spec.model", "is required: name a base model (sbora-client models list)");
   violations.Require(!spec.dataset.empty(), "spec.dataset", "is required: name a data set (sbora-client datasets list)");
   violations.InRange<int64_t>("spec.adapter.rank", spec.adapter.rank, 1, 1 << 20);
-  violations.Positive("spec.adapter.alpha", spec.adapter.alpha);
+  violations.Require(spec.adapter.alpha > 0.0 && spec.adapter.alpha <= kMaxAlpha, "spec.adapter.alpha",
+                     fmt::format("is {}, must be above 0 and at most {}", spec.adapter.alpha, kMaxAlpha));
   violations.Require(spec.adapter.dropout >= 0.0 && spec.adapter.dropout < 1.0, "spec.adapter.dropout",
                      fmt::format("is {}, must be at least 0 and below 1", spec.adapter.dropout));
   violations.Require(!spec.adapter.target_modules.empty(), "spec.adapter.target_modules", "must name at least one module");

@@ -10,9 +10,9 @@ using E = JobEvent;
 
 constexpr std::array kStates = {S::kValidating, S::kQueued,     S::kStarting,   S::kRunning, S::kPausing,  S::kPaused,
                                 S::kRecovering, S::kCancelling, S::kSucceeded,  S::kFailed,  S::kCancelled};
-constexpr std::array kEvents = {E::kValidated,    E::kRefused,  E::kGranted, E::kStarted,     E::kCommitted,
-                                E::kAttemptEnded, E::kRetryDue, E::kGivenUp, E::kPauseAsked,  E::kResumeAsked,
-                                E::kCancelAsked,  E::kTimedOut};
+constexpr std::array kEvents = {E::kValidated, E::kRefused,  E::kGranted,    E::kStarted,     E::kCommitted,   E::kAttemptEnded,
+                                E::kHeld,      E::kRetryDue, E::kGivenUp,    E::kPauseAsked,  E::kResumeAsked, E::kCancelAsked,
+                                E::kTimedOut};
 
 struct Row {
   S from;
@@ -36,6 +36,7 @@ constexpr Row kTable[] = {
     {S::kStarting, E::kStarted, S::kRunning},
     {S::kStarting, E::kCommitted, S::kSucceeded},
     {S::kStarting, E::kAttemptEnded, S::kRecovering},
+    {S::kStarting, E::kHeld, S::kPaused},
     {S::kStarting, E::kGivenUp, S::kFailed},
     {S::kStarting, E::kPauseAsked, S::kPausing},
     {S::kStarting, E::kCancelAsked, S::kCancelling},
@@ -43,6 +44,7 @@ constexpr Row kTable[] = {
 
     {S::kRunning, E::kCommitted, S::kSucceeded},
     {S::kRunning, E::kAttemptEnded, S::kRecovering},
+    {S::kRunning, E::kHeld, S::kPaused},
     {S::kRunning, E::kGivenUp, S::kFailed},
     {S::kRunning, E::kPauseAsked, S::kPausing},
     {S::kRunning, E::kCancelAsked, S::kCancelling},
@@ -50,6 +52,7 @@ constexpr Row kTable[] = {
 
     {S::kPausing, E::kCommitted, S::kSucceeded},
     {S::kPausing, E::kAttemptEnded, S::kPaused},
+    {S::kPausing, E::kHeld, S::kPaused},
     {S::kPausing, E::kGivenUp, S::kFailed},
     {S::kPausing, E::kCancelAsked, S::kCancelling},
     {S::kPausing, E::kTimedOut, S::kFailed},
@@ -90,6 +93,8 @@ bool IsWorthRetrying(TerminationReason reason) {
   return reason != TerminationReason::kInvalidInput && reason != TerminationReason::kNonFinite;
 }
 
+bool NeedsAPerson(TerminationReason reason) { return reason == TerminationReason::kNoSpace; }
+
 bool CountsAsAttempt(TerminationReason reason) {
   return reason != TerminationReason::kWorkerLost && reason != TerminationReason::kPreempted &&
          reason != TerminationReason::kPausedByUser;
@@ -127,6 +132,7 @@ std::string_view JobEventName(JobEvent event) {
     case E::kStarted: return "STARTED";
     case E::kCommitted: return "COMMITTED";
     case E::kAttemptEnded: return "ATTEMPT_ENDED";
+    case E::kHeld: return "HELD";
     case E::kRetryDue: return "RETRY_DUE";
     case E::kGivenUp: return "GIVEN_UP";
     case E::kPauseAsked: return "PAUSE_ASKED";

@@ -4,6 +4,7 @@
 ///                     ^          |           |
 ///                     |          +-----+-----+
 ///                 RECOVERING <---------+  (attempt ended early)   PAUSING -> PAUSED -> QUEUED
+///                                         (for want of what only a person can provide: PAUSED at once)
 ///
 /// CANCELLING and PAUSING wait for the lease to end. Pure functions; no clock, no I/O.
 #pragma once
@@ -36,6 +37,7 @@ enum class JobEvent {
   kStarted,        // the gang reported its first running state
   kCommitted,      // CommitAttempt was accepted
   kAttemptEnded,   // the lease ended without a result; the job may be tried again
+  kHeld,           // the lease ended for want of what only a person can provide; the job waits for them
   kRetryDue,       // the back-off is over
   kGivenUp,        // out of attempts, or a failure that a retry cannot mend
   kPauseAsked,
@@ -81,6 +83,8 @@ bool MayCommit(JobState state);
 
 /// False for reasons that a retry cannot mend: INVALID_INPUT, NON_FINITE.
 bool IsWorthRetrying(TerminationReason reason);
+/// True when trying again is pointless until somebody has acted, though the job itself is sound: NO_SPACE.
+bool NeedsAPerson(TerminationReason reason);
 /// False for reasons that are not the job's fault: WORKER_LOST, PREEMPTED, PAUSED_BY_USER raise recovery_count only.
 bool CountsAsAttempt(TerminationReason reason);
 

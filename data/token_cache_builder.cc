@@ -78,12 +78,12 @@ class Pass {
     std::error_code ec;
     bytes_total_ = static_cast<int64_t>(fs::file_size(inputs.dataset, ec));
     if (ec) bytes_total_ = 0;
+    report_.with_validation = !inputs.validation_dataset.empty() || options.validation_samples > 0;
   }
 
   ValidationReport& report() { return report_; }
   TokenStatisticsBuilder& train() { return train_; }
   TokenStatisticsBuilder& validation() { return validation_; }
-  const std::optional<Status>& first_rejection() const { return rejection_; }
 
   /// Reads every record of `path` without tokenising.
   StatusOr<int64_t> Count(const fs::path& path) {
@@ -98,7 +98,10 @@ class Pass {
     if (report_.records == 0) report_.format = reader->format();
     report_.records += stats.records;
     report_.bad_records += stats.bad_records;
-    report_.errors.insert(report_.errors.end(), stats.errors.begin(), stats.errors.end());
+    for (RecordError error : stats.errors) {
+      error.message = Role(path) + error.message;
+      report_.errors.push_back(std::move(error));
+    }
     SBORA_RETURN_IF_ERROR(ToStatus(stats, path.filename().string()));
     return stats.records;
   }
@@ -114,7 +117,7 @@ class Pass {
       if (options_.progress && n % kProgressEvery == 0) options_.progress(reader->stats().bytes, bytes_total_);
       const bool to_validation =
           all_validation || (static_cast<size_t>(n) < held_out.size() && held_out[static_cast<size_t>(n)]);
-      SBORA_ASSIGN_OR_RETURN(const auto sample, MakeSample(*record));
+      SBORA_ASSIGN_OR_RETURN(const auto sample, MakeSample(*record, Role(path)));
       if (!sample) continue;
       (to_validation ? validation_ : train_).Add(static_cast<int64_t>(sample->ids.size()), Labels(*sample));
       TokenCacheWriter* writer = to_validation ? validation : train;
@@ -132,6 +135,9 @@ class Pass {
     return CountLabels({.ids = sample.ids, .supervised = sample.supervised});
   }
 
+  /// Which of two files a line number is of; the training file needs no word.
+  std::string Role(const fs::path& path) const { return path == inputs_.validation_dataset ? "validation data: " : ""; }
+
   ReaderOptions ReaderFor(const fs::path& path) const {
     ReaderOptions reader = options_.reader;
     if (path == inputs_.validation_dataset && options_.validation_format) reader.format = *options_.validation_format;
@@ -146,21 +152,21 @@ class Pass {
   }
 
   /// Nothing for a sample that policy or mask leaves out.
-  StatusOr<std::optional<TokenizedSample>> MakeSample(const Record& record) {
+  StatusOr<std::optional<TokenizedSample>> MakeSample(const Record& record, const std::string& role) {
     const core::PromptTemplate resolved = ResolveTemplate(options_.prompt_template, record.format);
     report_.prompt_template = PromptTemplateName(resolved);
     SBORA_ASSIGN_OR_RETURN(const auto segments, RenderRecord(record, resolved, *inputs_.model));
     auto tokenized = Tokenize(segments, resolved, options_.loss_on, *inputs_.model);
-    if (!tokenized.ok()) return tokenized.status().WithContext(fmt::format("line {}", record.line));
+    if (!tokenized.ok()) return tokenized.status().WithContext(fmt::format("{}line {}", role, record.line));
     TokenizedSample sample = std::move(tokenized).value();
     for (const int32_t id : sample.ids) {
       if (id >= inputs_.model->vocab_size) {
-        return InvalidArgument("TOKENIZER_VOCAB_MISMATCH", fmt::format("line {}: token {} is outside the embedding of {}",
-                                                                       record.line, id, inputs_.model->vocab_size));
+        return InvalidArgument("TOKENIZER_VOCAB_MISMATCH", fmt::format("{}line {}: token {} is outside the embedding of {}",
+                                                                       role, record.line, id, inputs_.model->vocab_size));
       }
     }
     const auto length = static_cast<int64_t>(sample.ids.size());
-    if (Cut(options_, sample) && !Keep(record, length)) return std::optional<TokenizedSample>();
+    if (Cut(options_, sample) && !Keep(record, role, length)) return std::optional<TokenizedSample>();
     if (Labels(sample) == 0) {
       ++report_.masked_samples;
       return std::optional<TokenizedSample>();
@@ -169,22 +175,22 @@ class Pass {
     return std::optional<TokenizedSample>(std::move(sample));
   }
 
-  bool Keep(const Record& record, int64_t length) {
+  bool Keep(const Record& record, const std::string& role, int64_t length) {
     switch (options_.cutoff_policy) {
       case core::CutoffPolicy::kTruncate: ++report_.truncated_samples; return true;
       case core::CutoffPolicy::kDrop: ++report_.dropped_samples; return false;
       case core::CutoffPolicy::kReject: break;
     }
     ++report_.rejected_samples;
-    if (!rejection_) {
-      rejection_ = InvalidArgument("SAMPLE_TOO_LONG",
-                                   fmt::format("line {}, byte {}: the sample has {} tokens, over the cutoff (whole {}, "
-                                               "source {}, target {}); raise the cutoff or choose truncate or drop",
-                                               record.line, record.byte_offset, length, options_.cutoff_tokens,
-                                               options_.source_cutoff_tokens, options_.target_cutoff_tokens))
-                       .WithMetadata("line", std::to_string(record.line))
-                       .WithMetadata("byte_offset", std::to_string(record.byte_offset))
-                       .WithMetadata("tokens", std::to_string(length));
+    if (!report_.first_rejection) {
+      report_.first_rejection = {
+          .line = record.line,
+          .byte_offset = record.byte_offset,
+          .reason = "SAMPLE_TOO_LONG",
+          .message = fmt::format("{}line {}, byte {}: the sample has {} tokens, over the cutoff (whole {}, source {}, target "
+                                 "{}); raise the cutoff or choose truncate or drop",
+                                 role, record.line, record.byte_offset, length, options_.cutoff_tokens,
+                                 options_.source_cutoff_tokens, options_.target_cutoff_tokens)};
     }
     return false;
   }
@@ -195,7 +201,6 @@ class Pass {
   ValidationReport report_;
   TokenStatisticsBuilder train_;
   TokenStatisticsBuilder validation_;
-  std::optional<Status> rejection_;
 };
 
 StatusOr<std::vector<bool>> HeldOut(const TokenCacheOptions& options, int64_t records) {
@@ -213,20 +218,6 @@ StatusOr<std::vector<bool>> HeldOut(const TokenCacheOptions& options, int64_t re
   return held_out;
 }
 
-/// What is wrong with a data set as a whole, after all samples were seen.
-Status CheckOutcome(const Pass& pass, const ValidationReport& report) {
-  if (pass.first_rejection()) return *pass.first_rejection();
-  if (report.train.samples > 0) return OkStatus();
-  if (report.dropped_samples > 0) {
-    return InvalidArgument("DATASET_ALL_DROPPED", fmt::format("all samples are over the cutoff: {} dropped",
-                                                              report.dropped_samples));
-  }
-  return InvalidArgument("ALL_LABELS_MASKED",
-                         fmt::format("none of the {} samples has a supervised token: the cutoff removes every response, or "
-                                     "responses are empty. Raise cutoff_tokens or train with loss on all tokens",
-                                     report.masked_samples));
-}
-
 Status RunTokens(Pass& pass, const TokenCacheInputs& inputs, const std::vector<bool>& held_out, TokenCacheWriter* train,
                  TokenCacheWriter* validation) {
   SBORA_RETURN_IF_ERROR(pass.Tokens(inputs.dataset, false, held_out, train, validation));
@@ -234,7 +225,7 @@ Status RunTokens(Pass& pass, const TokenCacheInputs& inputs, const std::vector<b
     SBORA_RETURN_IF_ERROR(pass.Tokens(inputs.validation_dataset, true, {}, train, validation));
   }
   pass.FinishReport();
-  return CheckOutcome(pass, pass.report());
+  return OkStatus();
 }
 
 std::optional<ValidationReport> ReuseReport(const TokenCacheFiles& files, const fs::path& report_path,
@@ -317,6 +308,7 @@ StatusOr<TokenCacheFiles> BuildTokenCache(const TokenCacheInputs& inputs, const 
     SBORA_ASSIGN_OR_RETURN(validation, TokenCacheWriter::Create(files.validation, key));
   }
   SBORA_RETURN_IF_ERROR(RunTokens(pass, inputs, held_out, &train, validation ? &*validation : nullptr));
+  SBORA_RETURN_IF_ERROR(CheckUsable(pass.report()));
   SBORA_RETURN_IF_ERROR(train.Finish());
   if (validation) SBORA_RETURN_IF_ERROR(validation->Finish());
   files.report = pass.report();
@@ -337,11 +329,7 @@ StatusOr<ValidationReport> ValidateDataset(const TokenCacheInputs& inputs, const
       SBORA_ASSIGN_OR_RETURN(held_out, HeldOut(options, *records));
     }
   }
-  const Status status = RunTokens(pass, inputs, held_out, nullptr, nullptr);
-  for (const std::string_view told : {"SAMPLE_TOO_LONG", "DATASET_ALL_DROPPED", "ALL_LABELS_MASKED"}) {
-    if (status.reason() == told) return pass.report();
-  }
-  if (!status.ok()) return status;
+  SBORA_RETURN_IF_ERROR(RunTokens(pass, inputs, held_out, nullptr, nullptr));
   return pass.report();
 }
 

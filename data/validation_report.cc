@@ -1,5 +1,7 @@
 #include "data/validation_report.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <bit>
 #include <nlohmann/json.hpp>
@@ -41,17 +43,56 @@ Json StatisticsJson(const TokenStatistics& s) {
           {"maxTokens", s.max_tokens}};
 }
 
+Json ErrorJson(const RecordError& error) {
+  return {{"line", error.line}, {"byteOffset", error.byte_offset}, {"reason", error.reason}, {"message", error.message}};
+}
+
 }  // namespace
+
+Status CheckUsable(const ValidationReport& report) {
+  if (report.first_rejection) {
+    const RecordError& first = *report.first_rejection;
+    return InvalidArgument(first.reason, fmt::format("{} ({} such samples in all)", first.message, report.rejected_samples))
+        .WithMetadata("line", std::to_string(first.line))
+        .WithMetadata("byte_offset", std::to_string(first.byte_offset));
+  }
+  if (report.train.samples == 0 && report.dropped_samples > 0) {
+    return InvalidArgument("DATASET_ALL_DROPPED",
+                           fmt::format("no sample is left to train on: {} are over the cutoff and dropped, {} have no "
+                                       "supervised token. Raise cutoff_tokens or choose the policy truncate",
+                                       report.dropped_samples, report.masked_samples));
+  }
+  if (report.train.samples == 0) {
+    return InvalidArgument("ALL_LABELS_MASKED",
+                           fmt::format("none of the {} samples has a supervised token: the cutoff removes every response, or "
+                                       "responses are empty. Raise cutoff_tokens or train with loss on all tokens",
+                                       report.masked_samples));
+  }
+  if (report.with_validation && report.validation.samples == 0) {
+    return InvalidArgument("VALIDATION_EMPTY", "no validation sample has a supervised token within the cutoff; give other "
+                                               "validation data, raise cutoff_tokens, or train without validation");
+  }
+  return OkStatus();
+}
+
+bool Lossy(const ValidationReport& report) {
+  return report.truncated_samples + report.dropped_samples + report.masked_samples > 0;
+}
+
+std::string Summary(const ValidationReport& report) {
+  std::string text = fmt::format("{} training samples, {} tokens, {:.1f} % of them supervised; {} validation samples",
+                                 report.train.samples, report.train.tokens, 100.0 * report.train.supervised_share(),
+                                 report.validation.samples);
+  if (!Lossy(report)) return text;
+  return text + fmt::format("; {} samples were shortened to the cutoff, {} left out as too long, {} left out because no "
+                            "supervised token was left",
+                            report.truncated_samples, report.dropped_samples, report.masked_samples);
+}
 
 std::string ToJson(const ValidationReport& report) {
   Json errors = Json::array();
-  for (const RecordError& error : report.errors) {
-    errors.push_back({{"line", error.line},
-                      {"byteOffset", error.byte_offset},
-                      {"reason", error.reason},
-                      {"message", error.message}});
-  }
-  const Json json = {{"ok", report.ok()},
+  for (const RecordError& error : report.errors) errors.push_back(ErrorJson(error));
+  const Json json = {{"ok", report.bad_records == 0 && CheckUsable(report).ok()},
                      {"format", DatasetFormatName(report.format)},
                      {"promptTemplate", report.prompt_template},
                      {"records", report.records},
@@ -62,6 +103,8 @@ std::string ToJson(const ValidationReport& report) {
                      {"truncatedSamples", report.truncated_samples},
                      {"droppedSamples", report.dropped_samples},
                      {"rejectedSamples", report.rejected_samples},
+                     {"firstRejection", report.first_rejection ? ErrorJson(*report.first_rejection) : Json()},
+                     {"withValidation", report.with_validation},
                      {"maskedSamples", report.masked_samples},
                      {"example", report.example}};
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
@@ -99,12 +142,15 @@ std::optional<ValidationReport> ParseValidationReport(std::string_view json_text
   report.prompt_template = text(json, "promptTemplate");
   report.records = integer(json, "records");
   report.bad_records = integer(json, "badRecords");
-  for (const Json& error : json.value("errors", Json::array())) {
-    report.errors.push_back({.line = integer(error, "line"),
-                             .byte_offset = integer(error, "byteOffset"),
-                             .reason = text(error, "reason"),
-                             .message = text(error, "message")});
-  }
+  const auto record_error = [&](const Json& error) {
+    return RecordError{.line = integer(error, "line"),
+                       .byte_offset = integer(error, "byteOffset"),
+                       .reason = text(error, "reason"),
+                       .message = text(error, "message")};
+  };
+  for (const Json& error : json.value("errors", Json::array())) report.errors.push_back(record_error(error));
+  if (json.value("firstRejection", Json()).is_object()) report.first_rejection = record_error(json["firstRejection"]);
+  report.with_validation = json.value("withValidation", Json()) == true;
   report.train = statistics("train");
   report.validation = statistics("validation");
   report.truncated_samples = integer(json, "truncatedSamples");

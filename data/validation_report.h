@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "common/status.h"
 #include "data/dataset_reader.h"
 
 namespace sbora::data {
@@ -38,12 +39,23 @@ struct ValidationReport {
   int64_t truncated_samples = 0;  ///< shortened by the cutoff
   int64_t dropped_samples = 0;    ///< left out by the cutoff policy
   int64_t rejected_samples = 0;   ///< over the cutoff under the policy reject
+  std::optional<RecordError> first_rejection;  ///< the first of them
   int64_t masked_samples = 0;     ///< left out: no supervised token (left)
   /// The first sample decoded, supervised parts in [[ ]]; at most 4 KiB.
   std::string example;
 
-  bool ok() const { return bad_records == 0 && rejected_samples == 0 && train.samples > 0; }
+  bool with_validation = false;  ///< a validation file or a split was asked for
 };
+
+/// Whether a job can train on what was found.
+/// Errors: INVALID_ARGUMENT SAMPLE_TOO_LONG naming line and byte of the first, DATASET_ALL_DROPPED, ALL_LABELS_MASKED,
+/// VALIDATION_EMPTY. Records that cannot be read are the reader's to tell (dataset_reader.h, ToStatus).
+Status CheckUsable(const ValidationReport& report);
+
+/// Counts in one line, for people: samples, tokens, share that is supervised, and what was cut or left out.
+std::string Summary(const ValidationReport& report);
+/// True when the cutoff or the mask took something away.
+bool Lossy(const ValidationReport& report);
 
 /// lowerCamelCase keys, two-space indent.
 std::string ToJson(const ValidationReport& report);

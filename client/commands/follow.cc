@@ -41,7 +41,9 @@ class JobView {
  private:
   void TakeJob(const v1::FineTuningJob& job) {
     if (job.state() == v1::FineTuningJob::STATE_PAUSED && state_ != job.state()) {
-      line_.Note("paused; go on with: sbora-client jobs resume " + ShortName(job.name()));
+      const bool held = job.termination_reason() == v1::TERMINATION_REASON_NO_SPACE;
+      line_.Note(fmt::format("paused{}; go on with: sbora-client jobs resume {}",
+                             held ? " (" + job.failure().message() + ")" : "", ShortName(job.name())));
     }
     state_ = job.state();
     if (job.has_progress()) progress_ = job.progress();

@@ -318,9 +318,9 @@ StatusOr<Work> CoordinatorImpl::DecideWork(std::string_view name, const Decide& 
   }
 }
 
-Status CoordinatorImpl::MarkValidated(std::string_view name) {
+Status CoordinatorImpl::MarkValidated(std::string_view name, EventItem found) {
   return DecideWork(name, [&](Scheduler::Done done) -> StatusOr<Work> {
-           SBORA_RETURN_IF_ERROR(scheduler_.MarkValidated(name, Now(), std::move(done)));
+           SBORA_RETURN_IF_ERROR(scheduler_.MarkValidated(name, found, Now(), std::move(done)));
            return Work{};
          })
       .status();

@@ -45,9 +45,9 @@ class Coordinator {
   /// With a request_id seen before: the work it made (same hash), else ALREADY_EXISTS REQUEST_ID_REUSED.
   /// ALREADY_EXISTS <KIND>_EXISTS when the name, or a name it reserves, is taken; NOT_FOUND when a used name is gone.
   virtual StatusOr<Work> Submit(SubmitRequest request) = 0;
-  /// VALIDATING -> QUEUED, or -> FAILED INVALID_INPUT with `failure`. FAILED_PRECONDITION
-  /// NOT_VALIDATING when it was cancelled meanwhile.
-  virtual Status MarkValidated(std::string_view name) = 0;
+  /// VALIDATING -> QUEUED with `found` among the job's events, or -> FAILED INVALID_INPUT with `failure`.
+  /// FAILED_PRECONDITION NOT_VALIDATING when it was cancelled meanwhile.
+  virtual Status MarkValidated(std::string_view name, EventItem found) = 0;
   virtual Status FailValidation(std::string_view name, Failure failure) = 0;
   /// `version` 0: any; otherwise ABORTED ETAG_MISMATCH when the row has moved on. NOT_FOUND; FAILED_PRECONDITION
   /// JOB_ENDED, or JOB_NOT_PAUSABLE / JOB_NOT_PAUSED / JOB_NOT_TERMINAL naming the state. Cancel and Pause of a

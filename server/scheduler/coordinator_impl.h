@@ -25,7 +25,7 @@ class CoordinatorImpl : public Coordinator {
   Status Begin();
 
   StatusOr<Work> Submit(SubmitRequest request) override;
-  Status MarkValidated(std::string_view name) override;
+  Status MarkValidated(std::string_view name, EventItem found) override;
   Status FailValidation(std::string_view name, Failure failure) override;
   StatusOr<Work> Cancel(std::string_view name, int64_t version) override;
   StatusOr<Work> Pause(std::string_view name, int64_t version) override;

@@ -20,16 +20,17 @@ RetryDecision AfterAttempt(const SchedulerConfig& config, TerminationReason reas
     row->failed_attempts = 0;
     row->backoff_steps = 0;
   }
+  if (core::NeedsAPerson(reason) && row->kind == WorkKind::kTrain) return {.give_up = false, .hold = true, .wait = {}};
   if (core::CountsAsAttempt(reason)) {
     if (!progressed) ++row->failed_attempts;
   } else {
     ++row->recovery_count;
   }
-  if (!core::IsWorthRetrying(reason) || row->failed_attempts >= config.max_attempts) return {.give_up = true, .wait = {}};
+  if (!core::IsWorthRetrying(reason) || row->failed_attempts >= config.max_attempts) return {.give_up = true, .hold = false, .wait = {}};
   // A drained or paused gang ended as it was asked to: there is nothing to wait for.
   if (reason == TerminationReason::kPreempted || reason == TerminationReason::kPausedByUser) return {};
   ++row->backoff_steps;
-  return {.give_up = false, .wait = BackoffOf(config, row->backoff_steps)};
+  return {.give_up = false, .hold = false, .wait = BackoffOf(config, row->backoff_steps)};
 }
 
 }  // namespace sbora::server

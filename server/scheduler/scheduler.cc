@@ -244,7 +244,7 @@ StatusOr<WorkEntry*> Scheduler::FindWork(std::string_view name, int64_t version)
   return &work;
 }
 
-Status Scheduler::MarkValidated(std::string_view name, Moment at, Done done) {
+Status Scheduler::MarkValidated(std::string_view name, const EventItem& found, Moment at, Done done) {
   MutexLock lock(mutex_);
   SBORA_RETURN_IF_ERROR(Enter(at));
   SBORA_ASSIGN_OR_RETURN(WorkEntry* const work, FindWork(name, 0));
@@ -252,6 +252,7 @@ Status Scheduler::MarkValidated(std::string_view name, Moment at, Done done) {
     return FailedPrecondition("NOT_VALIDATING", fmt::format("{} is {}", name, core::JobStateName(work->row.state)));
   }
   Draft draft(at);
+  AddEvent(draft, *work, found.level, found.type, found.message, found.time_ms);
   Apply(draft, *work, JobEvent::kValidated, "the data fits the model");
   Enqueue(*work, at.now);
   Leave(std::move(draft), std::move(done));

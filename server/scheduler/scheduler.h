@@ -57,7 +57,7 @@ class Scheduler {
   static std::pair<Work, Transition> PrepareSubmit(SubmitRequest request, int64_t wall_ms);
   void Add(const Work& work, Moment at);
 
-  Status MarkValidated(std::string_view name, Moment at, Done done);
+  Status MarkValidated(std::string_view name, const EventItem& found, Moment at, Done done);
   Status FailValidation(std::string_view name, const Failure& failure, Moment at, Done done);
   StatusOr<Work> Cancel(std::string_view name, int64_t version, Moment at, Done done);
   StatusOr<Work> Pause(std::string_view name, int64_t version, Moment at, Done done);

@@ -256,6 +256,12 @@ void Scheduler::AfterLease(Draft& draft, WorkEntry& work, const LeaseRow& lease,
     EndWork(draft, work, JobEvent::kGivenUp, reason, failure);
     return;
   }
+  if (decision.hold) {
+    work.row.reason = reason;
+    work.row.failure = failure;
+    Apply(draft, work, JobEvent::kHeld, Describe(reason, failure));
+    return;
+  }
   totals_.recoveries_total += 1;
   work.row.reason = work.row.state == JobState::kPausing ? TerminationReason::kPausedByUser : reason;
   work.row.failure = failure;

@@ -46,23 +46,6 @@ Status Invalid(const std::vector<data::RecordError>& errors, int64_t records, in
   return bad;
 }
 
-Status ReportStatus(const data::ValidationReport& report, const core::JobSpec& spec) {
-  if (report.bad_records > 0 || report.records == 0) return Invalid(report.errors, report.records, report.bad_records);
-  if (report.rejected_samples > 0) {
-    return InvalidArgument("SAMPLE_TOO_LONG", fmt::format("{} samples are longer than cutoff_tokens={}; raise it, or choose the policy "
-                                                          "truncate or drop",
-                                                          report.rejected_samples, spec.data.cutoff_tokens));
-  }
-  if (report.train.samples > 0) return OkStatus();
-  if (report.masked_samples > 0) {
-    return InvalidArgument("ALL_LABELS_MASKED", fmt::format("no sample has a token to learn ({} have none within cutoff_tokens={}); raise "
-                                                            "it, or train on all tokens",
-                                                            report.masked_samples, spec.data.cutoff_tokens));
-  }
-  return InvalidArgument("DATASET_ALL_DROPPED", fmt::format("all {} samples are longer than cutoff_tokens={} and the policy drops them",
-                                                            report.dropped_samples, spec.data.cutoff_tokens));
-}
-
 }  // namespace
 
 Status CheckDatasetForm(const std::filesystem::path& file, v1::DatasetFormat& format, v1::ValidationReport& report) {
@@ -90,7 +73,8 @@ Status CheckDatasetForm(const std::filesystem::path& file, v1::DatasetFormat& fo
 
 StatusOr<data::ValidationReport> CheckDatasetAgainstModel(const std::filesystem::path& file,
                                                           const std::filesystem::path& validation_file,
-                                                          v1::DatasetFormat format, const core::JobSpec& spec,
+                                                          v1::DatasetFormat format, v1::DatasetFormat validation_format,
+                                                          const core::JobSpec& spec,
                                                           const std::filesystem::path& model_directory,
                                                           const std::function<bool()>& cancelled) {
   SBORA_ASSIGN_OR_RETURN(const data::TextModel model, data::TextModel::Open(model_directory));
@@ -100,10 +84,11 @@ StatusOr<data::ValidationReport> CheckDatasetAgainstModel(const std::filesystem:
   inputs.model = &model;
   data::TokenCacheOptions options = data::FromDataSpec(spec.data, spec.training.seed);
   options.cancelled = cancelled;
-  // A validation file of another shape is found out by itself.
-  if (validation_file.empty()) options.reader.format = ToData(format);
+  options.reader.format = ToData(format);
+  if (!validation_file.empty()) options.validation_format = ToData(validation_format);
   SBORA_ASSIGN_OR_RETURN(data::ValidationReport report, data::ValidateDataset(inputs, options));
-  SBORA_RETURN_IF_ERROR(ReportStatus(report, spec));
+  if (report.bad_records > 0 || report.records == 0) return Invalid(report.errors, report.records, report.bad_records);
+  SBORA_RETURN_IF_ERROR(data::CheckUsable(report));
   return report;
 }
 

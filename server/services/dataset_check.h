@@ -17,13 +17,14 @@ namespace sbora::server {
 /// with the first problems as violations (line number, byte offset); the report is filled then, too.
 Status CheckDatasetForm(const std::filesystem::path& file, v1::DatasetFormat& format, v1::ValidationReport& report);
 
-/// What a job would train on. `model_directory` holds the model's config.json, tokenizer.json and, if it has them,
+/// What a job would train on. `validation_format` counts with a `validation_file` only. `model_directory` holds the model's config.json, tokenizer.json and, if it has them,
 /// tokenizer_config.json and chat_template.jinja; `validation_file` is empty when there is none.
-/// Errors: INVALID_ARGUMENT INVALID_DATASET, SAMPLE_TOO_LONG, ALL_LABELS_MASKED, DATASET_ALL_DROPPED and those of data/;
+/// Errors: INVALID_ARGUMENT INVALID_DATASET, those of data::CheckUsable and the others of data/;
 /// CANCELLED once `cancelled` says so.
 StatusOr<data::ValidationReport> CheckDatasetAgainstModel(const std::filesystem::path& file,
                                                           const std::filesystem::path& validation_file,
-                                                          v1::DatasetFormat format, const core::JobSpec& spec,
+                                                          v1::DatasetFormat format, v1::DatasetFormat validation_format,
+                                                          const core::JobSpec& spec,
                                                           const std::filesystem::path& model_directory,
                                                           const std::function<bool()>& cancelled = {});
 

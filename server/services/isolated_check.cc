@@ -13,7 +13,6 @@
 #include <nlohmann/json.hpp>
 
 #include "common/file.h"
-#include "common/logging.h"
 #include "common/status_macros.h"
 #include "core/proto/convert.h"
 #include "sbora/worker/v1/task.pb.h"
@@ -27,23 +26,28 @@ constexpr int64_t kMaxMessageBytes = 64 << 20;
 constexpr std::chrono::milliseconds kLookEvery{20};
 constexpr std::chrono::seconds kAskEvery{1};
 
-std::string ResultText(const Status& status) {
+std::string ResultText(const StatusOr<data::ValidationReport>& checked) {
+  const Status status = checked.status();
   nlohmann::json violations = nlohmann::json::array();
   for (const FieldViolation& violation : status.violations()) violations.push_back({violation.field, violation.description});
   const nlohmann::json result = {{"code", static_cast<int>(status.code())},
                                  {"reason", status.reason()},
                                  {"message", status.message()},
-                                 {"violations", violations}};
+                                 {"violations", violations},
+                                 {"report", checked.ok() ? data::ToJson(*checked) : ""}};
   return result.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
-/// The status that ResultText wrote.
-Status ParseResult(const std::string& text) {
+/// What ResultText wrote.
+StatusOr<data::ValidationReport> ParseResult(const std::string& text) {
   const nlohmann::json result = nlohmann::json::parse(text, nullptr, false);
   const Status malformed = Internal("CHECK_RESULT_MALFORMED", "the check of the data answered what cannot be read");
   if (!result.is_object() || !result.contains("code") || !result["code"].is_number_integer()) return malformed;
   const int code = result["code"].get<int>();
-  if (code == 0) return OkStatus();
+  if (code == 0) {
+    const auto report = data::ParseValidationReport(result.value("report", ""));
+    return report ? StatusOr<data::ValidationReport>(*report) : StatusOr<data::ValidationReport>(malformed);
+  }
   if (code < 0 || code > 16 || !result["reason"].is_string() || !result["message"].is_string()) return malformed;
   Status status(static_cast<StatusCode>(code), result["reason"].get<std::string>(), result["message"].get<std::string>());
   for (const auto& violation : result["violations"]) {
@@ -100,8 +104,9 @@ StatusOr<int> WaitForChild(pid_t pid, const Clock& clock, const std::stop_token&
 
 }  // namespace
 
-Status CheckInChild(const std::filesystem::path& program, const std::filesystem::path& directory, const Clock& clock,
-                    const std::stop_token& stop, const std::function<bool()>& cancelled) {
+StatusOr<data::ValidationReport> CheckInChild(const std::filesystem::path& program, const std::filesystem::path& directory,
+                                              const Clock& clock, const std::stop_token& stop,
+                                              const std::function<bool()>& cancelled) {
   SBORA_ASSIGN_OR_RETURN(const pid_t pid, Spawn(program, directory));
   SBORA_ASSIGN_OR_RETURN(const int status, WaitForChild(pid, clock, stop, cancelled));
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
@@ -114,7 +119,7 @@ Status CheckInChild(const std::filesystem::path& program, const std::filesystem:
                                                            how));
 }
 
-Status CheckDirectory(const std::filesystem::path& directory, const std::function<bool()>& cancelled) {
+StatusOr<data::ValidationReport> CheckDirectory(const std::filesystem::path& directory, const std::function<bool()>& cancelled) {
   SBORA_ASSIGN_OR_RETURN(const std::string request, ReadFile(directory / "request", kMaxMessageBytes));
   worker::v1::TrainTask train;
   SBORA_RETURN_IF_ERROR(ParseStored(request, "task", train));
@@ -122,11 +127,8 @@ Status CheckDirectory(const std::filesystem::path& directory, const std::functio
   std::filesystem::path validation = directory / "validation.data";
   std::error_code ignored;
   if (!std::filesystem::exists(validation, ignored)) validation.clear();
-  SBORA_ASSIGN_OR_RETURN(const data::ValidationReport report,
-                         CheckDatasetAgainstModel(directory / "dataset.data", validation, train.dataset_format(), spec, directory, cancelled));
-  LogInfo("Data read", {{"samples", report.train.samples}, {"tokens", report.train.tokens}, {"truncated", report.truncated_samples},
-                        {"dropped", report.dropped_samples}, {"masked", report.masked_samples}});
-  return OkStatus();
+  return CheckDatasetAgainstModel(directory / "dataset.data", validation, train.dataset_format(), train.validation_format(), spec,
+                                  directory, cancelled);
 }
 
 int RunCheckChild(const std::filesystem::path& directory, uint64_t max_bytes) {
@@ -138,7 +140,7 @@ int RunCheckChild(const std::filesystem::path& directory, uint64_t max_bytes) {
   if (::setrlimit(RLIMIT_DATA, &data) != 0) return 1;
   // On a small machine the kernel's choice falls on this process, not on the server.
   BecomeFirstVictim();
-  Status checked;
+  StatusOr<data::ValidationReport> checked = Internal("NOT_CHECKED", "the check did not run");
   try {
     checked = CheckDirectory(directory, {});
   } catch (const std::exception& error) {

@@ -12,6 +12,7 @@
 
 #include "common/clock.h"
 #include "common/status.h"
+#include "data/validation_report.h"
 
 namespace sbora::server {
 
@@ -22,11 +23,12 @@ inline constexpr const char* kCheckFlag = "--check-dataset";
 /// killed and the answer CANCELLED when it says yes or `stop` is requested.
 /// Errors: those of CheckDatasetAgainstModel; INVALID_ARGUMENT DATASET_CHECK_DIED when the child ended without an answer;
 /// UNAVAILABLE when it cannot be started.
-Status CheckInChild(const std::filesystem::path& program, const std::filesystem::path& directory, const Clock& clock,
-                    const std::stop_token& stop, const std::function<bool()>& cancelled);
+StatusOr<data::ValidationReport> CheckInChild(const std::filesystem::path& program, const std::filesystem::path& directory,
+                                              const Clock& clock, const std::stop_token& stop,
+                                              const std::function<bool()>& cancelled);
 
 /// The check itself, in this process.
-Status CheckDirectory(const std::filesystem::path& directory, const std::function<bool()>& cancelled);
+StatusOr<data::ValidationReport> CheckDirectory(const std::filesystem::path& directory, const std::function<bool()>& cancelled);
 
 /// The child's main: limits its memory to `max_bytes`, checks, writes the answer. Returns the exit code.
 int RunCheckChild(const std::filesystem::path& directory, uint64_t max_bytes = uint64_t{4} << 30);

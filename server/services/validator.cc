@@ -87,16 +87,9 @@ void DatasetValidator::Validate(const std::string& job_name) {
   const StatusOr<Work> work = services_.store().GetWork(job_name);
   if (work.ok() && work->row.state != core::JobState::kValidating) return;
   if (!work.ok() && work.status().code() == StatusCode::kNotFound) return;
-  Status checked = work.ok() ? OkStatus() : work.status();
-  if (checked.ok()) {
-    try {
-      checked = Check(*work);
-    } catch (const std::exception& error) {
-      checked = Internal("VALIDATION_FAILED", error.what());
-    }
-  }
+  const StatusOr<data::ValidationReport> checked = work.ok() ? CheckGuarded(*work) : work.status();
   if (stop_.stop_requested()) return;  // it is still VALIDATING in the store: the next start takes it up
-  const Status settled = IsRetryable(checked.code()) ? checked : Settle(*work, checked);
+  const Status settled = IsRetryable(checked.status().code()) ? checked.status() : Settle(*work, checked);
   if (settled.ok()) return;
   if (!IsRetryable(settled.code())) {
     LogInfo("A job left VALIDATING by other means", {{"job", job_name}, {"error", settled.ToString()}});
@@ -106,13 +99,25 @@ void DatasetValidator::Validate(const std::string& job_name) {
   if (services_.clock->SleepUntil(services_.clock->Now() + kRetryAfter, stop_.get_token())) Add(job_name);
 }
 
-Status DatasetValidator::Settle(const Work& work, const Status& checked) {
-  if (checked.ok()) return services_.coordinator->MarkValidated(work.row.name);
-  LogInfo("A job's data does not fit", {{"job", work.row.name}, {"reason", checked.reason()}});
-  return services_.coordinator->FailValidation(work.row.name, FromStatus(checked));
+Status DatasetValidator::Settle(const Work& work, const StatusOr<data::ValidationReport>& checked) {
+  if (checked.ok()) {
+    // The decoded example shows which tokens are learnt from: the cure for wrong templates.
+    const std::string text = data::Summary(*checked) + ". The first, with what is supervised in [[ ]]: " + checked->example;
+    return services_.coordinator->MarkValidated(work.row.name, {.time_ms = ToUnixMillis(services_.clock->WallNow()), .level = data::Lossy(*checked) ? 2 : 1, .type = "DATA_CHECKED", .message = text});
+  }
+  LogInfo("A job's data does not fit", {{"job", work.row.name}, {"reason", checked.status().reason()}});
+  return services_.coordinator->FailValidation(work.row.name, FromStatus(checked.status()));
 }
 
-Status DatasetValidator::Check(const Work& work) {
+StatusOr<data::ValidationReport> DatasetValidator::CheckGuarded(const Work& work) {
+  try {
+    return Check(work);
+  } catch (const std::exception& error) {
+    return Internal("VALIDATION_FAILED", error.what());
+  }
+}
+
+StatusOr<data::ValidationReport> DatasetValidator::Check(const Work& work) {
   worker::v1::Task task;
   SBORA_RETURN_IF_ERROR(ParseStored(work.payload->task, "task", task));
   SBORA_ASSIGN_OR_RETURN(const TempDirectory temp, TempDirectory::Create(services_.temp_directory, "validate"));

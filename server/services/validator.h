@@ -13,6 +13,7 @@
 
 #include "common/mutex.h"
 #include "common/status.h"
+#include "data/validation_report.h"
 #include "server/services/context.h"
 
 namespace sbora::server {
@@ -31,8 +32,9 @@ class DatasetValidator {
  private:
   void Run();
   void Validate(const std::string& job_name);
-  Status Check(const Work& work);
-  Status Settle(const Work& work, const Status& checked);
+  StatusOr<data::ValidationReport> Check(const Work& work);
+  StatusOr<data::ValidationReport> CheckGuarded(const Work& work);  // exceptions end here
+  Status Settle(const Work& work, const StatusOr<data::ValidationReport>& checked);
 
   const ServiceContext& services_;
   Mutex mutex_;

@@ -1,6 +1,7 @@
 // The check of a job's data in a child process: the real sbora-server in its hidden mode.
 #include "server/services/isolated_check.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
@@ -38,7 +39,7 @@ class IsolatedCheckTest : public ::testing::Test {
     const std::string config = nlohmann::json{{"eos_token", "<|im_end|>"}, {"chat_template", text}}.dump();
     ASSERT_TRUE(WriteFileAtomic(path() / "tokenizer_config.json", config).ok());
   }
-  Status Check(const std::function<bool()>& cancelled = [] { return false; }) {
+  StatusOr<data::ValidationReport> Check(const std::function<bool()>& cancelled = [] { return false; }) {
     return CheckInChild(SBORA_SERVER_PROGRAM, path(), SystemClock(), {}, cancelled);
   }
 
@@ -46,10 +47,12 @@ class IsolatedCheckTest : public ::testing::Test {
 };
 
 TEST_F(IsolatedCheckTest, GoodDataPassesAndBadDataIsNamed) {
-  const Status good = Check();
-  EXPECT_TRUE(good.ok()) << good;
+  const auto good = Check();
+  ASSERT_TRUE(good.ok()) << good.status();
+  EXPECT_EQ(good->train.samples, 1);
+  EXPECT_THAT(good->example, ::testing::HasSubstr("[[abc")) << "what is supervised is marked";
   ASSERT_TRUE(WriteFileAtomic(path() / "dataset.data", "{\"messages\": 3}\n").ok());
-  const Status bad = Check();
+  const Status bad = Check().status();
   EXPECT_EQ(bad.reason(), "INVALID_DATASET") << bad;
   EXPECT_FALSE(bad.violations().empty());
 }
@@ -57,7 +60,7 @@ TEST_F(IsolatedCheckTest, GoodDataPassesAndBadDataIsNamed) {
 TEST_F(IsolatedCheckTest, ATemplateThatWantsAllMemoryEndsTheCheckOnly) {
   std::string text = "{% set ns = namespace(x='0123456789abcdef') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
   SetTemplate(text + data::testing::kChatTemplate);
-  const Status died = Check();
+  const Status died = Check().status();
   EXPECT_EQ(died.code(), StatusCode::kInvalidArgument) << died;
   EXPECT_EQ(died.reason(), "DATASET_CHECK_DIED") << died;
 }
@@ -68,11 +71,11 @@ TEST_F(IsolatedCheckTest, ACheckIsCalledOff) {
   std::string records;
   for (int i = 0; i < 100'000; ++i) records += kChat;
   ASSERT_TRUE(WriteFileAtomic(path() / "dataset.data", records).ok());
-  EXPECT_EQ(Check([] { return true; }).code(), StatusCode::kCancelled);
+  EXPECT_EQ(Check([] { return true; }).status().code(), StatusCode::kCancelled);
 }
 
 TEST_F(IsolatedCheckTest, AMissingProgramIsTriedAgainLater) {
-  EXPECT_EQ(CheckInChild(path() / "none", path(), SystemClock(), {}, [] { return false; }).code(), StatusCode::kUnavailable);
+  EXPECT_EQ(CheckInChild(path() / "none", path(), SystemClock(), {}, [] { return false; }).status().code(), StatusCode::kUnavailable);
 }
 
 }  // namespace

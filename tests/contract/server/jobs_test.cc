@@ -170,7 +170,22 @@ TEST_F(JobsTest, DataThatDoesNotFitFailsTheJobWithItsReason) {
   ASSERT_TRUE(Create(request).ok());
   WaitForState("first", v1::FineTuningJob::STATE_FAILED);
   EXPECT_EQ(GetJob("first").failure().reason(), "SAMPLE_TOO_LONG");
+  EXPECT_NE(GetJob("first").failure().message().find("line 1, byte 0"), std::string::npos) << GetJob("first").failure().message();
   EXPECT_EQ(GetJob("first").termination_reason(), v1::TERMINATION_REASON_INVALID_INPUT);
+}
+
+TEST_F(JobsTest, WhatTheDataHoldsIsAnEventOfTheJob) {
+  ASSERT_TRUE(Create(GoodJob("first")).ok());
+  WaitForState("first", v1::FineTuningJob::STATE_QUEUED);
+  v1::ListFineTuningEventsRequest request;
+  request.set_parent(GetJob("first").name());
+  v1::ListFineTuningEventsResponse events;
+  ASSERT_TRUE(Call(*jobs_, &Stub::ListFineTuningEvents, request, &events).ok());
+  const auto found = std::find_if(events.events().begin(), events.events().end(),
+                                  [](const v1::FineTuningEvent& event) { return event.type() == "DATA_CHECKED"; });
+  ASSERT_NE(found, events.events().end());
+  EXPECT_NE(found->message().find("training samples"), std::string::npos) << found->message();
+  EXPECT_NE(found->message().find("[["), std::string::npos) << "no decoded example: " << found->message();
 }
 
 TEST_F(JobsTest, CancelPauseResumeAndDeleteFollowTheState) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <array>
 #include <cstdlib>
 #include <random>
 
@@ -14,6 +15,7 @@ namespace {
 using std::chrono::seconds;
 
 constexpr int64_t kSteps = 200;
+constexpr int64_t kStepsToSpare = 60;  // between the last kill and the job's end
 
 uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
   const char* text = std::getenv(name);
@@ -31,6 +33,17 @@ const char* Name(Victim victim) {
   return "";
 }
 
+/// The two shapes of job that are killed: as plain as can be, and with all that a checkpoint has to carry.
+v1::FineTuningSpec Shape(uint64_t number) {
+  v1::FineTuningSpec spec = SmallSpec(kSteps);
+  if (number % 2 == 0) return spec;
+  spec.mutable_adapter()->set_method(v1::METHOD_SBORA_FB);
+  spec.mutable_data()->set_validation_samples(5);
+  spec.mutable_validation()->set_validate_every_steps(15);
+  spec.mutable_validation()->set_keep_best(true);
+  return spec;
+}
+
 void KillAndRestart(Service& service, Victim victim) {
   switch (victim) {
     case Victim::kServer:
@@ -42,21 +55,45 @@ void KillAndRestart(Service& service, Victim victim) {
       EXPECT_TRUE(WaitUntil([&] { return service.Trainers().empty(); }, seconds(10))) << "a rank outlived its agent";
       ASSERT_TRUE(service.StartWorker().ok()) << service.Logs();
       return;
-    case Victim::kTrainer:
-      for (const pid_t pid : service.Trainers()) ::kill(pid, SIGKILL);
+    case Victim::kTrainer: {
+      ASSERT_TRUE(WaitUntil([&] { return !service.Trainers().empty(); }, seconds(60))) << "no trainer to kill";
+      int killed = 0;
+      for (const pid_t pid : service.Trainers()) killed += ::kill(pid, SIGKILL) == 0 ? 1 : 0;
+      ASSERT_GT(killed, 0) << "the trainer ended by itself before it was hit";
       return;
+    }
   }
+}
+
+/// What the store remembers of the job: each event once, in order, and one commit.
+void ExpectOneCommit(Service& service, const v1::FineTuningJob& job) {
+  const auto events = service.client().ListEvents(job.name(), {});
+  ASSERT_TRUE(events.ok()) << events.status();
+  int commits = 0;
+  int64_t last = 0;
+  for (const v1::FineTuningEvent& event : events->events()) {
+    EXPECT_GT(event.sequence(), last);
+    last = event.sequence();
+    commits += event.type() == "STATE_CHANGED" && event.message().find("-> SUCCEEDED") != std::string::npos ? 1 : 0;
+  }
+  EXPECT_EQ(commits, 1);
 }
 
 TEST(CrashTest, JobsSurviveKillsAndEndWithTheSameBytes) {
   auto started = StartWithInputs();
   ASSERT_TRUE(started.ok()) << started.status();
   Service& service = **started;
-  ASSERT_TRUE(service.Submit("undisturbed", SmallSpec(kSteps)).ok());
-  const auto reference = service.WaitForState("undisturbed", v1::FineTuningJob::STATE_SUCCEEDED, seconds(120));
-  ASSERT_TRUE(reference.ok()) << reference.status() << service.Logs();
-  const auto expected = service.AdapterHash("undisturbed");
-  ASSERT_TRUE(expected.ok()) << expected.status();
+  std::array<std::string, 2> expected;
+  for (uint64_t shape = 0; shape < expected.size(); ++shape) {
+    const std::string id = fmt::format("undisturbed-{}", shape);
+    ASSERT_TRUE(service.Submit(id, Shape(shape)).ok());
+    const auto reference = service.WaitForState(id, v1::FineTuningJob::STATE_SUCCEEDED, seconds(120));
+    ASSERT_TRUE(reference.ok()) << reference.status() << service.Logs();
+    const auto hash = service.AdapterHash(id);
+    ASSERT_TRUE(hash.ok()) << hash.status();
+    expected[shape] = *hash;
+  }
+  ASSERT_NE(expected[0], expected[1]);
 
   const uint64_t runs = FromEnvironment("SBORA_CRASH_RUNS", 3);
   const uint64_t seed = FromEnvironment("SBORA_CRASH_SEED", 20261123);
@@ -64,20 +101,31 @@ TEST(CrashTest, JobsSurviveKillsAndEndWithTheSameBytes) {
   for (uint64_t run = 0; run < runs; ++run) {
     const std::string id = "crash-" + std::to_string(run);
     const auto victim = static_cast<Victim>(run % 3);
-    const auto at_step = static_cast<int64_t>(random() % (kSteps - 20));
-    SCOPED_TRACE(fmt::format("seed {} run {}: {} killed at step {}", seed, run, Name(victim), at_step));
-    ASSERT_TRUE(service.Submit(id, SmallSpec(kSteps)).ok());
-    if (at_step % 4 != 0) {  // every fourth kill comes at once: while files are fetched or ranks start
+    const auto at_step = static_cast<int64_t>(random() % (kSteps - kStepsToSpare));
+    // Every fourth kill comes at once: while files are fetched or ranks start.
+    const bool at_once = at_step % 4 == 0;
+    SCOPED_TRACE(fmt::format("seed {} run {}: {} killed at step {}", seed, run, Name(victim), at_once ? 0 : at_step));
+    ASSERT_TRUE(service.Submit(id, Shape(run)).ok());
+    if (!at_once) {
       ASSERT_TRUE(service.WaitForStep(id, at_step, seconds(120)).ok()) << service.Logs();
     }
+    const auto before = service.Get(id);
+    ASSERT_TRUE(before.ok()) << before.status();
+    ASSERT_FALSE(client::IsTerminal(before->state())) << "the job had ended before anything was killed";
     KillAndRestart(service, victim);
+    if (HasFatalFailure()) FAIL() << service.Logs();
     const auto done = service.WaitForState(id, v1::FineTuningJob::STATE_SUCCEEDED, seconds(180));
     ASSERT_TRUE(done.ok()) << done.status() << service.Logs();
-    EXPECT_EQ(*service.AdapterHash(id), *expected);
+    const bool gang_died = victim == Victim::kTrainer || (victim == Victim::kWorker && !at_once);
+    if (gang_died) {
+      EXPECT_GE(done->attempt(), 2) << "the kill hit no attempt";
+    }
+    EXPECT_EQ(*service.AdapterHash(id), expected[run % 2]);
+    ExpectOneCommit(service, *done);
   }
   const auto adapters = service.client().ListAdapters({});
   ASSERT_TRUE(adapters.ok());
-  EXPECT_EQ(static_cast<uint64_t>(adapters->adapters_size()), runs + 1);
+  EXPECT_EQ(static_cast<uint64_t>(adapters->adapters_size()), runs + expected.size());
 }
 
 TEST(CrashTest, AWorkerToldToStopGivesItsJobBackWithoutCostingAnAttempt) {

@@ -12,13 +12,13 @@ namespace {
 // One row for each state, one letter for each event in the order of AllJobEvents: the state it leads to, '.' for none.
 // V validating, Q queued, S starting, R running, p pausing, P paused, r recovering, c cancelling, D succeeded, F, X.
 const std::map<JobState, std::string> kExpected = {
-    //                          validated refused granted started committed ended retry givenup pause resume cancel timeout
-    {JobState::kValidating, "QF........XF"}, {JobState::kQueued, "..S.....P.XF"},
-    {JobState::kStarting, "...RDr.Fp.cF"},   {JobState::kRunning, "....Dr.Fp.cF"},
-    {JobState::kPausing, "....DP.F..cF"},    {JobState::kPaused, ".........QX."},
-    {JobState::kRecovering, "......Q.P.XF"}, {JobState::kCancelling, ".....X.X...."},
-    {JobState::kSucceeded, "............"},  {JobState::kFailed, "............"},
-    {JobState::kCancelled, "............"},
+    // validated refused granted started committed ended held retry givenup pause resume cancel timeout
+    {JobState::kValidating, "QF.........XF"}, {JobState::kQueued, "..S......P.XF"},
+    {JobState::kStarting, "...RDrP.Fp.cF"},   {JobState::kRunning, "....DrP.Fp.cF"},
+    {JobState::kPausing, "....DPP.F..cF"},    {JobState::kPaused, "..........QX."},
+    {JobState::kRecovering, ".......Q.P.XF"}, {JobState::kCancelling, ".....X..X...."},
+    {JobState::kSucceeded, "............."},  {JobState::kFailed, "............."},
+    {JobState::kCancelled, "............."},
 };
 
 char Letter(std::optional<JobState> state) {
@@ -74,6 +74,8 @@ TEST(JobState, LossOfAWorkerIsNotAnAttempt) {
   EXPECT_TRUE(CountsAsAttempt(TerminationReason::kHang));
   EXPECT_FALSE(IsWorthRetrying(TerminationReason::kNonFinite));
   EXPECT_TRUE(IsWorthRetrying(TerminationReason::kOomHost));
+  EXPECT_TRUE(NeedsAPerson(TerminationReason::kNoSpace));
+  EXPECT_FALSE(NeedsAPerson(TerminationReason::kOomHost));
 }
 
 }  // namespace

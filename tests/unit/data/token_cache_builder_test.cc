@@ -98,7 +98,8 @@ TEST_F(TokenCacheBuilderTest, CutoffPolicies) {
   const auto report = ValidateDataset(inputs_, options_);
   ASSERT_TRUE(report.ok()) << report.status();
   EXPECT_EQ(report->rejected_samples, cut);
-  EXPECT_FALSE(report->ok());
+  EXPECT_EQ(CheckUsable(*report).reason(), "SAMPLE_TOO_LONG");
+  EXPECT_EQ(report->first_rejection->line, 11);
 }
 
 TEST_F(TokenCacheBuilderTest, SourceAndTargetHaveCutoffsOfTheirOwn) {
@@ -121,6 +122,16 @@ TEST_F(TokenCacheBuilderTest, RefusesDataWithNothingToLearn) {
   EXPECT_EQ(Build().status().reason(), "DATASET_ALL_DROPPED");
   Put("");
   EXPECT_EQ(Build().status().reason(), "DATASET_EMPTY");
+}
+
+TEST_F(TokenCacheBuilderTest, ValidationDataWithNothingToLearnIsRefusedToo) {
+  inputs_.validation_dataset = dir_.path() / "validation.jsonl";
+  ASSERT_TRUE(WriteFileAtomic(inputs_.validation_dataset, "{\"prompt\":\"" + std::string(80, 'x') + "\",\"completion\":\"b\"}\n").ok());
+  EXPECT_EQ(Build().status().reason(), "VALIDATION_EMPTY");
+  options_.cutoff_policy = CutoffPolicy::kReject;
+  const Status rejected = Build().status();
+  EXPECT_EQ(rejected.reason(), "SAMPLE_TOO_LONG");
+  EXPECT_THAT(rejected.message(), ::testing::HasSubstr("validation data: line 1, byte 0"));
 }
 
 TEST_F(TokenCacheBuilderTest, BadRecordsAreToldBeforeAnythingIsWritten) {

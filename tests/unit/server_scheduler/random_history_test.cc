@@ -122,6 +122,7 @@ class Simulation {
         report.reason = gang.dead                           ? TerminationReason::kWorkerLost
                         : gang.stop == StopReason::kPause     ? TerminationReason::kPausedByUser
                         : gang.stop == StopReason::kPreempt ? TerminationReason::kPreempted
+                        : Draw(3) == 0                      ? TerminationReason::kNoSpace
                                                             : TerminationReason::kTrainerError;
         ended.insert(uid);
       }

@@ -172,6 +172,38 @@ TEST_F(SchedulerTest, ANonFiniteLossIsNotTriedAgain) {
   EXPECT_EQ(h_.Stored(name).state, JobState::kFailed);
 }
 
+TEST_F(SchedulerTest, AFullDiskHoldsTheJobAtItsCheckpointUntilItIsResumed) {
+  const std::string name = h_.Submit("a");
+  const core::LeaseId lease = Run(name);
+  AttemptReport report = Harness::Attempt(lease, AttemptPhase::kEnded);
+  report.reason = TerminationReason::kNoSpace;
+  report.failure = {.code = 8, .reason = "NO_SPACE", .message = "the disk is full"};
+  report.items = {Harness::Checkpoint(1, 50)};
+  SyncWith(std::move(report));
+  const WorkRow held = h_.Stored(name);
+  EXPECT_EQ(held.state, JobState::kPaused);
+  EXPECT_EQ(held.reason, TerminationReason::kNoSpace);
+  EXPECT_EQ(held.failure.message, "the disk is full");
+  EXPECT_EQ(held.failed_attempts, 0);
+  h_.Pass(std::chrono::hours(100));
+  EXPECT_TRUE(h_.Sync(h_.Report("w")).start.empty()) << "nothing runs before a person says so";
+  ASSERT_TRUE(h_.scheduler().Resume(name, 0, h_.At(), nullptr).ok());
+  h_.Commit();
+  const auto next = h_.Sync(h_.Report("w"));
+  ASSERT_EQ(next.start.size(), 1u);
+  EXPECT_EQ(next.start[0].checkpoint_step, 50);
+}
+
+TEST_F(SchedulerTest, AFullDiskEndsWhatCannotBePausedAfterThreeAttempts) {
+  const std::string name = h_.Submit("e", 1, 0, [](SubmitRequest& request) { request.kind = WorkKind::kEvaluate; });
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    End(Run(name), TerminationReason::kNoSpace);
+    h_.Pass(std::chrono::minutes(10));
+  }
+  EXPECT_EQ(h_.Stored(name).state, JobState::kFailed);
+  EXPECT_EQ(h_.Stored(name).reason, TerminationReason::kNoSpace);
+}
+
 TEST_F(SchedulerTest, PauseResumeCancel) {
   const std::string name = h_.Submit("a");
   core::LeaseId lease = Run(name);

@@ -21,15 +21,7 @@ Status Resolve(const std::filesystem::path& model_dir, core::JobSpec& spec) {
 }
 
 void Report(const data::ValidationReport& report, TaskObserver& observer) {
-  observer.OnEvent(EventLevel::kInfo, "DATA_PREPARED",
-                   fmt::format("{} training samples, {} tokens, {} of them supervised; {} validation samples",
-                               report.train.samples, report.train.tokens, report.train.supervised_tokens,
-                               report.validation.samples));
-  if (report.truncated_samples + report.dropped_samples + report.masked_samples == 0) return;
-  observer.OnEvent(EventLevel::kWarn, "DATA_CUT",
-                   fmt::format("{} samples were shortened to cutoff_tokens, {} left out as too long, {} left out because "
-                               "no supervised token was left",
-                               report.truncated_samples, report.dropped_samples, report.masked_samples));
+  observer.OnEvent(data::Lossy(report) ? EventLevel::kWarn : EventLevel::kInfo, "DATA_PREPARED", data::Summary(report));
 }
 
 }  // namespace

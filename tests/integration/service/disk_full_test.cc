@@ -1,0 +1,79 @@
+/// A real full disk under the worker: the job is held at its checkpoint, tells why, and goes on when there is room.
+#include <gtest/gtest.h>
+#include <sys/mount.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+
+#include "tests/integration/service/small_job.h"
+
+namespace sbora::testing {
+namespace {
+
+using std::chrono::seconds;
+
+constexpr int64_t kSteps = 300;
+
+/// A small file system of its own.
+class SmallDisk {
+ public:
+  SmallDisk(std::filesystem::path folder, int megabytes) : folder_(std::move(folder)) {
+    std::filesystem::create_directories(folder_);
+    mounted_ = ::mount("sbora-test", folder_.c_str(), "tmpfs", 0, fmt::format("size={}m", megabytes).c_str()) == 0;
+    error_ = mounted_ ? 0 : errno;
+  }
+  ~SmallDisk() {
+    if (mounted_) ::umount2(folder_.c_str(), MNT_DETACH);
+  }
+  SmallDisk(const SmallDisk&) = delete;
+  SmallDisk& operator=(const SmallDisk&) = delete;
+
+  bool mounted() const { return mounted_; }
+  std::string error() const { return std::strerror(error_); }
+
+  /// Until nothing more fits.
+  void Fill() {
+    std::ofstream out(folder_ / "filler", std::ios::binary);
+    const std::string block(4096, 'x');
+    while (out.write(block.data(), static_cast<std::streamsize>(block.size())).flush()) {
+    }
+  }
+  void MakeRoom() { std::filesystem::remove(folder_ / "filler"); }
+
+ private:
+  std::filesystem::path folder_;
+  bool mounted_ = false;
+  int error_ = 0;
+};
+
+TEST(DiskFullTest, AJobIsHeldAtItsCheckpointAndGoesOnWhenThereIsRoom) {
+  auto created = Service::Create();
+  ASSERT_TRUE(created.ok()) << created.status();
+  Service& service = **created;
+  SmallDisk disk(service.directory() / "worker", 64);
+  if (!disk.mounted()) GTEST_SKIP() << "needs the right to mount a tmpfs: " << disk.error();
+  ASSERT_TRUE(service.StartBoth().ok()) << service.Logs();
+  ASSERT_TRUE(AddInputs(service).ok()) << service.Logs();
+  ASSERT_TRUE(service.Submit("undisturbed", SmallSpec(kSteps)).ok());
+  const auto reference = service.WaitForState("undisturbed", v1::FineTuningJob::STATE_SUCCEEDED, seconds(120));
+  ASSERT_TRUE(reference.ok()) << reference.status() << service.Logs();
+
+  ASSERT_TRUE(service.Submit("squeezed", SmallSpec(kSteps)).ok());
+  ASSERT_TRUE(service.WaitForStep("squeezed", 30, seconds(60)).ok()) << service.Logs();
+  disk.Fill();
+  const auto held = service.WaitForState("squeezed", v1::FineTuningJob::STATE_PAUSED, seconds(60));
+  ASSERT_TRUE(held.ok()) << held.status() << service.Logs();
+  EXPECT_EQ(held->termination_reason(), v1::TERMINATION_REASON_NO_SPACE);
+  EXPECT_EQ(held->failure().reason(), "NO_SPACE");
+  EXPECT_FALSE(held->failure().message().empty());
+
+  disk.MakeRoom();
+  ASSERT_TRUE(service.client().ResumeJob(held->name()).ok());
+  const auto done = service.WaitForState("squeezed", v1::FineTuningJob::STATE_SUCCEEDED, seconds(120));
+  ASSERT_TRUE(done.ok()) << done.status() << service.Logs();
+  EXPECT_EQ(*service.AdapterHash("squeezed"), *service.AdapterHash("undisturbed"));
+}
+
+}  // namespace
+}  // namespace sbora::testing
