@@ -1,10 +1,10 @@
-# CUDA from the pinned PyPI wheels that scripts/setup --cuda unpacks into ${SBORA_CACHE}/deps/cuda-13.0 (or any toolkit of
-# that layout, or CUDA's own, by SBORA_CUDA_ROOT). nvcc is called by custom commands: the wheels are no toolkit that
+# CUDA from the pinned PyPI wheels that scripts/setup --cuda unpacks beside LibTorch (or any toolkit of that layout, or
+# CUDA's own, by SBORA_CUDA_ROOT). nvcc is called by custom commands: the wheels are no toolkit that
 # CMake's CUDA language recognises.
 #   sbora_cudart                           link this; headers and runtime
 #   sbora_cuda_sources(target a.cu ...)    compiles the files for SBORA_CUDA_ARCHITECTURES and adds them to the target
 include_guard(GLOBAL)
-set(SBORA_CUDA_ROOT "${SBORA_CACHE}/deps/cuda-13.0/nvidia/cu13" CACHE PATH "Folder that holds bin/nvcc, include and lib")
+set(SBORA_CUDA_ROOT "${SBORA_CACHE}/deps/torch-2.11.0-cuda/nvidia/cu13" CACHE PATH "Folder that holds bin/nvcc, include and lib")
 set(SBORA_CUDA_ARCHITECTURES "80;90" CACHE STRING "Compute capabilities to compile for")
 find_program(SBORA_NVCC nvcc PATHS "${SBORA_CUDA_ROOT}/bin" NO_DEFAULT_PATH)
 if(NOT SBORA_NVCC)

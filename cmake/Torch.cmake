@@ -24,6 +24,11 @@ add_library(sbora_torch INTERFACE)
 target_compile_options(sbora_torch INTERFACE "SHELL:-idirafter ${SBORA_TORCH_ROOT}/torch/include"
                                              "SHELL:-idirafter ${SBORA_TORCH_ROOT}/torch/include/torch/csrc/api/include")
 target_link_libraries(sbora_torch INTERFACE sbora_torch_cpu sbora_c10 Threads::Threads)
+if(SBORA_WITH_CUDA)
+  # Nothing of ours calls into these: linked by force, their load registers the CUDA backend.
+  target_link_options(sbora_torch INTERFACE "-Wl,--no-as-needed" "${_torch_lib}/libtorch.so" "${_torch_lib}/libtorch_cuda.so"
+                                            "${_torch_lib}/libc10_cuda.so" "-Wl,--as-needed")
+endif()
 target_compile_definitions(sbora_torch INTERFACE USE_C10D_GLOO)
 target_link_options(sbora_torch INTERFACE "-Wl,-rpath,${_torch_lib}" "-Wl,-rpath,${_cuda_lib}" -Wl,--allow-shlib-undefined)
 

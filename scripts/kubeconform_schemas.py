@@ -36,7 +36,9 @@ def main() -> None:
     out.mkdir(parents=True)
     for name, definition in document["definitions"].items():
         for kind in definition.get("x-kubernetes-group-version-kind", []):
-            file = out / f"{kind['kind'].lower()}-{kind['group'].split('.')[0]}-{kind['version']}.json"
+            # As kubeconform's {{.ResourceKind}}{{.KindSuffix}} names them: the group's first word, none for the core group.
+            group = f"-{kind['group'].split('.')[0]}" if kind["group"] else ""
+            file = out / f"{kind['kind'].lower()}{group}-{kind['version']}.json"
             if len(definition.get("x-kubernetes-group-version-kind", [])) == 1:
                 file.write_text(json.dumps(strict(definition, document["definitions"], (name,))))
 

@@ -128,6 +128,8 @@ StatusOr<ServerOptions> ParseServerFlags(int argc, char** argv, std::optional<in
   CLI::App app{"Coordinator of the sbora fine-tuning service: takes jobs, queues them, leases them to workers."};
   std::string config_file;
   app.set_version_flag("--version", SBORA_VERSION);
+  // An image's entry point sets flags that a manifest may set again.
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app.add_option("--config", config_file, "YAML or JSON file with the fields of sbora.config.v1.ServerConfig; flags win");
   app.add_flag("--with-worker", options.with_worker, "start sbora-worker (found beside this program) and stop it at the end");
   std::map<const FieldDescriptor*, std::string> values;
