@@ -83,11 +83,6 @@ StatusOr<std::string> TextPrompt(const Record& record, PromptTemplate prompt_tem
 
 bool AddsSpecialTokens(PromptTemplate resolved) { return resolved != PromptTemplate::kChat; }
 
-size_t CommonPrefix(const std::vector<int32_t>& a, const std::vector<int32_t>& b) {
-  const auto [left, right] = std::mismatch(a.begin(), a.end(), b.begin(), b.end());
-  return static_cast<size_t>(left - a.begin());
-}
-
 }  // namespace
 
 PromptTemplate ResolveTemplate(PromptTemplate wanted, DatasetFormat format) {
@@ -169,26 +164,26 @@ StatusOr<TokenizedSample> Tokenize(const std::vector<Segment>& segments, PromptT
   const bool special = AddsSpecialTokens(prompt_template);
   std::string whole;
   for (const Segment& segment : segments) whole += segment.text;
-  TokenizedSample sample;
-  SBORA_ASSIGN_OR_RETURN(sample.ids, model.tokenizer->Encode(whole, special));
-  sample.supervised.assign(sample.ids.size(), 0);
-  sample.response_start = static_cast<int64_t>(sample.ids.size());
-  std::string prefix;
-  size_t begin = 0;
+  SBORA_ASSIGN_OR_RETURN(auto encoding, model.tokenizer->EncodeWithEnds(whole, special));
+  TokenizedSample sample{.ids = std::move(encoding.ids)};
+  const size_t count = sample.ids.size();
+  sample.supervised.assign(count, 0);
+  sample.response_start = static_cast<int64_t>(count);
+  size_t token = 0;
+  size_t border = 0;     // of the segment's text in the whole
+  int64_t reached = 0;   // behind the token; tokens that stand for no text go with their neighbour on the left
   for (size_t i = 0; i < segments.size(); ++i) {
-    size_t end = sample.ids.size();
-    prefix += segments[i].text;
-    if (i + 1 < segments.size()) {
-      // Ids of the prefix agree with those of the whole up to the border, or up to the token that crosses it.
-      SBORA_ASSIGN_OR_RETURN(const auto ids, model.tokenizer->Encode(prefix, special));
-      end = std::max(begin, CommonPrefix(ids, sample.ids));
+    border += segments[i].text.size();
+    const size_t begin = token;
+    const bool last = i + 1 == segments.size();
+    for (; token < count; ++token) {
+      reached = std::max<int64_t>(reached, encoding.ends[token]);
+      if (!last && reached > static_cast<int64_t>(border)) break;
     }
-    if (segments[i].supervised && !segments[i].text.empty()) {
-      std::fill(sample.supervised.begin() + static_cast<int64_t>(begin),
-                sample.supervised.begin() + static_cast<int64_t>(end), uint8_t{1});
-      sample.response_start = std::min(sample.response_start, static_cast<int64_t>(begin));
-    }
-    begin = end;
+    if (!segments[i].supervised || segments[i].text.empty()) continue;
+    std::fill(sample.supervised.begin() + static_cast<int64_t>(begin),
+              sample.supervised.begin() + static_cast<int64_t>(token), uint8_t{1});
+    sample.response_start = std::min(sample.response_start, static_cast<int64_t>(begin));
   }
   const auto is_end = [&](int32_t id) {
     return std::find(model.eos_ids.begin(), model.eos_ids.end(), id) != model.eos_ids.end();

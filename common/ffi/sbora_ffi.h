@@ -37,6 +37,10 @@ int32_t sbora_ffi_tokenizer_new(SboraFfiSlice json, SboraFfiTokenizer** out, Sbo
 void sbora_ffi_tokenizer_free(SboraFfiTokenizer* tokenizer);
 int32_t sbora_ffi_tokenizer_encode(const SboraFfiTokenizer* tokenizer, SboraFfiSlice text, bool add_special_tokens,
                                    SboraFfiOutput ids, SboraFfiError* error);
+/* Ends are byte offsets in `text`, uint32_t in native byte order; 0 for tokens that stand for no text. */
+int32_t sbora_ffi_tokenizer_encode_with_ends(const SboraFfiTokenizer* tokenizer, SboraFfiSlice text,
+                                             bool add_special_tokens, SboraFfiOutput ids, SboraFfiOutput ends,
+                                             SboraFfiError* error);
 int32_t sbora_ffi_tokenizer_encode_batch(const SboraFfiTokenizer* tokenizer, const SboraFfiSlice* texts, size_t count,
                                          bool add_special_tokens, SboraFfiOutput ids_per_text, SboraFfiError* error);
 int32_t sbora_ffi_tokenizer_decode(const SboraFfiTokenizer* tokenizer, const uint32_t* ids, size_t count,

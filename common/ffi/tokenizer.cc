@@ -1,6 +1,7 @@
 #include "common/ffi/tokenizer.h"
 
 #include <cstring>
+#include <limits>
 
 #include <fmt/format.h>
 
@@ -51,6 +52,20 @@ StatusOr<Ids> Tokenizer::Encode(std::string_view text, bool add_special_tokens) 
   if (code != 0) return ffi::ToStatus(code, error);
   SBORA_CHECK(out.size() == 1, "encode gave {} results", out.size());
   return std::move(out.front());
+}
+
+StatusOr<Tokenizer::Encoding> Tokenizer::EncodeWithEnds(std::string_view text, bool add_special_tokens) const {
+  if (text.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
+    return InvalidArgument("TEXT_TOO_LONG", fmt::format("a text of {} bytes is too long to tokenise in one piece", text.size()));
+  }
+  SboraFfiError error;
+  std::vector<Ids> ids;
+  std::vector<Ids> ends;
+  const int32_t code = sbora_ffi_tokenizer_encode_with_ends(handle_, ffi::ToSlice(text), add_special_tokens, PushTo(&ids),
+                                                            PushTo(&ends), &error);
+  if (code != 0) return ffi::ToStatus(code, error);
+  SBORA_CHECK(ids.size() == 1 && ends.size() == 1 && ids[0].size() == ends[0].size(), "{} ids, {} ends", ids.size(), ends.size());
+  return Encoding{std::move(ids.front()), std::move(ends.front())};
 }
 
 StatusOr<std::vector<Ids>> Tokenizer::EncodeBatch(std::span<const std::string> texts, bool add_special_tokens) const {

@@ -35,6 +35,14 @@ class Tokenizer {
   /// Errors: INVALID_ARGUMENT INVALID_UTF8 or TOKENIZER_ENCODE_FAILED.
   StatusOr<std::vector<int32_t>> Encode(std::string_view text, bool add_special_tokens) const;
 
+  struct Encoding {
+    std::vector<int32_t> ids;
+    std::vector<int32_t> ends;  ///< byte offset in the text behind each token; 0 for a token that stands for no text
+  };
+  /// The ids of Encode, and where in the text each token ends. A token of several bytes of one character ends behind it.
+  /// Errors: as Encode; INVALID_ARGUMENT TEXT_TOO_LONG from 2 GiB on.
+  StatusOr<Encoding> EncodeWithEnds(std::string_view text, bool add_special_tokens) const;
+
   /// One vector per text, in order, on all cores. One bad text fails the batch and is named by its position.
   StatusOr<std::vector<std::vector<int32_t>>> EncodeBatch(std::span<const std::string> texts,
                                                           bool add_special_tokens) const;

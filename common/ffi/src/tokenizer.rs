@@ -61,6 +61,33 @@ pub unsafe extern "C" fn sbora_ffi_tokenizer_encode(
     }
 }
 
+/// Calls the first sink once with the ids and the second once with the byte offset in `text` behind each token; 0 for
+/// tokens that stand for no text.
+///
+/// # Safety
+/// Pointers are valid.
+#[no_mangle]
+pub unsafe extern "C" fn sbora_ffi_tokenizer_encode_with_ends(
+    tokenizer: *const Tokenizer,
+    text: Slice,
+    add_special_tokens: bool,
+    ids: Output,
+    ends: Output,
+    error: *mut FfiError,
+) -> i32 {
+    unsafe {
+        guard(error, || {
+            let text = text.text("the text to encode")?;
+            let encoding =
+                (*tokenizer).encode(text, add_special_tokens).map_err(|e| failure("TOKENIZER_ENCODE_FAILED", e))?;
+            let offsets: Vec<u32> = encoding.get_offsets().iter().map(|(_, end)| *end as u32).collect();
+            ids.write_ids(encoding.get_ids());
+            ends.write_ids(&offsets);
+            Ok(())
+        })
+    }
+}
+
 /// Calls the sink once per text, in order, after all have been encoded on every core.
 ///
 /// # Safety

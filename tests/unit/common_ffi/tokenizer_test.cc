@@ -56,6 +56,15 @@ TEST(TokenizerTest, AppliesMergesInOrder) {
   EXPECT_THAT(Ids(*tokenizer, ""), IsEmpty());
 }
 
+TEST(TokenizerTest, TellsWhereEachTokenEnds) {
+  const auto tokenizer = Load();
+  const auto encoding = tokenizer->EncodeWithEnds("ab ac\n", true);
+  ASSERT_TRUE(encoding.ok()) << encoding.status();
+  EXPECT_EQ(encoding->ids, Ids(*tokenizer, "ab ac\n", true));
+  EXPECT_THAT(encoding->ends, ElementsAre(0, 2, 4, 5, 6)) << "the first stands for no text";
+  EXPECT_EQ(tokenizer->EncodeWithEnds("\xff", true).status().reason(), "INVALID_UTF8");
+}
+
 TEST(TokenizerTest, IgnoresSavedTruncationAndPadding) {
   EXPECT_THAT(Ids(*Load(), "cbcbcbcb"), ElementsAre(2, 1, 2, 1, 2, 1, 2, 1));
 }

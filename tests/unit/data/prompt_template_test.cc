@@ -73,6 +73,20 @@ TEST_F(PromptTemplateTest, ATokenThatCrossesABorderBelongsToTheSegmentItEndsIn) 
   EXPECT_EQ(sample->response_start, 1);
 }
 
+TEST_F(PromptTemplateTest, WhiteSpaceThatEndsThePromptIsNotLearnt) {
+  // Alone, "\n\n" at the end of a text is one token; before a letter it is two.
+  EXPECT_EQ(model_.tokenizer->Encode("q\n\n", true)->size(), 2u);
+  const auto sample = Tokenize({{"q\n\n", false}, {"by", true}}, PromptTemplate::kPlain, LossOn::kResponse, model_);
+  ASSERT_TRUE(sample.ok()) << sample.status();
+  EXPECT_EQ(sample->ids.size(), 6u);  // q \n \n b y end
+  EXPECT_EQ(Supervised(*sample), "by<|im_end|>");
+  EXPECT_EQ(sample->response_start, 3);
+  // Spaces too, and a character of several bytes whose tokens all end behind it.
+  const auto spaces = Tokenize({{"q   ", false}, {"\u00e9y", true}}, PromptTemplate::kPlain, LossOn::kResponse, model_);
+  ASSERT_TRUE(spaces.ok()) << spaces.status();
+  EXPECT_EQ(Supervised(*spaces), "\u00e9y<|im_end|>");
+}
+
 TEST_F(PromptTemplateTest, LossOnAllSupervisesEverything) {
   const auto sample = Tokenize({{"xa", false}, {"by", true}}, PromptTemplate::kPlain, LossOn::kAll, model_);
   EXPECT_THAT(sample->supervised, ElementsAre(1, 1, 1, 1));

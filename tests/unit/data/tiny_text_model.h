@@ -22,7 +22,7 @@ inline std::string TinyTokenizerJson() {
   int id = 0;
   for (const char* special : {"<|endoftext|>", "<|im_start|>", "<|im_end|>"}) vocab[special] = id++;
   for (int c = 33; c < 127; ++c) vocab[std::string(1, static_cast<char>(c))] = id++;
-  for (const char* token : {"Ġ", "Ċ", "ab", "bc", "th", "the", "Ã", "©"}) vocab[token] = id++;
+  for (const char* token : {"Ġ", "Ċ", "ab", "bc", "th", "the", "Ã", "©", "ĊĊ"}) vocab[token] = id++;
   nlohmann::json added = nlohmann::json::array();
   for (const char* special : {"<|endoftext|>", "<|im_start|>", "<|im_end|>"}) {
     added.push_back({{"id", vocab[special]}, {"content", special}, {"single_word", false}, {"lstrip", false},
@@ -36,7 +36,7 @@ inline std::string TinyTokenizerJson() {
                         {"model", {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", nullptr},
                                    {"continuing_subword_prefix", nullptr}, {"end_of_word_suffix", nullptr},
                                    {"fuse_unk", false}, {"byte_fallback", false}, {"vocab", vocab},
-                                   {"merges", {"a b", "b c", "t h", "th e"}}}}}
+                                   {"merges", {"a b", "b c", "t h", "th e", "Ċ Ċ"}}}}}
       .dump();
 }
 
