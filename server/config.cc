@@ -14,9 +14,6 @@
 #include "common/grpc/channel.h"
 #include "common/status_macros.h"
 
-#ifndef SBORA_VERSION
-#define SBORA_VERSION "0.1.0"
-#endif
 
 namespace sbora::server {
 namespace {

@@ -30,9 +30,6 @@
 #include "server/services/worker_service.h"
 #include "server/store/sqlite_store.h"
 
-#ifndef SBORA_VERSION
-#define SBORA_VERSION "0.1.0"
-#endif
 
 namespace sbora::server {
 namespace {
@@ -147,6 +144,7 @@ Status SboraServer::Impl::StartCoordinator() {
   options.store = store.get();
   options.config = SchedulerConfigOf(config);
   options.on_serving = [this](bool serving) { SetServing(serving); };
+  options.on_cycle = [this](Duration duration) { metrics->ObserveSchedulerCycle(duration); };
   SBORA_ASSIGN_OR_RETURN(coordinator, Coordinator::Start(std::move(options)));
   return OkStatus();
 }
@@ -238,7 +236,7 @@ StatusOr<std::unique_ptr<SboraServer>> SboraServer::Start(const config::v1::Serv
   auto impl = std::make_unique<Impl>();
   impl->config = config;
   impl->context.check_program = check_program;
-  impl->metrics = std::make_unique<ServerMetrics>(SBORA_VERSION);
+  impl->metrics = std::make_unique<ServerMetrics>(SBORA_VERSION, SBORA_REVISION);
   std::unique_ptr<SboraServer> server(new SboraServer(std::move(impl)));
   Impl& parts = *server->impl_;
   SBORA_RETURN_IF_ERROR(parts.OpenStores());

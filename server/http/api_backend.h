@@ -44,7 +44,7 @@ class ApiBackend {
   virtual StatusOr<std::string> ListJobs(const std::string& project, int page_size, const std::string& page_token) = 0;
   /// `name` is a job's full name in all of these.
   virtual StatusOr<std::string> GetJob(const std::string& name) = 0;
-  /// {"metrics": [...]}: at most the newest 20,000 points.
+  /// {"metrics": [...]}: from the first step to the newest, thinned evenly to fewer than 10,000 points.
   virtual StatusOr<std::string> JobMetrics(const std::string& name) = 0;
   /// {"events": [...], "sequence": n}: the newest 300, and where a watch goes on.
   virtual StatusOr<std::string> JobEvents(const std::string& name) = 0;

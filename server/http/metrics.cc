@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cctype>
 
+#include "common/metrics/process_metrics.h"
 #include "common/mutex.h"
 
 namespace sbora::server {
@@ -85,11 +86,16 @@ struct ServerMetrics::Families {
         object_store(prometheus::BuildHistogram().Name("sbora_object_store_request_seconds").Help("Object store requests").Register(r)) {}
 };
 
-ServerMetrics::ServerMetrics(const std::string& version) : families_(std::make_unique<Families>(registry_)) {
-  prometheus::BuildGauge().Name("sbora_build_info").Help("1; the version is a label").Register(registry_).Add({{"version", version}}).Set(1);
+ServerMetrics::ServerMetrics(const std::string& version, const std::string& revision) : families_(std::make_unique<Families>(registry_)) {
+  prometheus::BuildGauge().Name("sbora_build_info").Help("1; version and revision are labels").Register(registry_).Add({{"version", version}, {"revision", revision}}).Set(1);
   // Series that alerts compare with zero are there from the start.
   for (const char* result : {"accepted", "duplicate", "rejected"}) families_->submitted.Add({{"result", result}});
   families_->lease_expirations.Add({});
+  families_->fenced.Add({{"operation", "any"}});
+  families_->cycle.Add({}, kFast);
+  for (const char* kind : {"unavailable", "other"}) families_->db_errors.Add({{"kind", kind}});
+  families_->dropped.Add({{"reason", "too_slow"}});
+  for (const char* reason : {"token_missing", "token_unknown", "role_not_allowed"}) families_->auth_failures.Add({{"reason", reason}});
   families_->streams.Add({});
   families_->leader.Add({});
 }
@@ -104,16 +110,12 @@ void ServerMetrics::CountSubmitted(const std::string& result) { families_->submi
 void ServerMetrics::CountFinished(std::string_view outcome, std::string_view reason) {
   families_->finished.Add({{"outcome", Lower(outcome)}, {"reason", Lower(reason)}}).Increment();
 }
-void ServerMetrics::CountAttempt(std::string_view outcome, std::string_view reason) {
-  families_->attempts.Add({{"outcome", Lower(outcome)}, {"reason", Lower(reason)}}).Increment();
-}
 void ServerMetrics::ObserveQueueWait(Duration waited) {
   families_->queue_wait.Add({{"priority_class", "normal"}}, kLong).Observe(Seconds(waited));
 }
 void ServerMetrics::ObserveRun(const std::string& method, const std::string& quantization, Duration run) {
   families_->run.Add({{"method", method}, {"quantization", quantization}}, kLong).Observe(Seconds(run));
 }
-void ServerMetrics::CountFenced(const std::string& operation) { families_->fenced.Add({{"operation", operation}}).Increment(); }
 void ServerMetrics::ObserveSchedulerCycle(Duration duration) { families_->cycle.Add({}, kFast).Observe(Seconds(duration)); }
 void ServerMetrics::ObserveTransaction(const std::string& operation, Duration duration) {
   families_->transaction.Add({{"operation", operation}}, kFast).Observe(Seconds(duration));
@@ -134,10 +136,10 @@ void ServerMetrics::SetGauges(const SchedulerSnapshot& snapshot, int worker_gpus
     families_->jobs.Add({{"state", Lower(core::JobStateName(state))}}).Set(count);
   }
   for (const auto& [reason, count] : snapshot.attempts_ended) {
-    CatchUp(families_->attempts.Add({{"outcome", "ended"}, {"reason", Lower(core::TerminationReasonName(reason))}}), count);
-    if (reason == core::TerminationReason::kWorkerLost) CatchUp(families_->lease_expirations.Add({}), count);
+    const char* const outcome = reason == core::TerminationReason::kDone ? "committed" : "ended";
+    CatchUp(families_->attempts.Add({{"outcome", outcome}, {"reason", Lower(core::TerminationReasonName(reason))}}), count);
   }
-  CatchUp(families_->attempts.Add({{"outcome", "committed"}, {"reason", "done"}}), snapshot.committed_total);
+  CatchUp(families_->lease_expirations.Add({}), snapshot.expired_total);
   CatchUp(families_->fenced.Add({{"operation", "any"}}), snapshot.fenced_total);
   families_->oldest.Add({{"priority_class", "normal"}}).Set(snapshot.oldest_queued_seconds);
   families_->leases.Add({}).Set(snapshot.leases);
@@ -150,7 +152,9 @@ void ServerMetrics::SetGauges(const SchedulerSnapshot& snapshot, int worker_gpus
 
 std::string ServerMetrics::Serialize(const SchedulerSnapshot& snapshot, int worker_gpus, bool serving) {
   SetGauges(snapshot, worker_gpus, serving);
-  return prometheus::TextSerializer().Serialize(registry_.Collect());
+  std::vector<prometheus::MetricFamily> families = registry_.Collect();
+  for (prometheus::MetricFamily& family : ProcessMetrics()) families.push_back(std::move(family));
+  return prometheus::TextSerializer().Serialize(families);
 }
 
 }  // namespace sbora::server

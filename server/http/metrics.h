@@ -17,7 +17,7 @@ namespace sbora::server {
 
 class ServerMetrics {
  public:
-  explicit ServerMetrics(const std::string& version);
+  ServerMetrics(const std::string& version, const std::string& revision);
   ~ServerMetrics();
 
   /// `method` "package.Service/Method", `code` "OK", "NOT_FOUND", ...
@@ -26,10 +26,8 @@ class ServerMetrics {
   /// result: accepted, duplicate, rejected.
   void CountSubmitted(const std::string& result);
   void CountFinished(std::string_view outcome, std::string_view reason);
-  void CountAttempt(std::string_view outcome, std::string_view reason);
   void ObserveQueueWait(Duration waited);
   void ObserveRun(const std::string& method, const std::string& quantization, Duration run);
-  void CountFenced(const std::string& operation);
   void ObserveSchedulerCycle(Duration duration);
   void ObserveTransaction(const std::string& operation, Duration duration);
   void CountDbError(const std::string& kind);

@@ -158,6 +158,7 @@ void CoordinatorImpl::TimerThread(const std::stop_token& stop) {
 void CoordinatorImpl::RunDue() {
   const Moment at = Now();
   scheduler_.Tick(at);
+  if (options_.on_cycle) options_.on_cycle(clock_.Now() - at.now);
   std::vector<std::string> due;
   {
     MutexLock lock(polls_mutex_);

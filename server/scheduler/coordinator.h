@@ -29,6 +29,8 @@ struct CoordinatorOptions {
   /// Told when serving begins, stops and begins again (health service). Called on the store thread, once before Start
   /// returns. May be empty.
   std::function<void(bool serving)> on_serving;
+  /// How long each pass over what is due took. Called on the timer thread. May be empty.
+  std::function<void(Duration)> on_cycle;
   /// False: no timer thread; a test calls RunDue() itself.
   bool timer = true;
 };

@@ -171,6 +171,7 @@ void Scheduler::LeaseDue(Draft& draft, LeaseEntry& lease) {
   if (lease.renewed + config_.timing.lease <= draft.at.now) {
     const Failure failure{14, "LEASE_EXPIRED", fmt::format("worker {} was not heard of for {:.1f} s", lease.row.worker,
                                                            std::chrono::duration<double>(config_.timing.lease).count())};
+    ++totals_.expired_total;
     EndLease(draft, uid, TerminationReason::kWorkerLost, failure, /*confirmed=*/false);
     return;
   }

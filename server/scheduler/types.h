@@ -150,6 +150,7 @@ struct SchedulerSnapshot {
   double oldest_queued_seconds = 0;
   int64_t granted_total = 0;
   int64_t committed_total = 0;
+  int64_t expired_total = 0;       // leases that ended without a renewal
   int64_t fenced_total = 0;        // writes of old epochs refused
   int64_t recoveries_total = 0;
   std::vector<std::pair<core::TerminationReason, int64_t>> attempts_ended;

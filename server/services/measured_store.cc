@@ -5,8 +5,14 @@
 namespace sbora::server {
 namespace {
 
-/// An ended row may be written again when its lease ends; the newest uids are enough to tell.
+/// A row is written many times in one state; the newest uids are enough to tell.
 constexpr size_t kMaxCounted = 10'000;
+
+bool FirstTime(std::set<std::string>& seen, const std::string& uid) {
+  if (!seen.insert(uid).second) return false;
+  if (seen.size() > kMaxCounted) seen.erase(seen.begin());  // UUIDv7: the oldest
+  return true;
+}
 
 std::string MethodLabel(v1::Method method) {
   if (method == v1::METHOD_SBORA_FA) return "sbora_fa";
@@ -17,11 +23,14 @@ std::string MethodLabel(v1::Method method) {
 
 void MeasuredStore::CountWork(const PutWork& put) {
   const WorkRow& row = put.row;
-  if (row.kind != WorkKind::kTrain || !core::IsTerminal(row.state) || !counted_.insert(row.uid).second) return;
-  if (counted_.size() > kMaxCounted) counted_.erase(counted_.begin());  // UUIDv7: the oldest
+  if (row.kind != WorkKind::kTrain) return;
+  // A restarted server sees a running job for the first time, but its wait is long over.
+  if (row.state == core::JobState::kRunning && row.attempt == 1 && row.start_ms >= opened_ms_ && FirstTime(started_, row.uid)) {
+    metrics_.ObserveQueueWait(std::chrono::milliseconds(row.start_ms - row.create_ms));
+  }
+  if (!core::IsTerminal(row.state) || !FirstTime(counted_, row.uid)) return;
   metrics_.CountFinished(core::JobStateName(row.state), core::TerminationReasonName(row.reason));
   if (row.start_ms == 0) return;
-  metrics_.ObserveQueueWait(std::chrono::milliseconds(row.start_ms - row.create_ms));
   const StatusOr<Work> work = store_->GetWorkByUid(row.uid);
   v1::FineTuningJob job;
   if (!work.ok() || !job.ParseFromString(work->payload->spec)) return;

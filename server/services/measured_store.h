@@ -15,7 +15,7 @@ namespace sbora::server {
 class MeasuredStore final : public Store {
  public:
   MeasuredStore(std::unique_ptr<Store> store, ServerMetrics& metrics, const Clock& clock)
-      : store_(std::move(store)), metrics_(metrics), clock_(clock) {}
+      : store_(std::move(store)), metrics_(metrics), clock_(clock), opened_ms_(ToUnixMillis(clock.WallNow())) {}
 
   StatusOr<std::vector<Status>> Commit(std::span<const WriteSet* const> batch) override;
 
@@ -66,6 +66,8 @@ class MeasuredStore final : public Store {
   const std::unique_ptr<Store> store_;
   ServerMetrics& metrics_;
   const Clock& clock_;
+  const int64_t opened_ms_;
+  std::set<std::string> started_;  // uids of work that was seen running; the commit thread's alone
   std::set<std::string> counted_;  // uids of ended work; the commit thread's alone
 };
 

@@ -16,6 +16,7 @@ namespace sbora::server {
 namespace {
 
 constexpr int kMaxMetrics = 20'000;
+constexpr size_t kMaxPoints = 10'000;
 constexpr int kMaxEvents = 300;
 constexpr std::chrono::seconds kSummaryLife{3};
 constexpr size_t kMaxSummaries = 100;
@@ -186,9 +187,24 @@ StatusOr<std::string> WebBackend::GetJob(const std::string& name) {
 
 StatusOr<std::string> WebBackend::JobMetrics(const std::string& name) {
   SBORA_ASSIGN_OR_RETURN(const Work work, FindJob(services_, name, "name"));
-  SBORA_ASSIGN_OR_RETURN(const std::vector<MetricRow> rows, services_.store().ListMetrics(work.row.uid, -1, kMaxMetrics));
+  std::vector<MetricRow> kept;
+  size_t stride = 1;
+  size_t seen = 0;
+  int64_t last_step = -1;
+  for (bool more = true; more;) {
+    SBORA_ASSIGN_OR_RETURN(std::vector<MetricRow> rows, services_.store().ListMetrics(work.row.uid, last_step, kMaxMetrics));
+    more = rows.size() == static_cast<size_t>(kMaxMetrics);
+    if (!rows.empty()) last_step = rows.back().step;
+    for (MetricRow& row : rows) {
+      if (seen++ % stride == 0) kept.push_back(std::move(row));
+      if (kept.size() < kMaxPoints) continue;
+      for (size_t i = 0; 2 * i < kept.size(); ++i) kept[i] = std::move(kept[2 * i]);  // twice as coarse from here on
+      kept.resize(kMaxPoints / 2);
+      stride *= 2;
+    }
+  }
   v1::ListFineTuningMetricsResponse response;
-  for (const MetricRow& row : rows) {
+  for (const MetricRow& row : kept) {
     SBORA_ASSIGN_OR_RETURN(*response.add_metrics(), MetricOf(row));
   }
   return ToJson(response);

@@ -184,6 +184,7 @@ void Agent::Run(const std::stop_token& stop) {
       return End(OkStatus());
     }
     const Status status = Synchronize(stop, kCallDeadline);
+    if (status.reason() == "WOKEN") continue;  // our own doing
     metrics_.AddSynchronize(status.ok());
     if (status.ok()) {
       if (failing) LogInfo("the coordinator answers again", {{"server", config_.server()}});
@@ -193,7 +194,6 @@ void Agent::Run(const std::stop_token& stop) {
       Pause(pause_, stop);
       continue;
     }
-    if (status.reason() == "WOKEN") continue;
     // Trying again cannot help: another version of the protocol, or another agent took over our name.
     if (status.reason() == "PROTOCOL_VERSION" || status.reason() == "WORKER_REPLACED") return End(status);
     if (!failing) LogWarn("the coordinator does not answer; trying again", {{"error", status.ToString()}});

@@ -2,6 +2,11 @@
 
 #include <prometheus/text_serializer.h>
 
+#include <utility>
+#include <vector>
+
+#include "common/metrics/process_metrics.h"
+
 namespace sbora::agent {
 namespace {
 
@@ -18,6 +23,8 @@ prometheus::Gauge& OneGauge(prometheus::Registry& registry, const char* name, co
 AgentMetrics::AgentMetrics()
     : steps_(Counters(registry_, "sbora_trainer_steps_total", "Optimizer steps of all attempts.")),
       tokens_(Counters(registry_, "sbora_trainer_tokens_total", "Tokens trained on by all attempts.")),
+      non_finite_(Counters(registry_, "sbora_trainer_nonfinite_total", "Attempts that a loss or gradient which is not finite ended.")
+                      .Add({})),
       rank_exits_(Counters(registry_, "sbora_trainer_rank_exits_total", "Ends of gangs by reason.")),
       checkpoint_seconds_(prometheus::BuildHistogram()
                               .Name("sbora_checkpoint_seconds")
@@ -36,9 +43,9 @@ AgentMetrics::AgentMetrics()
       cache_bytes_(OneGauge(registry_, "sbora_worker_cache_bytes", "Bytes in the file cache.")) {
   prometheus::BuildGauge()
       .Name("sbora_build_info")
-      .Help("1, with the version as label.")
+      .Help("1, with version and revision as labels.")
       .Register(registry_)
-      .Add({{"version", SBORA_VERSION}})
+      .Add({{"version", SBORA_VERSION}, {"revision", SBORA_REVISION}})
       .Set(1);
   for (const char* reason : {"ok", "error", "signal", "oom_host", "oom_gpu", "hang"}) rank_exits_.Add({{"reason", reason}});
 }
@@ -47,6 +54,8 @@ void AgentMetrics::AddStep(std::string_view method, int64_t tokens) {
   steps_.Add({{"method", std::string(method)}}).Increment();
   if (tokens > 0) tokens_.Add({{"method", std::string(method)}}).Increment(static_cast<double>(tokens));
 }
+
+void AgentMetrics::AddNonFinite() { non_finite_.Increment(); }
 
 void AgentMetrics::AddRankExit(std::string_view reason) { rank_exits_.Add({{"reason", std::string(reason)}}).Increment(); }
 
@@ -72,6 +81,10 @@ void AgentMetrics::SetAttempts(int count) { attempts_.Set(count); }
 
 void AgentMetrics::SetCacheBytes(int64_t bytes) { cache_bytes_.Set(static_cast<double>(bytes)); }
 
-std::string AgentMetrics::Text() const { return prometheus::TextSerializer().Serialize(registry_.Collect()); }
+std::string AgentMetrics::Text() const {
+  std::vector<prometheus::MetricFamily> families = registry_.Collect();
+  for (prometheus::MetricFamily& family : ProcessMetrics()) families.push_back(std::move(family));
+  return prometheus::TextSerializer().Serialize(families);
+}
 
 }  // namespace sbora::agent

@@ -16,6 +16,7 @@ class AgentMetrics {
   AgentMetrics();
 
   void AddStep(std::string_view method, int64_t tokens);
+  void AddNonFinite();
   /// `reason`: ok, error, signal, oom_host, oom_gpu, hang.
   void AddRankExit(std::string_view reason);
   void AddCheckpoint(double upload_seconds, int64_t bytes);
@@ -35,6 +36,7 @@ class AgentMetrics {
   prometheus::Registry registry_;
   prometheus::Family<prometheus::Counter>& steps_;
   prometheus::Family<prometheus::Counter>& tokens_;
+  prometheus::Counter& non_finite_;
   prometheus::Family<prometheus::Counter>& rank_exits_;
   prometheus::Family<prometheus::Histogram>& checkpoint_seconds_;
   prometheus::Counter& checkpoint_bytes_;

@@ -221,6 +221,7 @@ Verdict Attempt::RunRanks() {
   Verdict verdict = JudgeGang(*outcome);
   if (verdict.failure.code() == static_cast<int>(StatusCode::kDataLoss)) DropInputs();
   context_.metrics.AddRankExit(ExitLabel(verdict.reason));
+  if (verdict.reason == v1::TERMINATION_REASON_NON_FINITE) context_.metrics.AddNonFinite();
   result_ = std::move(outcome->result);
   return verdict;
 }
@@ -314,7 +315,10 @@ GangObserver Attempt::MakeObserver() {
 void Attempt::NoteMetric(v1::MetricPoint metric) {
   metric.set_attempt(lease_.attempt());
   // After a resume the first point's total holds tokens of earlier attempts, which were counted then.
-  const int64_t tokens = trained_tokens_ == 0 ? 0 : metric.trained_tokens() - trained_tokens_;
+  const auto& inputs = lease_.task().inputs();
+  const bool resumed = std::any_of(inputs.begin(), inputs.end(), [](const auto& group) { return group.name() == "checkpoint"; });
+  const int64_t before = trained_tokens_ == 0 && resumed ? metric.trained_tokens() : trained_tokens_;
+  const int64_t tokens = metric.trained_tokens() - before;
   trained_tokens_ = metric.trained_tokens();
   context_.metrics.AddStep(MethodName(), tokens);
   reports_.Add(std::move(metric));

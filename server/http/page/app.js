@@ -19,6 +19,8 @@ let shownPages = 1;
 let watching = null;  // AbortController of the open watch
 let charts = null;
 let current = null;   // what the job view shows
+let project = 'default';
+let serverAddress = '';
 
 class ApiError extends Error {
   constructor(status, message) { super(message); this.status = status; }
@@ -165,7 +167,7 @@ async function loadJobs() {
   const jobs = [];
   let next = '';
   for (let page = 0; page < shownPages; ++page) {
-    const answer = await get('/api/jobs?pageSize=' + kPageSize + (next ? '&pageToken=' + encodeURIComponent(next) : ''));
+    const answer = await get('/api/jobs?project=' + project + '&pageSize=' + kPageSize + (next ? '&pageToken=' + encodeURIComponent(next) : ''));
     jobs.push(...(answer.fineTuningJobs || []));
     next = answer.nextPageToken || '';
     if (!next) break;
@@ -177,8 +179,8 @@ async function loadJobs() {
 async function refreshList() {
   clearTimeout(listTimer);
   try {
-    const [jobs, summary, workers] = await Promise.all([loadJobs(), get('/api/summary'), get('/api/workers')]);
-    if (location.hash && location.hash !== '#/') return;
+    const [jobs, summary, workers] = await Promise.all([loadJobs(), get('/api/summary?project=' + project), get('/api/workers')]);
+    if (isJobPath(currentPath())) return;
     show('list');
     setConnection('live', 'live');
     byId('list-error').hidden = true;
@@ -210,10 +212,6 @@ function fact(label, value, className) {
 
 function renderJob(job) {
   current.job = job;
-  const spec = job.spec || {};
-  const adapter = spec.adapter || {};
-  const training = spec.training || {};
-  const progress = job.progress || {};
   const state = shortState(job.state);
   document.title = leaf(job.name) + ' · sbora';
   byId('job-title').textContent = job.displayName || leaf(job.name);
@@ -226,6 +224,19 @@ function renderJob(job) {
   if (!failure.hidden) {
     failure.textContent = (state === 'FAILED' ? '' : 'Last attempt: ') + job.failure.message + (job.failure.reason ? ' (' + job.failure.reason + ')' : '');
   }
+  renderFacts();
+  byId('pull').hidden = !job.adapter;
+  if (job.adapter) {
+    byId('pull-command').textContent = 'sbora-client --server ' + serverAddress + ' pull ' + job.adapter + ' -o ' + leaf(job.name);
+  }
+}
+
+function renderFacts() {
+  const job = current.job;
+  const spec = job.spec || {};
+  const adapter = spec.adapter || {};
+  const training = spec.training || {};
+  const progress = job.progress || {};
   const end = job.endTime ? Date.parse(job.endTime) : Date.now();
   byId('job-facts').replaceChildren(
     fact('Name', job.name, 'wide'), fact('Model', leaf(spec.model)), fact('Data set', leaf(spec.dataset)),
@@ -237,8 +248,6 @@ function renderJob(job) {
     fact('Created', job.createTime ? new Date(job.createTime).toLocaleString() : ''),
     fact('Run time', job.startTime ? formatDuration((end - Date.parse(job.startTime)) / 1000) : ''),
     fact('Validation loss', formatLoss(number(progress.validationLoss))), fact('Trained tokens', formatCount(progress.trainedTokens)));
-  byId('pull').hidden = !job.adapter;
-  if (job.adapter) byId('pull-command').textContent = 'sbora-client pull ' + job.name + ' -o ' + leaf(job.name);
 }
 
 function renderProgress() {
@@ -345,7 +354,7 @@ function takeMessage(kind, payload) {
   if (kind === 'job') renderJob(payload);
   if (kind === 'event') addEvent(payload);
   if (kind === 'metric') { current.metrics.set(number(payload.step), payload); scheduleDraw(); }
-  if (kind === 'progress') { current.job.progress = payload; renderProgress(); }
+  if (kind === 'progress') { current.job.progress = payload; renderProgress(); renderFacts(); }
 }
 
 // Server-sent events through fetch: EventSource cannot send the token.
@@ -427,6 +436,7 @@ async function openJob(name) {
 async function loadServer() {
   try {
     const info = await get('/api/server');
+    serverAddress = info.address;
     byId('server').textContent = 'version ' + info.version + ' · ' + info.address;
     byId('join-command').textContent = 'sbora-worker --server ' + info.address;
   } catch (error) {
@@ -434,14 +444,23 @@ async function loadServer() {
   }
 }
 
+// The fragment is '', 'projects/{p}' or a job's name.
+function currentPath() { return location.hash.replace(/^#\/?/, ''); }
+function isJobPath(path) { return /^projects\/[a-z0-9-]+\/fineTuningJobs\/[a-z0-9-]+$/.test(path); }
+
 function route() {
-  const path = location.hash.replace(/^#\/?/, '');
-  if (/^projects\/[a-z0-9-]+\/fineTuningJobs\/[a-z0-9-]+$/.test(path)) {
+  const path = currentPath();
+  const inProject = path.match(/^projects\/([a-z0-9-]+)/);
+  project = inProject ? inProject[1] : 'default';
+  byId('project').value = project;
+  for (const link of document.querySelectorAll('a.all-jobs')) link.href = '#/projects/' + project;
+  if (isJobPath(path)) {
     openJob(path);
     return;
   }
   stopWatch();
   current = null;
+  shownPages = 1;
   document.title = 'sbora';
   refreshList();
 }
@@ -453,6 +472,10 @@ byId('auth-form').addEventListener('submit', (event) => {
   byId('token').value = '';
   loadServer();
   route();
+});
+byId('project-form').addEventListener('submit', (event) => {
+  event.preventDefault();
+  location.hash = '#/projects/' + byId('project').value;
 });
 byId('more').addEventListener('click', () => { ++shownPages; refreshList(); });
 byId('pull-copy').addEventListener('click', async () => {
@@ -466,5 +489,4 @@ matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => {
   drawCharts();
 });
 addEventListener('hashchange', route);
-loadServer();
-route();
+loadServer().then(route);

@@ -44,7 +44,7 @@ TEST_F(TokenCacheBuilderTest, BuildsVerifiesAndReuses) {
   EXPECT_EQ(files->report.train.supervised_tokens, cache->supervised_tokens());
   EXPECT_EQ(files->report.format, DatasetFormat::kPromptCompletion);
   EXPECT_EQ(files->report.example, "ask0[[y<|im_end|>]]");
-  EXPECT_TRUE(files->report.ok());
+  EXPECT_TRUE(CheckUsable(files->report).ok());
   EXPECT_TRUE(files->validation.empty());
   const auto again = Build();
   ASSERT_TRUE(again.ok()) << again.status();

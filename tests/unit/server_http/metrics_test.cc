@@ -9,7 +9,7 @@ namespace {
 using ::testing::HasSubstr;
 
 TEST(MetricsTest, GaugesComeFromTheScheduler) {
-  ServerMetrics metrics("1.2.3");
+  ServerMetrics metrics("1.2.3", "abc");
   SchedulerSnapshot snapshot;
   snapshot.works_by_state = {{core::JobState::kRunning, 2}};
   snapshot.workers_ready = 3;
@@ -20,25 +20,27 @@ TEST(MetricsTest, GaugesComeFromTheScheduler) {
   EXPECT_THAT(text, HasSubstr("sbora_workers{state=\"ready\"} 3"));
   EXPECT_THAT(text, HasSubstr("sbora_worker_gpus{state=\"ready\"} 8"));
   EXPECT_THAT(text, HasSubstr("sbora_coordinator_leader 1"));
-  EXPECT_THAT(text, HasSubstr("sbora_build_info{version=\"1.2.3\"} 1"));
+  EXPECT_THAT(text, HasSubstr("sbora_build_info{revision=\"abc\",version=\"1.2.3\"} 1"));
   snapshot.works_by_state.clear();
   EXPECT_THAT(metrics.Serialize(snapshot, 0, false), HasSubstr("sbora_jobs{state=\"running\"} 0"));
 }
 
 TEST(MetricsTest, TotalsOfTheSchedulerAreCountedOnce) {
-  ServerMetrics metrics("1");
+  ServerMetrics metrics("1", "");
   SchedulerSnapshot snapshot;
   snapshot.committed_total = 4;
-  snapshot.attempts_ended = {{core::TerminationReason::kWorkerLost, 2}};
+  snapshot.expired_total = 1;
+  snapshot.attempts_ended = {{core::TerminationReason::kDone, 4}, {core::TerminationReason::kWorkerLost, 2}};
   metrics.Serialize(snapshot, 0, true);
   const std::string text = metrics.Serialize(snapshot, 0, true);
   EXPECT_THAT(text, HasSubstr("sbora_job_attempts_total{outcome=\"committed\",reason=\"done\"} 4"));
   EXPECT_THAT(text, HasSubstr("sbora_job_attempts_total{outcome=\"ended\",reason=\"worker_lost\"} 2"));
-  EXPECT_THAT(text, HasSubstr("sbora_lease_expirations_total 2"));
+  EXPECT_THAT(text, ::testing::Not(HasSubstr("outcome=\"ended\",reason=\"done\"")));
+  EXPECT_THAT(text, HasSubstr("sbora_lease_expirations_total 1")) << "a restart of a worker is no expiry";
 }
 
 TEST(MetricsTest, CallsAreHistogramsByMethodAndStatus) {
-  ServerMetrics metrics("1");
+  ServerMetrics metrics("1", "");
   metrics.ObserveCall("sbora.v1.ModelService/GetModel", "NOT_FOUND", std::chrono::milliseconds(3));
   EXPECT_THAT(metrics.Serialize({}, 0, true),
               HasSubstr("grpc_server_call_duration_seconds_count{grpc_method=\"sbora.v1.ModelService/GetModel\",grpc_status=\"NOT_FOUND\"} 1"));
