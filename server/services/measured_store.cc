@@ -1,5 +1,6 @@
 #include "server/services/measured_store.h"
 
+#include "common/logging.h"
 #include "sbora/v1/job.pb.h"
 
 namespace sbora::server {
@@ -37,6 +38,19 @@ void MeasuredStore::CountWork(const PutWork& put) {
   metrics_.ObserveRun(MethodLabel(job.spec().adapter().method()), "none", std::chrono::milliseconds(row.end_ms - row.start_ms));
 }
 
+void MeasuredStore::LogStates(const WriteSet& set) {
+  for (const Mutation& mutation : set.mutations) {
+    const auto* const event = std::get_if<AddEvent>(&mutation);
+    if (event == nullptr || event->row.type != "STATE_CHANGED") continue;
+    for (const Mutation& other : set.mutations) {
+      const auto* const put = std::get_if<PutWork>(&other);
+      if (put == nullptr || put->row.uid != event->row.work_uid) continue;
+      const LogLevel level = event->row.level >= 3 ? LogLevel::kError : event->row.level == 2 ? LogLevel::kWarn : LogLevel::kInfo;
+      Log(level, event->row.message, {{"job", put->row.name}, {"attempt", put->row.attempt}, {"epoch", put->row.epoch}});
+    }
+  }
+}
+
 StatusOr<std::vector<Status>> MeasuredStore::Commit(std::span<const WriteSet* const> batch) {
   const MonotonicTime start = clock_.Now();
   StatusOr<std::vector<Status>> result = store_->Commit(batch);
@@ -45,8 +59,10 @@ StatusOr<std::vector<Status>> MeasuredStore::Commit(std::span<const WriteSet* co
     metrics_.CountDbError(result.status().code() == StatusCode::kUnavailable ? "unavailable" : "other");
     return result;
   }
-  for (const WriteSet* set : batch) {
-    for (const Mutation& mutation : set->mutations) {
+  for (size_t i = 0; i < batch.size(); ++i) {
+    if (!(*result)[i].ok()) continue;  // refused: nothing of it is in the store
+    LogStates(*batch[i]);
+    for (const Mutation& mutation : batch[i]->mutations) {
       if (const auto* put = std::get_if<PutWork>(&mutation)) CountWork(*put);
     }
   }

@@ -1,4 +1,5 @@
-/// A store that counts: transactions and their time, failures, and the ends of jobs as they become durable.
+/// A store that tells of itself: it counts transactions and their time, failures, and the ends of jobs as they become
+/// durable, and logs each change of a state with job, attempt and epoch.
 #pragma once
 
 #include <memory>
@@ -62,6 +63,7 @@ class MeasuredStore final : public Store {
 
  private:
   void CountWork(const PutWork& put);
+  static void LogStates(const WriteSet& set);
 
   const std::unique_ptr<Store> store_;
   ServerMetrics& metrics_;
