@@ -177,6 +177,13 @@ StatusOr<v1::ListFineTuningMetricsResponse> Client::ListMetrics(const std::strin
   return ListPages(jobs_, &v1::FineTuningService::Stub::ListFineTuningMetrics, request, options);
 }
 
+StatusOr<v1::ListFineTuningCheckpointsResponse> Client::ListCheckpoints(const std::string& job,
+                                                                        const ListOptions& options) {
+  v1::ListFineTuningCheckpointsRequest request;
+  request.set_parent(job);
+  return ListPages(jobs_, &v1::FineTuningService::Stub::ListFineTuningCheckpoints, request, options);
+}
+
 StatusOr<v1::FineTuningJob> Client::CancelJob(const std::string& name) {
   v1::CancelFineTuningJobRequest request;
   request.set_name(name);
@@ -245,6 +252,24 @@ StatusOr<v1::EvaluationJob> Client::GetEvaluation(const std::string& name) {
   v1::GetEvaluationJobRequest request;
   request.set_name(name);
   return Call(evaluations_, &v1::EvaluationService::Stub::GetEvaluationJob, request, Repeat::kSafe);
+}
+
+StatusOr<v1::ListEvaluationJobsResponse> Client::ListEvaluations(const ListOptions& options) {
+  v1::ListEvaluationJobsRequest request;
+  request.set_parent(Parent());
+  return ListPages(evaluations_, &v1::EvaluationService::Stub::ListEvaluationJobs, request, options);
+}
+
+StatusOr<v1::EvaluationJob> Client::CancelEvaluation(const std::string& name) {
+  v1::CancelEvaluationJobRequest request;
+  request.set_name(name);
+  return Call(evaluations_, &v1::EvaluationService::Stub::CancelEvaluationJob, request, Repeat::kOnce);
+}
+
+Status Client::DeleteEvaluation(const std::string& name) {
+  v1::DeleteEvaluationJobRequest request;
+  request.set_name(name);
+  return Call(evaluations_, &v1::EvaluationService::Stub::DeleteEvaluationJob, request, Repeat::kOnce).status();
 }
 
 StatusOr<v1::GenerateResponse> Client::Generate(v1::GenerateRequest request) {

@@ -117,6 +117,7 @@ class Client {
   StatusOr<v1::ListFineTuningJobsResponse> ListJobs(const ListOptions& options, const std::string& filter);
   StatusOr<v1::ListFineTuningEventsResponse> ListEvents(const std::string& job, const ListOptions& options);
   StatusOr<v1::ListFineTuningMetricsResponse> ListMetrics(const std::string& job, const ListOptions& options);
+  StatusOr<v1::ListFineTuningCheckpointsResponse> ListCheckpoints(const std::string& job, const ListOptions& options);
   StatusOr<v1::FineTuningJob> CancelJob(const std::string& name);
   StatusOr<v1::FineTuningJob> PauseJob(const std::string& name);
   StatusOr<v1::FineTuningJob> ResumeJob(const std::string& name);
@@ -136,6 +137,9 @@ class Client {
 
   StatusOr<v1::EvaluationJob> CreateEvaluation(v1::CreateEvaluationJobRequest request);
   StatusOr<v1::EvaluationJob> GetEvaluation(const std::string& name);
+  StatusOr<v1::ListEvaluationJobsResponse> ListEvaluations(const ListOptions& options);
+  StatusOr<v1::EvaluationJob> CancelEvaluation(const std::string& name);
+  Status DeleteEvaluation(const std::string& name);
   StatusOr<v1::GenerateResponse> Generate(v1::GenerateRequest request);
 
   /// Polls until the job has ended; `on_change` sees every answer. Errors: Cancelled STOPPED, the server's.

@@ -71,6 +71,8 @@ void AddSubmit(const CommandRoot& root, CLI::App& parent);
 /// adapters, pull.
 void AddAdapters(const CommandRoot& root);
 void AddEvaluate(const CommandRoot& root);
+/// evaluations: what became of those that nobody waited for.
+void AddEvaluations(const CommandRoot& root);
 void AddGenerate(const CommandRoot& root);
 void AddEstimate(const CommandRoot& root);
 void AddWorkers(const CommandRoot& root);

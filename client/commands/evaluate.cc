@@ -63,7 +63,8 @@ CommandResult Evaluate(CommandContext& context, const EvaluateFlags& flags) {
     line.Update(StateName(job.state()), RenderEvaluationProgress(job));
   });
   line.Finish();
-  if (!ended.ok()) return wait.Explain(ended.status(), fmt::format("the evaluation goes on as {}", created.name()));
+  if (!ended.ok()) return wait.Explain(ended.status(), fmt::format("the evaluation goes on without you. Look at it: sbora-client evaluations get {0}; end it: sbora-client "
+                                         "evaluations cancel {0}", ShortName(created.name())));
   context.Print(*ended);
   return EndOf(context, *ended);
 }

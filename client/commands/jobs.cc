@@ -111,6 +111,14 @@ void AddJobLists(const CommandRoot& root, CLI::App& group) {
         return PrintList(context,
                          client->ListMetrics(client->ResourceName("fineTuningJobs", flags.name), {.limit = 0}));
       });
+  root.Verb<NameFlag>(
+      group, "checkpoints", "Checkpoints that are kept, for a resume",
+      [](CLI::App& app, NameFlag& flags) { DeclareName(app, flags, "Job"); },
+      [](CommandContext& context, const NameFlag& flags) -> CommandResult {
+        SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
+        return PrintList(context,
+                         client->ListCheckpoints(client->ResourceName("fineTuningJobs", flags.name), {.limit = 0}));
+      });
 }
 
 }  // namespace

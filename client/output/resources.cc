@@ -201,6 +201,30 @@ std::string ToTable(const v1::ListAdaptersResponse& adapters) {
   return FormatTable({"NAME", "METHOD", "RANK", "MODEL", "SIZE", "LOSS", "CREATED"}, rows);
 }
 
+std::string ToTable(const v1::ListFineTuningCheckpointsResponse& checkpoints) {
+  Rows rows;
+  for (const v1::FineTuningCheckpoint& checkpoint : checkpoints.checkpoints()) {
+    int64_t bytes = 0;
+    for (const v1::File& file : checkpoint.files()) bytes += file.size_bytes();
+    rows.push_back({std::to_string(checkpoint.step()), std::to_string(checkpoint.attempt()), FormatBytes(bytes),
+                    checkpoint.has_validation_loss() ? Number(checkpoint.validation_loss()) : "",
+                    FormatTime(checkpoint.create_time())});
+  }
+  return FormatTable({"STEP", "ATTEMPT", "SIZE", "VALIDATION LOSS", "CREATED"}, rows);
+}
+
+std::string ToTable(const v1::ListEvaluationJobsResponse& jobs) {
+  Rows rows;
+  for (const v1::EvaluationJob& job : jobs.evaluation_jobs()) {
+    const v1::EvaluationSpec& spec = job.spec();
+    const bool ended = job.state() == v1::EvaluationJob::STATE_SUCCEEDED;
+    rows.push_back({ShortName(job.name()), StateName(job.state()), ShortName(spec.adapter().empty() ? spec.model() : spec.adapter()),
+                    ShortName(spec.dataset()), ended ? Number(job.result().exact_match()) : "",
+                    ended ? Number(job.result().perplexity()) : "", FormatTime(job.create_time())});
+  }
+  return FormatTable({"NAME", "STATE", "OF", "DATA SET", "EXACT MATCH", "PERPLEXITY", "CREATED"}, rows);
+}
+
 std::string ToTable(const v1::EvaluationJob& job) {
   const v1::EvaluationResult& result = job.result();
   std::string out = FormatFields({{"name", job.name()},

@@ -20,11 +20,13 @@ std::string ToTable(const v1::FineTuningJob& job);
 std::string ToTable(const v1::ListFineTuningJobsResponse& jobs);
 std::string ToTable(const v1::ListFineTuningEventsResponse& events);
 std::string ToTable(const v1::ListFineTuningMetricsResponse& metrics);
+std::string ToTable(const v1::ListFineTuningCheckpointsResponse& checkpoints);
 std::string ToTable(const v1::EstimateFineTuningJobResponse& estimate);
 std::string ToTable(const v1::Adapter& adapter);
 std::string ToTable(const v1::ListAdaptersResponse& adapters);
 /// Figures and the first three examples.
 std::string ToTable(const v1::EvaluationJob& job);
+std::string ToTable(const v1::ListEvaluationJobsResponse& jobs);
 std::string ToTable(const v1::GenerateResponse& generated);
 std::string ToTable(const v1::ServerInfo& info);
 std::string ToTable(const v1::Worker& worker);

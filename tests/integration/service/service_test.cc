@@ -78,6 +78,12 @@ TEST_F(ServiceTest, AJobRunsToItsAdapterWhichCanBePulledExportedMergedAndEvaluat
   evaluation = service().client().WaitEvaluation(evaluation->name(), {}, {});
   ASSERT_TRUE(evaluation.ok()) << evaluation.status();
   EXPECT_EQ(evaluation->state(), v1::EvaluationJob::STATE_SUCCEEDED) << evaluation->failure().message();
+  const auto evaluations = service().client().ListEvaluations({});
+  ASSERT_TRUE(evaluations.ok()) << evaluations.status();
+  EXPECT_EQ(evaluations->evaluation_jobs(0).name(), evaluation->name());
+  EXPECT_EQ(service().client().CancelEvaluation(evaluation->name()).status().reason(), "JOB_ENDED");
+  EXPECT_TRUE(service().client().DeleteEvaluation(evaluation->name()).ok());
+  EXPECT_EQ(service().client().GetEvaluation(evaluation->name()).status().code(), StatusCode::kNotFound);
   EXPECT_EQ(evaluation->result().samples(), 37);
   EXPECT_GT(evaluation->result().loss(), 0.0);
 }
