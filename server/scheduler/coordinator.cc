@@ -215,18 +215,19 @@ uint64_t CoordinatorImpl::Synchronize(SyncRequest request, SyncDone done) {
 
 void CoordinatorImpl::AnswerPoll(const std::string& worker, bool force) {
   SyncDone done;
-  std::optional<SyncResponse> answer;
+  StatusOr<std::optional<SyncResponse>> answer = std::optional<SyncResponse>();
   {
     MutexLock lock(polls_mutex_);
     const auto found = polls_.find(worker);
     if (found == polls_.end() || !found->second.taken_in) return;
     const Moment at = Now();
     answer = scheduler_.Answer(found->second.request, force && found->second.deadline <= at.now, at);
-    if (!answer) return;
+    if (answer.ok() && !answer->has_value()) return;
     done = std::move(found->second.done);
     polls_.erase(found);
   }
-  done(*std::move(answer));
+  if (!answer.ok()) return done(answer.status());
+  done(**std::move(answer));
 }
 
 void CoordinatorImpl::CancelSync(uint64_t handle) {

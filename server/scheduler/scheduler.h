@@ -68,7 +68,9 @@ class Scheduler {
   /// Takes the report in. FAILED_PRECONDITION WORKER_REPLACED for an instance that a newer one has replaced.
   Status Synchronize(const SyncRequest& request, Moment at, Done done);
   /// The answer to a taken-in report, from what is published; nullopt when it holds no news and `force` is false.
-  std::optional<SyncResponse> Answer(const SyncRequest& request, bool force, Moment at);
+  /// UNAVAILABLE NOT_SERVING when memory was dropped since: an agent reads a lease's absence from an answer as its end
+  /// being durable, so that no answer at all must leave here then. FAILED_PRECONDITION WORKER_REPLACED.
+  StatusOr<std::optional<SyncResponse>> Answer(const SyncRequest& request, bool force, Moment at);
 
   /// The work of a lease that may commit; FAILED_PRECONDITION LEASE_FENCED.
   StatusOr<Work> CheckLease(const core::LeaseId& lease, Moment at);

@@ -25,6 +25,12 @@ Status Fenced(const core::LeaseId& lease, std::string_view why) {
                                                         lease.uid, lease.epoch, why));
 }
 
+Status Replaced(const WorkerRow& worker) {
+  return FailedPrecondition("WORKER_REPLACED", fmt::format("worker {} has been started again as instance {}; two agents "
+                                                           "must not share a name",
+                                                           worker.name, worker.instance_uuid));
+}
+
 std::vector<std::string> GpuNames(const std::vector<SlotInfo>& slots) {
   std::vector<std::string> names;
   for (const SlotInfo& slot : slots) {
@@ -51,9 +57,7 @@ StatusOr<WorkerEntry*> Scheduler::TakeWorker(Draft& draft, const SyncRequest& re
   }
   const auto& former = worker.former_instances;
   if (std::find(former.begin(), former.end(), request.instance_uuid) != former.end()) {
-    return FailedPrecondition("WORKER_REPLACED", fmt::format("worker {} has been started again as instance {}; two agents "
-                                                             "must not share a name",
-                                                             request.worker, worker.row.instance_uuid));
+    return Replaced(worker.row);
   }
   if (worker.row.instance_uuid != request.instance_uuid) {
     // The agent is a new process: the old one and, by parent death, its gangs are gone.
@@ -212,13 +216,14 @@ Status Scheduler::Synchronize(const SyncRequest& request, Moment at, Done done) 
   return OkStatus();
 }
 
-std::optional<SyncResponse> Scheduler::Answer(const SyncRequest& request, bool force, Moment at) {
+StatusOr<std::optional<SyncResponse>> Scheduler::Answer(const SyncRequest& request, bool force, Moment at) {
   MutexLock lock(mutex_);
   const auto found = workers_.find(request.worker);
-  if (!serving_ || found == workers_.end() || found->second.row.instance_uuid != request.instance_uuid) {
-    return SyncResponse{};  // nothing renewed: the agent asks again or fences itself
+  if (!serving_ || found == workers_.end()) {
+    return Unavailable("NOT_SERVING", "the report was taken in by memory that is gone; report again");
   }
   WorkerEntry& worker = found->second;
+  if (worker.row.instance_uuid != request.instance_uuid) return Replaced(worker.row);
   SyncResponse answer;
   std::set<std::string> listed;
   // A new instance is told at once that it is known; reports are acknowledged at once, because the agent keeps them.
@@ -261,7 +266,7 @@ std::optional<SyncResponse> Scheduler::Answer(const SyncRequest& request, bool f
       named.push_back(&lease);
     }
   }
-  if (!news && !force) return std::nullopt;
+  if (!news && !force) return std::optional<SyncResponse>();
   answer.sequence = ++worker.sequence;
   answer.drain = worker.row.drain_asked;
   worker.drain_told = worker.row.drain_asked;
@@ -274,7 +279,7 @@ std::optional<SyncResponse> Scheduler::Answer(const SyncRequest& request, bool f
       lease->renewed = at.now;
     }
   }
-  return answer;
+  return std::optional<SyncResponse>(std::move(answer));
 }
 
 StatusOr<Work> Scheduler::CheckLease(const core::LeaseId& id, Moment at) {

@@ -74,9 +74,26 @@ TEST_F(SchedulerTest, NothingLeavesBeforeTheCommit) {
   h_.Submit("a");
   const SyncRequest request = h_.Report("w");
   ASSERT_TRUE(h_.scheduler().Synchronize(request, h_.At(), [](const Status&) {}).ok());
-  EXPECT_TRUE(h_.scheduler().Answer(request, true, h_.At())->start.empty()) << "a lease left before its commit";
+  EXPECT_TRUE(h_.Answer(request).start.empty()) << "a lease left before its commit";
   h_.Commit();
-  EXPECT_EQ(h_.scheduler().Answer(request, true, h_.At())->start.size(), 1u);
+  EXPECT_EQ(h_.Answer(request).start.size(), 1u);
+}
+
+TEST_F(SchedulerTest, ADroppedMemoryAnswersNothing) {
+  const std::string name = h_.Submit("a");
+  const core::LeaseId lease = Run(name);
+  SyncRequest ended = h_.Report("w");
+  ended.attempts = {Harness::Attempt(lease, AttemptPhase::kEnded)};
+  ended.attempts[0].reason = TerminationReason::kHang;
+  ended.acknowledged_sequence = 1000;
+  ASSERT_TRUE(h_.scheduler().Synchronize(ended, h_.At(), [](const Status&) {}).ok());
+  // The commit fails. An empty answer would tell the agent that its word was heard, and it would never say it again.
+  h_.scheduler().Drop();
+  EXPECT_EQ(h_.scheduler().Answer(ended, true, h_.At()).status().reason(), "NOT_SERVING");
+  h_.Restart();
+  EXPECT_EQ(h_.State(name), JobState::kRunning);
+  h_.Sync(ended);
+  EXPECT_EQ(h_.State(name), JobState::kRecovering);
 }
 
 TEST_F(SchedulerTest, RepeatsAStartUntilItIsReported) {
