@@ -40,9 +40,14 @@ TEST_F(JobsTest, AJobRunsToItsAdapterAndTellsEverythingInOrder) {
   int64_t last = 0;
   bool succeeded = false;
   while (reader->Read(&response)) {
-    EXPECT_GE(response.sequence(), last);
+    EXPECT_GT(response.sequence(), last) << response.DebugString();
     last = response.sequence();
     succeeded = succeeded || (response.has_job() && response.job().state() == v1::FineTuningJob::STATE_SUCCEEDED);
+    EXPECT_EQ(response.has_job(), response.has_change()) << response.DebugString();
+    if (response.has_change()) {
+      EXPECT_EQ(response.change().type(), "STATE_CHANGED");
+      EXPECT_EQ(response.change().sequence(), response.sequence());
+    }
   }
   EXPECT_TRUE(reader->Finish().ok());
   EXPECT_TRUE(succeeded);
