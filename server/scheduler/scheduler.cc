@@ -52,6 +52,12 @@ void Scheduler::Load(ActiveState state, Moment at) {
     entry.row = std::move(work.row);
     entry.counted = at.now;
   }
+  for (CheckpointRow& row : state.checkpoints) {
+    WorkEntry& work = works_.at(row.work_uid);
+    if (row.step >= work.row.checkpoint_step) continue;
+    work.older_checkpoint_step = row.step;
+    work.older_checkpoint_files = std::move(row.files);
+  }
   for (LeaseRow& row : state.leases) {
     LeaseEntry& lease = leases_[row.id.uid];
     lease.row = std::move(row);

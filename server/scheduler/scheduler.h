@@ -151,6 +151,8 @@ class Scheduler {
   void TakeAttempt(Draft& draft, LeaseEntry& lease, const AttemptReport& report) SBORA_REQUIRES(mutex_);
   void TakeItems(Draft& draft, WorkEntry& work, LeaseEntry& lease, const std::vector<ReportItem>& items)
       SBORA_REQUIRES(mutex_);
+  void TakeCheckpoint(Draft& draft, WorkEntry& work, LeaseEntry& lease, const CheckpointItem& checkpoint)
+      SBORA_REQUIRES(mutex_);
   LeaseEntry* FindLease(const core::LeaseId& id) SBORA_REQUIRES(mutex_);
   WorkerView ViewOf(const WorkerEntry& worker) const SBORA_REQUIRES(mutex_);
 

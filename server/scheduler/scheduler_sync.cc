@@ -124,23 +124,35 @@ void Scheduler::TakeItems(Draft& draft, WorkEntry& work, LeaseEntry& lease, cons
       const std::string type = event->type == "STATE_CHANGED" ? "AGENT_STATE" : event->type;
       AddEvent(draft, work, event->level, type, event->message, event->time_ms);
     } else {
-      const auto& checkpoint = std::get<CheckpointItem>(item.item);
-      draft.extra.push_back(PutCheckpoint{CheckpointRow{.work_uid = work.row.uid,
-                                                        .step = checkpoint.step,
-                                                        .attempt = lease.row.attempt,
-                                                        .create_ms = draft.at.wall_ms,
-                                                        .files = checkpoint.files,
-                                                        .validation_loss = checkpoint.validation_loss,
-                                                        .object_uids = checkpoint.object_uids}});
-      draft.extra.push_back(PruneCheckpoints{.work_uid = work.row.uid, .keep = kCheckpointsKept});
-      if (checkpoint.step >= work.row.checkpoint_step) {
-        work.row.checkpoint_step = checkpoint.step;
-        work.row.checkpoint_files = checkpoint.files;
-      }
-      AddEvent(draft, work, 1, "CHECKPOINT_SAVED", fmt::format("checkpoint of step {}", checkpoint.step),
-               draft.at.wall_ms);
+      TakeCheckpoint(draft, work, lease, std::get<CheckpointItem>(item.item));
     }
   }
+}
+
+void Scheduler::TakeCheckpoint(Draft& draft, WorkEntry& work, LeaseEntry& lease, const CheckpointItem& checkpoint) {
+  WorkRow& row = work.row;
+  draft.extra.push_back(PutCheckpoint{CheckpointRow{.work_uid = row.uid,
+                                                    .step = checkpoint.step,
+                                                    .attempt = lease.row.attempt,
+                                                    .create_ms = draft.at.wall_ms,
+                                                    .files = checkpoint.files,
+                                                    .validation_loss = checkpoint.validation_loss,
+                                                    .object_uids = checkpoint.object_uids}});
+  draft.extra.push_back(PruneCheckpoints{.work_uid = row.uid, .keep = kCheckpointsKept});
+  // Steps only rise in an attempt: a lower one than it was handed says that it could not use that, and where it began.
+  if (checkpoint.step < lease.row.start_checkpoint_step) {
+    lease.row.start_checkpoint_step = work.older_checkpoint_step <= checkpoint.step ? work.older_checkpoint_step : -1;
+  }
+  if (row.checkpoint_step < checkpoint.step) {
+    work.older_checkpoint_step = row.checkpoint_step;
+    work.older_checkpoint_files = std::move(row.checkpoint_files);
+  } else if (work.older_checkpoint_step >= checkpoint.step) {
+    work.older_checkpoint_step = -1;
+    work.older_checkpoint_files.clear();
+  }
+  row.checkpoint_step = checkpoint.step;
+  row.checkpoint_files = checkpoint.files;
+  AddEvent(draft, work, 1, "CHECKPOINT_SAVED", fmt::format("checkpoint of step {}", checkpoint.step), draft.at.wall_ms);
 }
 
 void Scheduler::TakeAttempt(Draft& draft, LeaseEntry& lease, const AttemptReport& report) {
@@ -261,7 +273,8 @@ StatusOr<std::optional<SyncResponse>> Scheduler::Answer(const SyncRequest& reque
                               .slots = lease.row.slots,
                               .payload = work.payload,
                               .checkpoint_step = work.row.checkpoint_step,
-                              .checkpoint_files = work.row.checkpoint_files});
+                              .checkpoint_files = work.row.checkpoint_files,
+                              .older_checkpoint_files = work.older_checkpoint_files});
       news = news || lease.offers == 0;
       named.push_back(&lease);
     }

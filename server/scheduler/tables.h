@@ -20,6 +20,9 @@ struct WorkEntry {
   MonotonicTime not_before{};  // back-off, and the rest of a silent lease
   std::string lease_uid;       // its lease, until known to be over
   std::string progress;        // serialised JobProgress
+  // The checkpoint before row.checkpoint_step; -1 and empty when there is none.
+  int64_t older_checkpoint_step = -1;
+  std::string older_checkpoint_files;
 };
 
 struct LeaseEntry {

@@ -109,7 +109,8 @@ struct StartDecision {
   std::vector<std::string> slots;
   std::shared_ptr<const WorkPayload> payload;  // `task` goes to the agent, with ...
   int64_t checkpoint_step = -1;                // ... the newest checkpoint, if any,
-  std::string checkpoint_files;                // as input group "checkpoint" (serialised InputGroup)
+  std::string checkpoint_files;                // as input group "checkpoint" (serialised InputGroup), and
+  std::string older_checkpoint_files;          // the one before it, should that one be damaged
 };
 struct RenewDecision {
   core::LeaseId lease;

@@ -94,7 +94,7 @@ struct LeaseRow {
   std::vector<std::string> slots;
   StopReason stop = StopReason::kNone;
   int64_t acknowledged_item = 0;       // report items up to here are durable
-  int64_t start_checkpoint_step = -1;  // what the attempt began from
+  int64_t start_checkpoint_step = -1;  // what the attempt began from, as far as is known
   int64_t running_ms = 0;              // age as of this write
   bool operator==(const LeaseRow&) const = default;
 };
@@ -120,7 +120,7 @@ struct MetricRow {
   bool operator==(const MetricRow&) const = default;
 };
 
-/// Key (work, step): the newest attempt's checkpoint of a step stays.
+/// Key (work, step). The highest step is the newest one.
 struct CheckpointRow {
   std::string work_uid;
   int64_t step = 0;
@@ -222,7 +222,8 @@ struct AddEvent {
 struct PutMetric {
   MetricRow row;
 };
-/// The work becomes the owner of `object_uids`.
+/// The work becomes the owner of `object_uids`. Checkpoints of this step or a later one go, with the ownership of their
+/// objects: an attempt that writes a lower step found those unusable and began from an earlier one.
 struct PutCheckpoint {
   CheckpointRow row;
 };

@@ -117,7 +117,7 @@ Status Apply(SqliteDb& db, const PutLease& put) {
   return ExpectOne(
       db.Run("INSERT INTO leases SELECT ?,uid,project,?,?,?,?,?,?,?,?,? FROM works WHERE uid=? "
              "ON CONFLICT (uid) DO UPDATE SET stop=excluded.stop, acknowledged_item=excluded.acknowledged_item, "
-             "running_ms=excluded.running_ms",
+             "start_checkpoint_step=excluded.start_checkpoint_step, running_ms=excluded.running_ms",
              row.id.uid, row.id.epoch, row.worker, row.instance_uuid, row.attempt, JoinLines(row.slots),
              static_cast<int>(row.stop), row.acknowledged_item, row.start_checkpoint_step, row.running_ms,
              row.work_uid),
@@ -143,36 +143,49 @@ Status Apply(SqliteDb& db, const PutMetric& put) {
                    NotFound("WORK_NOT_FOUND", fmt::format("work {} does not exist", row.work_uid)));
 }
 
+using OldCheckpoints = std::vector<std::pair<int64_t, std::vector<std::string>>>;  // step, object uids
+
+StatusOr<OldCheckpoints> ReadOld(Rows rows) {
+  OldCheckpoints old;
+  while (rows.Next()) old.emplace_back(rows.Int(0), SplitLines(rows.Text(1)));
+  if (!rows.status().ok()) return rows.status();
+  return old;
+}
+
+Status DropCheckpoints(SqliteDb& db, const std::string& work_uid, const OldCheckpoints& old) {
+  for (const auto& [step, objects] : old) {
+    for (const std::string& uid : objects) {
+      SBORA_RETURN_IF_ERROR(db.Run("DELETE FROM object_owners WHERE object_uid=? AND owner=?", uid, work_uid).status());
+    }
+    SBORA_RETURN_IF_ERROR(db.Run("DELETE FROM checkpoints WHERE work_uid=? AND step=?", work_uid, step).status());
+  }
+  return OkStatus();
+}
+
 Status Apply(SqliteDb& db, const PutCheckpoint& put) {
   const CheckpointRow& row = put.row;
+  SBORA_ASSIGN_OR_RETURN(
+      const OldCheckpoints superseded,
+      ReadOld(db.Query("SELECT step, objects FROM checkpoints WHERE work_uid=? AND step>=?", row.work_uid, row.step)));
+  SBORA_RETURN_IF_ERROR(DropCheckpoints(db, row.work_uid, superseded));
   for (const std::string& uid : row.object_uids) {
     // An object that is not there makes a checkpoint that fails its check when read, not a store that parts from memory.
     SBORA_RETURN_IF_ERROR(
         db.Run("INSERT OR IGNORE INTO object_owners SELECT uid,?,project FROM objects WHERE uid=?", row.work_uid, uid)
             .status());
   }
-  return ExpectOne(db.Run("INSERT OR REPLACE INTO checkpoints SELECT uid,?,project,?,?,?,?,? FROM works WHERE uid=?",
-                          row.step, row.attempt, row.create_ms, Blob{row.files}, row.validation_loss,
-                          JoinLines(row.object_uids), row.work_uid),
+  return ExpectOne(db.Run("INSERT INTO checkpoints SELECT uid,?,project,?,?,?,?,? FROM works WHERE uid=?", row.step,
+                          row.attempt, row.create_ms, Blob{row.files}, row.validation_loss, JoinLines(row.object_uids),
+                          row.work_uid),
                    NotFound("WORK_NOT_FOUND", fmt::format("work {} does not exist", row.work_uid)));
 }
 
 Status Apply(SqliteDb& db, const PruneCheckpoints& prune) {
-  std::vector<std::pair<int64_t, std::vector<std::string>>> old;
-  {
-    Rows rows = db.Query("SELECT step, objects FROM checkpoints WHERE work_uid=? ORDER BY step DESC LIMIT -1 OFFSET ?",
-                         prune.work_uid, prune.keep);
-    while (rows.Next()) old.emplace_back(rows.Int(0), SplitLines(rows.Text(1)));
-    SBORA_RETURN_IF_ERROR(rows.status());
-  }
-  for (const auto& [step, objects] : old) {
-    for (const std::string& uid : objects) {
-      SBORA_RETURN_IF_ERROR(
-          db.Run("DELETE FROM object_owners WHERE object_uid=? AND owner=?", uid, prune.work_uid).status());
-    }
-    SBORA_RETURN_IF_ERROR(db.Run("DELETE FROM checkpoints WHERE work_uid=? AND step=?", prune.work_uid, step).status());
-  }
-  return OkStatus();
+  SBORA_ASSIGN_OR_RETURN(
+      const OldCheckpoints old,
+      ReadOld(db.Query("SELECT step, objects FROM checkpoints WHERE work_uid=? ORDER BY step DESC LIMIT -1 OFFSET ?",
+                       prune.work_uid, prune.keep)));
+  return DropCheckpoints(db, prune.work_uid, old);
 }
 
 Status Apply(SqliteDb& db, const PutWorker& put) {

@@ -32,6 +32,7 @@ struct ActiveState {
   std::vector<Work> works;  // not terminal, and terminal ones whose lease has not ended yet
   std::vector<LeaseRow> leases;
   std::vector<WorkerRow> workers;
+  std::vector<CheckpointRow> checkpoints;  // of the work that is not terminal; by work, steps ascending
 };
 
 /// One thing of a work's stream, in order of sequence.

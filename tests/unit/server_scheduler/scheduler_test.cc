@@ -180,7 +180,55 @@ TEST_F(SchedulerTest, ACheckpointResetsTheCountAndIsHandedToTheNextAttempt) {
   ASSERT_EQ(next.start.size(), 1u);
   EXPECT_EQ(next.start[0].checkpoint_step, 50);
   EXPECT_EQ(next.start[0].checkpoint_files, "files50");
+  EXPECT_EQ(next.start[0].older_checkpoint_files, "files40") << "what to use when the newest is damaged";
   EXPECT_EQ(h_.store().ListCheckpoints(h_.Row(name).uid, -1, 10)->size(), 2u) << "two checkpoints are kept";
+}
+
+TEST_F(SchedulerTest, BothCheckpointsOutliveARestart) {
+  const std::string name = h_.Submit("a");
+  AttemptReport report = Harness::Attempt(Run(name), AttemptPhase::kEnded);
+  report.reason = TerminationReason::kPreempted;
+  report.items = {Harness::Checkpoint(1, 10), Harness::Checkpoint(2, 20), Harness::Checkpoint(3, 30)};
+  h_.scheduler().DrainWorker("w", h_.At(), nullptr).status().IgnoreError("it gets no work back");
+  SyncWith(std::move(report));
+  h_.Restart();
+  const auto next = h_.Sync(h_.Report("v"));
+  ASSERT_EQ(next.start.size(), 1u);
+  EXPECT_EQ(next.start[0].checkpoint_files, "files30");
+  EXPECT_EQ(next.start[0].older_checkpoint_files, "files20");
+}
+
+TEST_F(SchedulerTest, AnAttemptThatWentBackToTheOlderCheckpointMakesTheNewestAndCountsAsProgress) {
+  const std::string name = h_.Submit("a");
+  AttemptReport first = Harness::Attempt(Run(name), AttemptPhase::kEnded);
+  first.reason = TerminationReason::kHang;
+  first.items = {Harness::Checkpoint(1, 10), Harness::Checkpoint(2, 20)};
+  SyncWith(std::move(first));
+  h_.Pass(seconds(10));
+  // The checkpoint of step 20 turned out damaged: training went on from 10, and failed at 16.
+  AttemptReport second = Harness::Attempt(Run(name), AttemptPhase::kEnded);
+  second.reason = TerminationReason::kHang;
+  second.items = {Harness::Checkpoint(1, 15)};
+  SyncWith(std::move(second));
+  EXPECT_EQ(h_.Row(name).checkpoint_step, 15);
+  EXPECT_EQ(h_.Row(name).failed_attempts, 0) << "5 new steps";
+  const auto kept = h_.store().ListCheckpoints(h_.Row(name).uid, -1, 10);
+  ASSERT_EQ(kept->size(), 2u);
+  EXPECT_EQ(kept->at(0).step, 10);
+  EXPECT_EQ(kept->at(1).step, 15) << "the damaged one is gone";
+  h_.Pass(seconds(10));
+  const auto third = h_.Sync(h_.Report("w"));
+  ASSERT_EQ(third.start.size(), 1u);
+  EXPECT_EQ(third.start[0].checkpoint_files, "files15");
+  EXPECT_EQ(third.start[0].older_checkpoint_files, "files10");
+  // And one that began anew, because neither could be read.
+  AttemptReport anew = Harness::Attempt(third.start[0].lease, AttemptPhase::kEnded);
+  anew.reason = TerminationReason::kHang;
+  anew.items = {Harness::Checkpoint(1, 5)};
+  SyncWith(std::move(anew));
+  EXPECT_EQ(h_.Row(name).failed_attempts, 0);
+  EXPECT_EQ(h_.store().ListCheckpoints(h_.Row(name).uid, -1, 10)->size(), 1u);
+  EXPECT_TRUE(h_.scheduler().Find(name).has_value());
 }
 
 TEST_F(SchedulerTest, ANonFiniteLossIsNotTriedAgain) {
