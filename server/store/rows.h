@@ -222,7 +222,7 @@ struct AddEvent {
 struct PutMetric {
   MetricRow row;
 };
-/// The work becomes the owner of `object_uids`. Checkpoints of this step or a later one go, with the ownership of their
+/// The work takes `object_uids` over from the uploads that brought them. Checkpoints of this step or a later one go, with the ownership of their
 /// objects: an attempt that writes a lower step found those unusable and began from an earlier one.
 struct PutCheckpoint {
   CheckpointRow row;
@@ -263,7 +263,8 @@ struct DeleteUpload {
 struct InsertObject {
   ObjectRow row;
 };
-/// `owner` is a resource name, an upload uid or a work uid. NOT_FOUND when the object is not there.
+/// `owner` is a resource name, an upload uid or a work uid. NOT_FOUND when the object is not there. A resource takes the
+/// object over from the upload that brought it; work may fail, and its upload be used again.
 struct AddObjectOwner {
   std::string object_uid;
   std::string owner;
@@ -272,14 +273,25 @@ struct RemoveObjectOwner {
   std::string object_uid;  // empty: all of the owner's
   std::string owner;
 };
-/// Only when nobody owns it (FAILED_PRECONDITION OBJECT_OWNED): the sweep deletes the row first, then the bytes.
+/// The row of an object that nobody owns becomes a doomed key; owned or gone, nothing happens.
 struct DeleteObject {
   std::string uid;
+};
+/// The bytes under `key` will be deleted from `due_ms` on, unless InsertObject names the key before. Of a key that is
+/// doomed already the later time counts; of one that an object has, nothing happens.
+struct DoomKey {
+  std::string project;
+  std::string key;
+  int64_t due_ms = 0;
+};
+/// Its bytes are gone.
+struct ForgetKey {
+  std::string key;
 };
 
 using Mutation = std::variant<PutWork, DeleteWork, PutLease, DeleteLease, AddEvent, PutMetric, PutCheckpoint,
                               PruneCheckpoints, PutWorker, DeleteWorker, InsertResource, DeleteResource, InsertRequest, PutUpload, DeleteUpload, InsertObject,
-                              AddObjectOwner, RemoveObjectOwner, DeleteObject>;
+                              AddObjectOwner, RemoveObjectOwner, DeleteObject, DoomKey, ForgetKey>;
 
 std::string_view WorkKindName(WorkKind kind);          // "train", ...
 std::string_view DeviceKindName(DeviceKind kind);      // "cpu", ...

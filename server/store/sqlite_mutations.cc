@@ -143,6 +143,14 @@ Status Apply(SqliteDb& db, const PutMetric& put) {
                    NotFound("WORK_NOT_FOUND", fmt::format("work {} does not exist", row.work_uid)));
 }
 
+/// Somebody who stays has become an owner: the upload that brought the object must not keep it alive for its 24 h.
+Status ReleaseUpload(SqliteDb& db, const std::string& object_uid) {
+  return db
+      .Run("DELETE FROM object_owners WHERE object_uid=? AND EXISTS (SELECT 1 FROM uploads WHERE uid=object_owners.owner)",
+           object_uid)
+      .status();
+}
+
 using OldCheckpoints = std::vector<std::pair<int64_t, std::vector<std::string>>>;  // step, object uids
 
 StatusOr<OldCheckpoints> ReadOld(Rows rows) {
@@ -173,6 +181,7 @@ Status Apply(SqliteDb& db, const PutCheckpoint& put) {
     SBORA_RETURN_IF_ERROR(
         db.Run("INSERT OR IGNORE INTO object_owners SELECT uid,?,project FROM objects WHERE uid=?", row.work_uid, uid)
             .status());
+    SBORA_RETURN_IF_ERROR(ReleaseUpload(db, uid));
   }
   return ExpectOne(db.Run("INSERT INTO checkpoints SELECT uid,?,project,?,?,?,?,? FROM works WHERE uid=?", row.step,
                           row.attempt, row.create_ms, Blob{row.files}, row.validation_loss, JoinLines(row.object_uids),
@@ -279,6 +288,7 @@ Status Apply(SqliteDb& db, const DeleteUpload& gone) {
 
 Status Apply(SqliteDb& db, const InsertObject& insert) {
   const ObjectRow& row = insert.row;
+  SBORA_RETURN_IF_ERROR(db.Run("DELETE FROM doomed_keys WHERE key=?", row.key).status());
   return ExpectOne(db.Run("INSERT INTO objects VALUES (?,?,?,?,?,?) ON CONFLICT DO NOTHING", row.uid, row.project,
                           row.key, row.size_bytes, row.sha256, row.create_ms),
                    AlreadyExists("OBJECT_EXISTS", fmt::format("object {} exists", row.uid)));
@@ -287,10 +297,11 @@ Status Apply(SqliteDb& db, const InsertObject& insert) {
 Status Apply(SqliteDb& db, const AddObjectOwner& add) {
   SBORA_ASSIGN_OR_RETURN(const bool there, Exists(db, "SELECT 1 FROM objects WHERE uid=?", add.object_uid));
   if (!there) return NotFound("OBJECT_NOT_FOUND", fmt::format("object {} does not exist", add.object_uid));
-  return db
-      .Run("INSERT OR IGNORE INTO object_owners SELECT uid,?,project FROM objects WHERE uid=?", add.owner,
-           add.object_uid)
-      .status();
+  SBORA_RETURN_IF_ERROR(db.Run("INSERT OR IGNORE INTO object_owners SELECT uid,?,project FROM objects WHERE uid=?",
+                               add.owner, add.object_uid)
+                            .status());
+  SBORA_ASSIGN_OR_RETURN(const bool by_resource, Exists(db, "SELECT 1 FROM resources WHERE name=?", add.owner));
+  return by_resource ? ReleaseUpload(db, add.object_uid) : OkStatus();
 }
 
 Status Apply(SqliteDb& db, const RemoveObjectOwner& remove) {
@@ -300,10 +311,25 @@ Status Apply(SqliteDb& db, const RemoveObjectOwner& remove) {
 }
 
 Status Apply(SqliteDb& db, const DeleteObject& gone) {
-  return ExpectOne(db.Run("DELETE FROM objects WHERE uid=?1 AND NOT EXISTS "
-                          "(SELECT 1 FROM object_owners WHERE object_uid=?1)",
-                          gone.uid),
-                   FailedPrecondition("OBJECT_OWNED", fmt::format("object {} is owned or gone", gone.uid)));
+  SBORA_RETURN_IF_ERROR(db.Run("INSERT OR REPLACE INTO doomed_keys SELECT key,project,0 FROM objects WHERE uid=?1 AND NOT "
+                               "EXISTS (SELECT 1 FROM object_owners WHERE object_uid=?1)",
+                               gone.uid)
+                            .status());
+  return db
+      .Run("DELETE FROM objects WHERE uid=?1 AND NOT EXISTS (SELECT 1 FROM object_owners WHERE object_uid=?1)", gone.uid)
+      .status();
+}
+
+Status Apply(SqliteDb& db, const DoomKey& doom) {
+  return db
+      .Run("INSERT INTO doomed_keys SELECT ?1,?2,?3 WHERE NOT EXISTS (SELECT 1 FROM objects WHERE key=?1) "
+           "ON CONFLICT (key) DO UPDATE SET due_ms=max(due_ms, excluded.due_ms)",
+           doom.key, doom.project, doom.due_ms)
+      .status();
+}
+
+Status Apply(SqliteDb& db, const ForgetKey& forget) {
+  return db.Run("DELETE FROM doomed_keys WHERE key=?", forget.key).status();
 }
 
 }  // namespace

@@ -305,6 +305,14 @@ StatusOr<std::vector<ObjectRow>> SqliteStore::ListUnownedObjects(int64_t created
       ReadObject);
 }
 
+StatusOr<std::vector<std::string>> SqliteStore::ListDoomedKeys(int64_t now_ms, std::string_view after_key,
+                                                               int limit) const {
+  auto db = readers_.Borrow();
+  return Collect<std::string>(
+      db->Query("SELECT key FROM doomed_keys WHERE due_ms<=? AND key>? ORDER BY key LIMIT ?", now_ms, after_key, limit),
+      [](const Rows& r) { return r.Text(0); });
+}
+
 StatusOr<std::vector<WorkerRow>> SqliteStore::ListWorkers() const {
   auto db = readers_.Borrow();
   return Collect<WorkerRow>(db->Query(fmt::format("SELECT {} FROM workers ORDER BY name", kWorkerColumns)), ReadWorker);

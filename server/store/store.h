@@ -98,6 +98,8 @@ class Store {
   virtual StatusOr<std::vector<UploadRow>> ListExpiredUploads(int64_t now_ms, int limit) const = 0;
   virtual StatusOr<ObjectRow> GetObject(std::string_view uid) const = 0;
   virtual StatusOr<std::vector<ObjectRow>> ListUnownedObjects(int64_t created_before_ms, int limit) const = 0;
+  /// Keys whose time has come, ascending, after `after_key` ("" for all).
+  virtual StatusOr<std::vector<std::string>> ListDoomedKeys(int64_t now_ms, std::string_view after_key, int limit) const = 0;
 
   virtual StatusOr<std::vector<WorkerRow>> ListWorkers() const = 0;
   virtual StatusOr<int> SchemaVersion() const = 0;

@@ -63,6 +63,9 @@ class FailingStore : public Store {
   StatusOr<std::vector<ObjectRow>> ListUnownedObjects(int64_t b, int l) const override {
     return real_->ListUnownedObjects(b, l);
   }
+  StatusOr<std::vector<std::string>> ListDoomedKeys(int64_t n, std::string_view a, int l) const override {
+    return real_->ListDoomedKeys(n, a, l);
+  }
   StatusOr<std::vector<WorkerRow>> ListWorkers() const override { return real_->ListWorkers(); }
   StatusOr<int> SchemaVersion() const override { return real_->SchemaVersion(); }
   std::string_view kind() const override { return "failing"; }

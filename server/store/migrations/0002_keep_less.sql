@@ -1,0 +1,8 @@
+-- Keys of the object store that no row of `objects` names: their bytes, if any, are deleted from due_ms on. A key gets
+-- here when its object lost its last owner, and before bytes are put that a failure could leave without a row.
+CREATE TABLE doomed_keys (
+  key TEXT PRIMARY KEY,
+  project TEXT NOT NULL,
+  due_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX doomed_keys_by_due ON doomed_keys (due_ms, key);
