@@ -45,8 +45,8 @@ class Coordinator {
   /// With a request_id seen before: the work it made (same hash), else ALREADY_EXISTS REQUEST_ID_REUSED.
   /// ALREADY_EXISTS <KIND>_EXISTS when the name, or a name it reserves, is taken; NOT_FOUND when a used name is gone.
   virtual StatusOr<Work> Submit(SubmitRequest request) = 0;
-  /// VALIDATING -> QUEUED, or -> FAILED INVALID_INPUT with `failure`. FAILED_PRECONDITION
-  /// NOT_VALIDATING when it was cancelled meanwhile.
+  /// VALIDATING -> QUEUED, or -> FAILED with `failure`: INVALID_INPUT when its code is about the input, else INTERNAL.
+  /// FAILED_PRECONDITION NOT_VALIDATING when it was cancelled meanwhile.
   virtual Status MarkValidated(std::string_view name) = 0;
   virtual Status FailValidation(std::string_view name, Failure failure) = 0;
   /// `version` 0: any; otherwise ABORTED ETAG_MISMATCH when the row has moved on. NOT_FOUND; FAILED_PRECONDITION

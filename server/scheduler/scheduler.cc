@@ -15,6 +15,16 @@ using core::JobEvent;
 using core::JobState;
 using core::TerminationReason;
 
+namespace {
+
+/// Codes that state a fact about what was handed in; the others are trouble of the server's own.
+bool IsAboutTheInput(StatusCode code) {
+  return code == StatusCode::kInvalidArgument || code == StatusCode::kFailedPrecondition || code == StatusCode::kOutOfRange ||
+         code == StatusCode::kUnimplemented;
+}
+
+}  // namespace
+
 Status SchedulerConfig::Check() const {
   const Duration zero = Duration::zero();
   const bool ordered = zero < timing.renew_every && timing.renew_every < timing.self_fence &&
@@ -272,7 +282,8 @@ Status Scheduler::FailValidation(std::string_view name, const Failure& failure, 
     return FailedPrecondition("NOT_VALIDATING", fmt::format("{} is {}", name, core::JobStateName(work->row.state)));
   }
   Draft draft(at);
-  EndWork(draft, *work, JobEvent::kRefused, TerminationReason::kInvalidInput, failure);
+  const bool input = IsAboutTheInput(static_cast<StatusCode>(failure.code));
+  EndWork(draft, *work, JobEvent::kRefused, input ? TerminationReason::kInvalidInput : TerminationReason::kInternal, failure);
   Leave(std::move(draft), std::move(done));
   return OkStatus();
 }
