@@ -219,7 +219,8 @@ std::pair<Work, Transition> Scheduler::PrepareSubmit(SubmitRequest request, int6
                                                  .request_id = std::move(request.request_id),
                                                  .hash = std::move(request.request_hash),
                                                  .name = row.name,
-                                                 .create_ms = wall_ms}});
+                                                 .create_ms = wall_ms,
+                                                 .uid = row.uid}});
   }
   mutations.push_back(PutWork{.row = row,
                               .payload = work.payload,

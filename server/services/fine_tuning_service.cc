@@ -8,6 +8,7 @@
 #include "server/services/convert.h"
 #include "server/services/job_planner.h"
 #include "server/services/requests.h"
+#include "server/services/resource_calls.h"
 #include "server/services/rpc.h"
 #include "server/services/validator.h"
 
@@ -64,6 +65,16 @@ StatusOr<std::vector<core::JobState>> ParseStateFilter(const std::string& filter
 }
 
 Status FineTuningServiceImpl::Create(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job) {
+  if (!request.validate_only()) {
+    SBORA_ASSIGN_OR_RETURN(const std::string project, core::ParseProject(request.parent(), "parent"));
+    SBORA_ASSIGN_OR_RETURN(const auto earlier,
+                           FindRepeat(services_, project, request.request_id(), RequestHash("CreateFineTuningJob", request)));
+    if (earlier) {
+      services_.metrics->CountSubmitted("duplicate");
+      SBORA_ASSIGN_OR_RETURN(job, JobOf(*earlier, services_.coordinator->Progress(earlier->row.uid)));
+      return OkStatus();
+    }
+  }
   StatusOr<PlannedJob> planned = PlanFineTuning(services_, request);
   if (!planned.ok()) {
     services_.metrics->CountSubmitted("rejected");

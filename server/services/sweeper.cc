@@ -14,6 +14,8 @@ constexpr int kBatch = 500;
 constexpr std::chrono::minutes kObjectGrace{10};
 /// The caller of a generation that has just ended is about to read it.
 constexpr std::chrono::minutes kAnswerGrace{5};
+/// How long a repeat of a request is known to be one.
+constexpr std::chrono::hours kRequestLife{7 * 24};
 /// An object store that refuses this many in a row is away: the next pass goes on.
 constexpr int kMaxFailuresInARow = 10;
 
@@ -92,6 +94,7 @@ Status SweepGenerations(const ServiceContext& services, int64_t now_ms, const st
 
 Status Sweeper::SweepOnce(const ServiceContext& services, const std::stop_token& stop) {
   const int64_t now_ms = ToUnixMillis(services.clock->WallNow());
+  SBORA_RETURN_IF_ERROR(services.coordinator->Write({PruneRequests{Before(now_ms, kRequestLife)}}));
   SBORA_RETURN_IF_ERROR(SweepUploads(services, now_ms, stop));
   SBORA_RETURN_IF_ERROR(SweepGenerations(services, now_ms, stop));
   SBORA_RETURN_IF_ERROR(SweepObjects(services, now_ms, stop));

@@ -1,4 +1,5 @@
-/// Removes what nobody needs any more: uploads that expired, objects without an owner, generations whose caller left.
+/// Removes what nobody needs any more: uploads that expired, objects without an owner, generations whose caller
+/// left, and the memory of requests older than 7 days.
 #pragma once
 
 #include <stop_token>

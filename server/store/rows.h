@@ -147,13 +147,14 @@ struct ResourceRow {
   bool operator==(const ResourceRow&) const = default;
 };
 
-/// One request_id of a project: the same id with the same content hash returns `name`; another hash is refused.
+/// One request_id of a project: the same id with the same content hash returns what `uid` is; another hash is refused.
 struct RequestRow {
   std::string project;
   std::string request_id;
   std::string hash;  // SHA-256 hex of the method and the request without its id
-  std::string name;  // what the first call made
+  std::string name;  // what the first call made; a namesake may be there by now
   int64_t create_ms = 0;
+  std::string uid = {};  // of the work or resource of that name then
 };
 
 struct UploadRow {
@@ -253,6 +254,10 @@ struct DeleteResource {
 struct InsertRequest {
   RequestRow row;
 };
+/// Forgets the requests that are older: a repeat of them is a new request.
+struct PruneRequests {
+  int64_t created_before_ms = 0;
+};
 /// A finished row finishes the one that is there: FAILED_PRECONDITION UPLOAD_CLOSED when it is finished already or gone.
 struct PutUpload {
   UploadRow row;
@@ -290,7 +295,7 @@ struct ForgetKey {
 };
 
 using Mutation = std::variant<PutWork, DeleteWork, PutLease, DeleteLease, AddEvent, PutMetric, PutCheckpoint,
-                              PruneCheckpoints, PutWorker, DeleteWorker, InsertResource, DeleteResource, InsertRequest, PutUpload, DeleteUpload, InsertObject,
+                              PruneCheckpoints, PutWorker, DeleteWorker, InsertResource, DeleteResource, InsertRequest, PruneRequests, PutUpload, DeleteUpload, InsertObject,
                               AddObjectOwner, RemoveObjectOwner, DeleteObject, DoomKey, ForgetKey>;
 
 std::string_view WorkKindName(WorkKind kind);          // "train", ...

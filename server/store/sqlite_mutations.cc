@@ -260,10 +260,14 @@ Status Apply(SqliteDb& db, const DeleteResource& gone) {
 
 Status Apply(SqliteDb& db, const InsertRequest& insert) {
   const RequestRow& row = insert.row;
-  return ExpectOne(db.Run("INSERT INTO requests VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING", row.project, row.request_id,
-                          row.hash, row.name, row.create_ms),
+  return ExpectOne(db.Run("INSERT INTO requests VALUES (?,?,?,?,?,?) ON CONFLICT DO NOTHING", row.project, row.request_id,
+                          row.hash, row.name, row.create_ms, row.uid),
                    AlreadyExists("REQUEST_ID_REUSED",
                                  fmt::format("request_id {} was used before; use a new one", row.request_id)));
+}
+
+Status Apply(SqliteDb& db, const PruneRequests& prune) {
+  return db.Run("DELETE FROM requests WHERE create_ms<?", prune.created_before_ms).status();
 }
 
 Status Apply(SqliteDb& db, const PutUpload& put) {

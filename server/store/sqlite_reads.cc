@@ -261,7 +261,7 @@ StatusOr<std::optional<RequestRow>> SqliteStore::FindRequest(std::string_view pr
   auto db = readers_.Borrow();
   SBORA_ASSIGN_OR_RETURN(
       auto found,
-      Collect<RequestRow>(db->Query("SELECT project, request_id, hash, name, create_ms FROM requests WHERE project=? "
+      Collect<RequestRow>(db->Query("SELECT project, request_id, hash, name, create_ms, uid FROM requests WHERE project=? "
                                     "AND request_id=?",
                                     project, request_id),
                           [](const Rows& r) {
@@ -269,7 +269,8 @@ StatusOr<std::optional<RequestRow>> SqliteStore::FindRequest(std::string_view pr
                                               .request_id = r.Text(1),
                                               .hash = r.Text(2),
                                               .name = r.Text(3),
-                                              .create_ms = r.Int(4)};
+                                              .create_ms = r.Int(4),
+                                              .uid = r.Text(5)};
                           }));
   if (found.empty()) return std::optional<RequestRow>();
   return std::optional<RequestRow>(std::move(found.front()));

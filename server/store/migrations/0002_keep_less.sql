@@ -6,3 +6,9 @@ CREATE TABLE doomed_keys (
   due_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX doomed_keys_by_due ON doomed_keys (due_ms, key);
+
+-- A repeated request is answered with what the first call made, not with a namesake made since; '' = it was deleted.
+ALTER TABLE requests ADD COLUMN uid TEXT NOT NULL DEFAULT '';
+UPDATE requests SET uid = coalesce((SELECT uid FROM works WHERE name = requests.name),
+                                   (SELECT uid FROM resources WHERE name = requests.name), '');
+CREATE INDEX requests_by_age ON requests (create_ms);

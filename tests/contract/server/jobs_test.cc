@@ -141,6 +141,56 @@ TEST_F(JobsTest, MissingThingsAndLaterFeaturesAreNamed) {
   EXPECT_TRUE(Fails(Create(request), grpc::INVALID_ARGUMENT, "FIELD_REQUIRED"));
 }
 
+TEST_F(JobsTest, ARepeatIsAnsweredAlsoWhenWhatItRefersToIsGone) {
+  v1::CreateFineTuningJobRequest train = GoodJob("first");
+  train.set_request_id(NewUuid4());
+  ASSERT_TRUE(Create(train).ok());
+  const std::string job = job_.uid();
+  FinishJob("first");
+  v1::CreateEvaluationJobRequest evaluate;
+  evaluate.set_parent(kProject);
+  evaluate.mutable_evaluation_job()->mutable_spec()->set_adapter("first");
+  evaluate.mutable_evaluation_job()->mutable_spec()->set_dataset("data");
+  evaluate.set_request_id(NewUuid4());
+  v1::EvaluationJob evaluation, evaluated_again;
+  ASSERT_TRUE(Call(*evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, evaluate, &evaluation).ok());
+  v1::MergeAdaptersRequest merge;
+  merge.set_parent(kProject);
+  merge.add_adapters("first");
+  merge.set_request_id(NewUuid4());
+  google::longrunning::Operation merged, merged_again, exported, exported_again;
+  ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::MergeAdapters, merge, &merged).ok());
+  v1::ExportAdapterRequest export_request;
+  export_request.set_name("projects/default/adapters/first");
+  export_request.set_format(v1::EXPORT_FORMAT_PEFT);
+  export_request.set_request_id(NewUuid4());
+  ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, export_request, &exported).ok());
+  google::protobuf::Empty empty;
+  v1::CancelEvaluationJobRequest cancel;
+  cancel.set_name(evaluation.name());
+  ASSERT_TRUE(Call(*evaluations_, &v1::EvaluationService::Stub::CancelEvaluationJob, cancel, &evaluated_again).ok());
+  for (const std::string& name : {merged.name(), exported.name()}) {
+    google::longrunning::CancelOperationRequest request;
+    request.set_name(name);
+    ASSERT_TRUE(Call(*operations_, &google::longrunning::Operations::Stub::CancelOperation, request, &empty).ok());
+  }
+  v1::DeleteAdapterRequest adapter;
+  adapter.set_name("projects/default/adapters/first");
+  ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::DeleteAdapter, adapter, &empty).ok());
+  v1::DeleteDatasetRequest dataset;
+  dataset.set_name("projects/default/datasets/data");
+  ASSERT_TRUE(Call(*datasets_, &v1::DatasetService::Stub::DeleteDataset, dataset, &empty).ok());
+
+  ASSERT_TRUE(Create(train).ok());
+  EXPECT_EQ(job_.uid(), job);
+  ASSERT_TRUE(Call(*evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, evaluate, &evaluated_again).ok());
+  EXPECT_EQ(evaluated_again.uid(), evaluation.uid());
+  ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::MergeAdapters, merge, &merged_again).ok());
+  EXPECT_EQ(merged_again.name(), merged.name());
+  ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, export_request, &exported_again).ok());
+  EXPECT_EQ(exported_again.name(), exported.name());
+}
+
 TEST_F(JobsTest, ARepeatIsTheSameJobAndAnotherRequestIsNot) {
   v1::CreateFineTuningJobRequest request = GoodJob("");
   request.set_request_id(NewUuid4());
