@@ -348,22 +348,22 @@ Status CoordinatorImpl::FailValidation(std::string_view name, Failure failure) {
       .status();
 }
 
-StatusOr<Work> CoordinatorImpl::Cancel(std::string_view name, int64_t version) {
-  return DecideWork(name, [&](Scheduler::Done done) { return scheduler_.Cancel(name, version, Now(), std::move(done)); });
+StatusOr<Work> CoordinatorImpl::Cancel(std::string_view name, int64_t tag) {
+  return DecideWork(name, [&](Scheduler::Done done) { return scheduler_.Cancel(name, tag, Now(), std::move(done)); });
 }
 
-StatusOr<Work> CoordinatorImpl::Pause(std::string_view name, int64_t version) {
-  return DecideWork(name, [&](Scheduler::Done done) { return scheduler_.Pause(name, version, Now(), std::move(done)); });
+StatusOr<Work> CoordinatorImpl::Pause(std::string_view name, int64_t tag) {
+  return DecideWork(name, [&](Scheduler::Done done) { return scheduler_.Pause(name, tag, Now(), std::move(done)); });
 }
 
-StatusOr<Work> CoordinatorImpl::Resume(std::string_view name, int64_t version) {
-  return DecideWork(name, [&](Scheduler::Done done) { return scheduler_.Resume(name, version, Now(), std::move(done)); });
+StatusOr<Work> CoordinatorImpl::Resume(std::string_view name, int64_t tag) {
+  return DecideWork(name, [&](Scheduler::Done done) { return scheduler_.Resume(name, tag, Now(), std::move(done)); });
 }
 
-Status CoordinatorImpl::Delete(std::string_view name, int64_t version) {
+Status CoordinatorImpl::Delete(std::string_view name, int64_t tag) {
   SBORA_RETURN_IF_ERROR(Write({}));  // whatever ended it is in the store behind this
   SBORA_ASSIGN_OR_RETURN(const Work work, options_.store->GetWork(name));
-  SBORA_RETURN_IF_ERROR(Write({DeleteWork{.uid = work.row.uid, .version = version}}));
+  SBORA_RETURN_IF_ERROR(Write({DeleteWork{.uid = work.row.uid, .tag = tag}}));
   hub_.End(work.row.uid, NotFound("WORK_NOT_FOUND", fmt::format("{} was deleted", name)));
   return OkStatus();
 }

@@ -55,13 +55,13 @@ class Coordinator {
   /// FAILED_PRECONDITION NOT_VALIDATING when it was cancelled meanwhile.
   virtual Status MarkValidated(std::string_view name) = 0;
   virtual Status FailValidation(std::string_view name, Failure failure) = 0;
-  /// `version` 0: any; otherwise ABORTED ETAG_MISMATCH when the row has moved on. NOT_FOUND; FAILED_PRECONDITION
+  /// `tag` 0: any; otherwise ABORTED ETAG_MISMATCH when it is not the row's ChangeTag. NOT_FOUND; FAILED_PRECONDITION
   /// JOB_ENDED, or JOB_NOT_PAUSABLE / JOB_NOT_PAUSED / JOB_NOT_TERMINAL naming the state. Cancel and Pause of a
   /// running job answer in CANCELLING or PAUSING. Asking again for what is already under way is OK.
-  virtual StatusOr<Work> Cancel(std::string_view name, int64_t version) = 0;
-  virtual StatusOr<Work> Pause(std::string_view name, int64_t version) = 0;
-  virtual StatusOr<Work> Resume(std::string_view name, int64_t version) = 0;
-  virtual Status Delete(std::string_view name, int64_t version) = 0;
+  virtual StatusOr<Work> Cancel(std::string_view name, int64_t tag) = 0;
+  virtual StatusOr<Work> Pause(std::string_view name, int64_t tag) = 0;
+  virtual StatusOr<Work> Resume(std::string_view name, int64_t tag) = 0;
+  virtual Status Delete(std::string_view name, int64_t tag) = 0;
 
   /// Blocks until the work has ended or `deadline` (then the work as it is, not an error).
   virtual StatusOr<Work> Wait(std::string_view name, MonotonicTime deadline) = 0;

@@ -29,10 +29,10 @@ class CoordinatorImpl : public Coordinator {
                                               std::string_view request_hash) const override;
   Status MarkValidated(std::string_view name) override;
   Status FailValidation(std::string_view name, Failure failure) override;
-  StatusOr<Work> Cancel(std::string_view name, int64_t version) override;
-  StatusOr<Work> Pause(std::string_view name, int64_t version) override;
-  StatusOr<Work> Resume(std::string_view name, int64_t version) override;
-  Status Delete(std::string_view name, int64_t version) override;
+  StatusOr<Work> Cancel(std::string_view name, int64_t tag) override;
+  StatusOr<Work> Pause(std::string_view name, int64_t tag) override;
+  StatusOr<Work> Resume(std::string_view name, int64_t tag) override;
+  Status Delete(std::string_view name, int64_t tag) override;
   StatusOr<Work> Wait(std::string_view name, MonotonicTime deadline) override;
   StatusOr<std::unique_ptr<Watcher>> Watch(std::string_view name, int64_t after_sequence,
                                            std::function<void()> wake) override;

@@ -250,13 +250,12 @@ void Scheduler::Add(const Work& work, Moment at) {
   Leave(Draft(at), nullptr);
 }
 
-StatusOr<WorkEntry*> Scheduler::FindWork(std::string_view name, int64_t version) {
+StatusOr<WorkEntry*> Scheduler::FindWork(std::string_view name, int64_t tag) {
   const auto uid = uid_of_name_.find(name);
   if (uid == uid_of_name_.end()) return NotFound("WORK_NOT_ACTIVE", fmt::format("{} is not active", name));
   WorkEntry& work = works_.at(uid->second);
-  if (version > 0 && version != work.row.version) {
-    return Aborted("ETAG_MISMATCH",
-                   fmt::format("the etag is of version {}, {} is at {}; read it again", version, name, work.row.version));
+  if (tag != 0 && tag != work.row.ChangeTag()) {
+    return Aborted("ETAG_MISMATCH", fmt::format("{} is not what the etag was read from; read it again", name));
   }
   return &work;
 }
@@ -289,10 +288,10 @@ Status Scheduler::FailValidation(std::string_view name, const Failure& failure, 
   return OkStatus();
 }
 
-StatusOr<Work> Scheduler::Cancel(std::string_view name, int64_t version, Moment at, Done done) {
+StatusOr<Work> Scheduler::Cancel(std::string_view name, int64_t tag, Moment at, Done done) {
   MutexLock lock(mutex_);
   SBORA_RETURN_IF_ERROR(Enter(at));
-  SBORA_ASSIGN_OR_RETURN(WorkEntry* const work, FindWork(name, version));
+  SBORA_ASSIGN_OR_RETURN(WorkEntry* const work, FindWork(name, tag));
   const JobState state = work->row.state;
   if (core::IsTerminal(state)) {
     return FailedPrecondition("JOB_ENDED", fmt::format("{} is {} already", name, core::JobStateName(state)));
@@ -309,10 +308,10 @@ StatusOr<Work> Scheduler::Cancel(std::string_view name, int64_t version, Moment 
   return Work{work->row, work->payload};
 }
 
-StatusOr<Work> Scheduler::Pause(std::string_view name, int64_t version, Moment at, Done done) {
+StatusOr<Work> Scheduler::Pause(std::string_view name, int64_t tag, Moment at, Done done) {
   MutexLock lock(mutex_);
   SBORA_RETURN_IF_ERROR(Enter(at));
-  SBORA_ASSIGN_OR_RETURN(WorkEntry* const work, FindWork(name, version));
+  SBORA_ASSIGN_OR_RETURN(WorkEntry* const work, FindWork(name, tag));
   const JobState state = work->row.state;
   const bool under_way = state == JobState::kPausing || state == JobState::kPaused;
   if (!under_way && !core::NextState(state, JobEvent::kPauseAsked)) {
@@ -331,10 +330,10 @@ StatusOr<Work> Scheduler::Pause(std::string_view name, int64_t version, Moment a
   return Work{work->row, work->payload};
 }
 
-StatusOr<Work> Scheduler::Resume(std::string_view name, int64_t version, Moment at, Done done) {
+StatusOr<Work> Scheduler::Resume(std::string_view name, int64_t tag, Moment at, Done done) {
   MutexLock lock(mutex_);
   SBORA_RETURN_IF_ERROR(Enter(at));
-  SBORA_ASSIGN_OR_RETURN(WorkEntry* const work, FindWork(name, version));
+  SBORA_ASSIGN_OR_RETURN(WorkEntry* const work, FindWork(name, tag));
   if (work->row.state != JobState::kPaused) {
     return FailedPrecondition(core::IsTerminal(work->row.state) ? "JOB_ENDED" : "JOB_NOT_PAUSED",
                               fmt::format("{} is {}; only a paused job can be resumed", name,

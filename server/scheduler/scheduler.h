@@ -59,9 +59,9 @@ class Scheduler {
 
   Status MarkValidated(std::string_view name, Moment at, Done done);
   Status FailValidation(std::string_view name, const Failure& failure, Moment at, Done done);
-  StatusOr<Work> Cancel(std::string_view name, int64_t version, Moment at, Done done);
-  StatusOr<Work> Pause(std::string_view name, int64_t version, Moment at, Done done);
-  StatusOr<Work> Resume(std::string_view name, int64_t version, Moment at, Done done);
+  StatusOr<Work> Cancel(std::string_view name, int64_t tag, Moment at, Done done);
+  StatusOr<Work> Pause(std::string_view name, int64_t tag, Moment at, Done done);
+  StatusOr<Work> Resume(std::string_view name, int64_t tag, Moment at, Done done);
 
   // --- workers ----------------------------------------------------------------------------------------------------
 
@@ -111,7 +111,7 @@ class Scheduler {
   Status Enter(Moment at) SBORA_REQUIRES(mutex_);
   /// Writes rows for all that was touched, numbers the transition and pushes it; nothing to say and no `done`: nothing.
   void Leave(Draft draft, Done done) SBORA_REQUIRES(mutex_);
-  StatusOr<WorkEntry*> FindWork(std::string_view name, int64_t version) SBORA_REQUIRES(mutex_);
+  StatusOr<WorkEntry*> FindWork(std::string_view name, int64_t tag) SBORA_REQUIRES(mutex_);
 
   // Steps of a decision (scheduler_steps.cc).
   void Apply(Draft& draft, WorkEntry& work, core::JobEvent event, std::string_view why) SBORA_REQUIRES(mutex_);

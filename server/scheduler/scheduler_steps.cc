@@ -68,6 +68,7 @@ void Scheduler::Apply(Draft& draft, WorkEntry& work, JobEvent event, std::string
               core::JobStateName(from));
   Count(work, draft.at.now);
   work.row.state = *to;
+  ++work.row.generation;
   if (*to == JobState::kQueued) work.row.queued_ms = 0;
   if (*to == JobState::kRunning && work.row.start_ms == 0) work.row.start_ms = draft.at.wall_ms;
   AddEvent(draft, work, *to == JobState::kFailed ? 3 : *to == JobState::kRecovering ? 2 : 1, "STATE_CHANGED",

@@ -283,7 +283,8 @@ grpc::Status EvaluationServiceImpl::CancelEvaluationJob(grpc::ServerContext* con
                                                         v1::EvaluationJob* job) {
   return Unary(services_, *context, "sbora.v1.EvaluationService/CancelEvaluationJob", [&](const Call&) -> Status {
     SBORA_ASSIGN_OR_RETURN(const core::ResourceName name, core::ParseName(request->name(), core::Collection::kEvaluationJobs, "name"));
-    const StatusOr<Work> work = services_.coordinator->Cancel(name.ToString(), 0);
+    SBORA_ASSIGN_OR_RETURN(const int64_t tag, TagOf(request->etag()));
+    const StatusOr<Work> work = services_.coordinator->Cancel(name.ToString(), tag);
     if (!work.ok()) return NameMissing(work.status(), kKind, name.ToString());
     SBORA_ASSIGN_OR_RETURN(*job, EvaluationOf(*work, services_.coordinator->Progress(work->row.uid)));
     return OkStatus();
@@ -294,7 +295,8 @@ grpc::Status EvaluationServiceImpl::DeleteEvaluationJob(grpc::ServerContext* con
                                                         google::protobuf::Empty*) {
   return Unary(services_, *context, "sbora.v1.EvaluationService/DeleteEvaluationJob", [&](const Call&) -> Status {
     SBORA_ASSIGN_OR_RETURN(const core::ResourceName name, core::ParseName(request->name(), core::Collection::kEvaluationJobs, "name"));
-    return NameMissing(services_.coordinator->Delete(name.ToString(), 0), kKind, name.ToString());
+    SBORA_ASSIGN_OR_RETURN(const int64_t tag, TagOf(request->etag()));
+    return NameMissing(services_.coordinator->Delete(name.ToString(), tag), kKind, name.ToString());
   });
 }
 

@@ -31,8 +31,8 @@ using Change = StatusOr<Work> (Coordinator::*)(std::string_view, int64_t);
 Status ChangeJob(const ServiceContext& services, Change change, const std::string& name, const std::string& etag,
                  v1::FineTuningJob& job) {
   SBORA_ASSIGN_OR_RETURN(const core::ResourceName parsed, core::ParseName(name, core::Collection::kFineTuningJobs, "name"));
-  SBORA_ASSIGN_OR_RETURN(const int64_t version, VersionOf(etag));
-  const StatusOr<Work> work = (services.coordinator->*change)(parsed.ToString(), version);
+  SBORA_ASSIGN_OR_RETURN(const int64_t tag, TagOf(etag));
+  const StatusOr<Work> work = (services.coordinator->*change)(parsed.ToString(), tag);
   if (!work.ok()) return NameMissing(work.status(), kKind, parsed.ToString());
   SBORA_ASSIGN_OR_RETURN(job, JobOf(*work, services.coordinator->Progress(work->row.uid)));
   return OkStatus();
@@ -190,8 +190,8 @@ grpc::Status FineTuningServiceImpl::DeleteFineTuningJob(grpc::ServerContext* con
                                                         google::protobuf::Empty*) {
   return Unary(services_, *context, "sbora.v1.FineTuningService/DeleteFineTuningJob", [&](const Call&) -> Status {
     SBORA_ASSIGN_OR_RETURN(const core::ResourceName name, core::ParseName(request->name(), core::Collection::kFineTuningJobs, "name"));
-    SBORA_ASSIGN_OR_RETURN(const int64_t version, VersionOf(request->etag()));
-    return NameMissing(services_.coordinator->Delete(name.ToString(), version), kKind, name.ToString());
+    SBORA_ASSIGN_OR_RETURN(const int64_t tag, TagOf(request->etag()));
+    return NameMissing(services_.coordinator->Delete(name.ToString(), tag), kKind, name.ToString());
   });
 }
 

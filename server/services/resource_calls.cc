@@ -67,8 +67,8 @@ Status ListResources(const ServiceContext& services, ResourceKind kind, const st
 Status DeleteResourceCall(const ServiceContext& services, const std::string& name, core::Collection collection,
                           const std::string& etag) {
   SBORA_ASSIGN_OR_RETURN(const core::ResourceName parsed, core::ParseName(name, collection, "name"));
-  SBORA_ASSIGN_OR_RETURN(const int64_t version, VersionOf(etag));
-  return NameMissing(services.coordinator->Write({DeleteResource{parsed.ToString(), version}}), KindOf(collection), parsed.ToString());
+  SBORA_ASSIGN_OR_RETURN(const int64_t tag, TagOf(etag));
+  return NameMissing(services.coordinator->Write({DeleteResource{parsed.ToString(), tag}}), KindOf(collection), parsed.ToString());
 }
 
 }  // namespace sbora::server

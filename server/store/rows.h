@@ -34,14 +34,18 @@ struct WorkPayload {
   std::string task;  // sbora.worker.v1.Task with inputs, without the checkpoint group
 };
 
-/// The mutable part of a piece of work. `version` rises with each write and is the etag.
+/// What an etag stands for: this very resource (not a namesake) in this very generation. Never 0, which means any.
+int64_t ChangeTag(std::string_view uid, int64_t generation);
+
+/// The mutable part of a piece of work.
 struct WorkRow {
   std::string uid;  // UUIDv7: sorts by creation
   WorkKind kind = WorkKind::kTrain;
   std::string project;  // the bare id, "default"
   std::string id;       // the bare resource id
   std::string name;     // full resource name, unique, for example "projects/p/fineTuningJobs/j"
-  int64_t version = 0;
+  int64_t version = 0;     // rises with each write: the store's precondition
+  int64_t generation = 1;  // rises with each change of state only
 
   core::JobState state = core::JobState::kValidating;
   core::TerminationReason reason = core::TerminationReason::kUnspecified;
@@ -73,6 +77,8 @@ struct WorkRow {
   std::string committed_lease;   // uid of the lease whose commit was accepted
   std::string result;            // serialised, what the commit stored: adapter name, EvaluationResult, response, ...
   std::string request_id;
+
+  int64_t ChangeTag() const { return server::ChangeTag(uid, generation); }
   bool operator==(const WorkRow&) const = default;
 };
 
@@ -144,6 +150,8 @@ struct ResourceRow {
   int64_t version = 1;
   int64_t create_ms = 0;
   std::string payload;  // sbora.v1.Model, Dataset or Adapter
+
+  int64_t ChangeTag() const { return server::ChangeTag(uid, version); }
   bool operator==(const ResourceRow&) const = default;
 };
 
@@ -206,10 +214,10 @@ struct PutWork {
   std::vector<std::string> reserves;  // with insert: names it will make; freed when it ends
 };
 /// Row, payload, events, metrics, checkpoints, its ownership of objects. NOT_FOUND; FAILED_PRECONDITION JOB_NOT_TERMINAL;
-/// ABORTED ETAG_MISMATCH when `version` is above 0 and is not the row's.
+/// ABORTED ETAG_MISMATCH when `tag` is not 0 and not the row's ChangeTag.
 struct DeleteWork {
   std::string uid;
-  int64_t version = 0;
+  int64_t tag = 0;
 };
 struct PutLease {
   LeaseRow row;
@@ -245,10 +253,10 @@ struct InsertResource {
   std::string by_work;
 };
 /// FAILED_PRECONDITION <KIND>_IN_USE while work that has not ended uses it; NOT_FOUND; ABORTED ETAG_MISMATCH when
-/// `version` is above 0 and is not the row's. Its ownership of objects ends.
+/// `tag` is not 0 and not the row's ChangeTag. Its ownership of objects ends.
 struct DeleteResource {
   std::string name;
-  int64_t version = 0;
+  int64_t tag = 0;
 };
 /// ALREADY_EXISTS REQUEST_ID_REUSED when the id is there with another hash.
 struct InsertRequest {

@@ -83,25 +83,26 @@ Status Apply(SqliteDb& db, const PutWork& put) {
   return db.Run("DELETE FROM object_owners WHERE owner=?", put.row.uid).status();
 }
 
+Status EtagMismatch(std::string_view what) {
+  return Aborted("ETAG_MISMATCH", fmt::format("{} is not what the etag was read from; read it again", what));
+}
+
 Status Apply(SqliteDb& db, const DeleteWork& gone) {
-  int64_t version = 0;
+  int64_t generation = 0;
   int state = 0;
   bool leased = false;
   {
     Rows rows = db.Query(
-        "SELECT version, state, EXISTS (SELECT 1 FROM leases WHERE work_uid=?1) FROM works WHERE uid=?1", gone.uid);
+        "SELECT generation, state, EXISTS (SELECT 1 FROM leases WHERE work_uid=?1) FROM works WHERE uid=?1", gone.uid);
     if (rows.Next()) {
-      version = rows.Int(0);
+      generation = rows.Int(0);
       state = rows.Int32(1);
       leased = rows.Int(2) != 0;
     }
     SBORA_RETURN_IF_ERROR(rows.status());
   }
-  if (version == 0) return NotFound("WORK_NOT_FOUND", fmt::format("work {} does not exist", gone.uid));
-  if (gone.version > 0 && gone.version != version) {
-    return Aborted("ETAG_MISMATCH", fmt::format("the etag is of version {}, the job is at {}; read it again",
-                                                gone.version, version));
-  }
+  if (generation == 0) return NotFound("WORK_NOT_FOUND", fmt::format("work {} does not exist", gone.uid));
+  if (gone.tag != 0 && gone.tag != ChangeTag(gone.uid, generation)) return EtagMismatch("the job");
   if (leased || !core::IsTerminal(static_cast<core::JobState>(state))) {
     return FailedPrecondition("JOB_NOT_TERMINAL",
                               leased ? "its worker is still being stopped; try again in a minute"
@@ -228,20 +229,17 @@ Status Apply(SqliteDb& db, const InsertResource& insert) {
 
 Status Apply(SqliteDb& db, const DeleteResource& gone) {
   ResourceKind kind{};
-  int64_t version = 0;
+  int64_t tag = 0;
   {
-    Rows rows = db.Query("SELECT kind, version FROM resources WHERE name=?", gone.name);
+    Rows rows = db.Query("SELECT kind, uid, version FROM resources WHERE name=?", gone.name);
     if (rows.Next()) {
       kind = static_cast<ResourceKind>(rows.Int32(0));
-      version = rows.Int(1);
+      tag = ChangeTag(rows.Text(1), rows.Int(2));
     }
     SBORA_RETURN_IF_ERROR(rows.status());
   }
-  if (version == 0) return NotFound("RESOURCE_NOT_FOUND", fmt::format("{} does not exist", gone.name));
-  if (gone.version > 0 && gone.version != version) {
-    return Aborted("ETAG_MISMATCH", fmt::format("the etag is of version {}, {} is at {}; read it again", gone.version,
-                                                gone.name, version));
-  }
+  if (tag == 0) return NotFound("RESOURCE_NOT_FOUND", fmt::format("{} does not exist", gone.name));
+  if (gone.tag != 0 && gone.tag != tag) return EtagMismatch(gone.name);
   std::string user;
   {
     Rows rows = db.Query("SELECT w.name FROM work_uses u JOIN works w ON w.uid=u.work_uid WHERE u.name=? LIMIT 1",

@@ -243,9 +243,11 @@ TEST_F(JobsTest, CancelPauseResumeAndDeleteFollowTheState) {
   pause.set_name(name);
   pause.set_etag("v1");
   EXPECT_TRUE(Fails(Call(*jobs_, &Stub::PauseFineTuningJob, pause, &job_), grpc::ABORTED, "ETAG_MISMATCH"));
-  pause.clear_etag();
+  pause.set_etag(GetJob("first").etag());
   ASSERT_TRUE(Call(*jobs_, &Stub::PauseFineTuningJob, pause, &job_).ok());
   EXPECT_EQ(job_.state(), v1::FineTuningJob::STATE_PAUSED);
+  EXPECT_TRUE(Fails(Call(*jobs_, &Stub::PauseFineTuningJob, pause, &job_), grpc::ABORTED, "ETAG_MISMATCH")) << "PAUSED by now";
+  pause.clear_etag();
   ASSERT_TRUE(Call(*jobs_, &Stub::ResumeFineTuningJob, resume, &job_).ok());
   v1::CancelFineTuningJobRequest cancel;
   cancel.set_name(name);

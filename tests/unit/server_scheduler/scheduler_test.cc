@@ -274,11 +274,20 @@ TEST_F(SchedulerTest, CancelOfALeaseThatNeverLeftEndsAtOnce) {
   EXPECT_EQ(h_.scheduler().Snapshot(h_.At()).slots_used, 0);
 }
 
-TEST_F(SchedulerTest, AnEtagOfAnOlderVersionIsRefused) {
+TEST_F(SchedulerTest, AnEtagHoldsWhileTheStateDoesAndForThisJobOnly) {
   const std::string name = h_.Submit("a");
-  const int64_t version = h_.Row(name).version;
-  EXPECT_EQ(h_.scheduler().Cancel(name, version + 1, h_.At(), nullptr).status().reason(), "ETAG_MISMATCH");
-  EXPECT_TRUE(h_.scheduler().Cancel(name, version, h_.At(), nullptr).ok());
+  const int64_t queued = h_.Row(name).ChangeTag();
+  const core::LeaseId lease = Run(name);
+  EXPECT_EQ(h_.scheduler().Cancel(name, queued, h_.At(), nullptr).status().reason(), "ETAG_MISMATCH");
+  const int64_t running = h_.Row(name).ChangeTag();
+  AttemptReport report = Harness::Attempt(lease, AttemptPhase::kRunning);
+  report.items = {Harness::Checkpoint(1, 10), {.sequence = 2, .item = MetricItem{.step = 11, .payload = "m"}}};
+  SyncWith(std::move(report));
+  EXPECT_GT(h_.Row(name).version, h_.Row(name).generation);
+  h_.Restart();
+  EXPECT_TRUE(h_.scheduler().Pause(name, running, h_.At(), nullptr).ok()) << "metrics and checkpoints are no change of state";
+  EXPECT_EQ(h_.scheduler().Pause(name, running, h_.At(), nullptr).status().reason(), "ETAG_MISMATCH");
+  EXPECT_NE(ChangeTag("one", 1), ChangeTag("another", 1));
 }
 
 TEST_F(SchedulerTest, ARestartedAgentLosesItsLeasesAtOnce) {

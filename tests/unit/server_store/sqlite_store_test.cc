@@ -75,6 +75,7 @@ TEST_F(SqliteStoreTest, EveryFieldComesBack) {
   EXPECT_EQ(store_->GetWork(row.name)->row, row);
   EXPECT_EQ(store_->GetWork(row.name)->payload->spec, std::string("s\0x", 3));
   row.version = 2;
+  row.generation = 3;
   row.state = JobState::kRunning;
   row.reason = core::TerminationReason::kHang;
   row.failure = {.code = 13, .reason = "R", .message = "m"};
@@ -171,8 +172,8 @@ TEST_F(SqliteStoreTest, UsedResourcesStayAndReservedNamesAreTaken) {
   row.version = 2;
   row.state = JobState::kSucceeded;
   ASSERT_TRUE(Write({Update(row), InsertResource{.row = made, .by_work = row.uid}}).ok());
-  EXPECT_EQ(Write({DeleteResource{.name = Model("m").name, .version = 9}}).reason(), "ETAG_MISMATCH");
-  EXPECT_TRUE(Write({DeleteResource{.name = Model("m").name, .version = 1}}).ok());
+  EXPECT_EQ(Write({DeleteResource{.name = Model("m").name, .tag = ChangeTag("a namesake", 1)}}).reason(), "ETAG_MISMATCH");
+  EXPECT_TRUE(Write({DeleteResource{.name = Model("m").name, .tag = Model("m").ChangeTag()}}).ok());
   EXPECT_EQ(*store_->GetResource(adapter), made);
 }
 
@@ -345,8 +346,8 @@ TEST_F(SqliteStoreTest, DeleteTakesEverythingOfEndedWork) {
   ASSERT_TRUE(Write({Update(row), AddEvent{{.work_uid = row.uid, .sequence = 1, .time_ms = 0, .level = 1, .type = "T",
                                             .message = "", .attempt = 0}}})
                   .ok());
-  EXPECT_EQ(Write({DeleteWork{.uid = row.uid, .version = 1}}).reason(), "ETAG_MISMATCH");
-  EXPECT_TRUE(Write({DeleteWork{.uid = row.uid, .version = 2}}).ok());
+  EXPECT_EQ(Write({DeleteWork{.uid = row.uid, .tag = ChangeTag(row.uid, 2)}}).reason(), "ETAG_MISMATCH");
+  EXPECT_TRUE(Write({DeleteWork{.uid = row.uid, .tag = row.ChangeTag()}}).ok());
   EXPECT_TRUE(store_->ListEvents(row.uid, 0, 10)->empty());
   EXPECT_EQ(Write({DeleteWork{.uid = row.uid}}).code(), StatusCode::kNotFound);
 }

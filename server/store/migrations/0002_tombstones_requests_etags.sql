@@ -12,3 +12,6 @@ ALTER TABLE requests ADD COLUMN uid TEXT NOT NULL DEFAULT '';
 UPDATE requests SET uid = coalesce((SELECT uid FROM works WHERE name = requests.name),
                                    (SELECT uid FROM resources WHERE name = requests.name), '');
 CREATE INDEX requests_by_age ON requests (create_ms);
+
+-- Rises with each change of state: what an etag is made of. `version` rises with every write.
+ALTER TABLE works ADD COLUMN generation INTEGER NOT NULL DEFAULT 1;
