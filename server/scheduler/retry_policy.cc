@@ -6,7 +6,10 @@ namespace sbora::server {
 
 using core::TerminationReason;
 
-Duration BackoffOf(const SchedulerConfig& config, int steps) {
+Duration BackoffAfter(const SchedulerConfig& config, TerminationReason reason, int steps) {
+  // A drained or paused gang ended as it was asked to: there is nothing to wait for.
+  if (reason == TerminationReason::kPreempted || reason == TerminationReason::kPausedByUser) return Duration::zero();
+  if (reason == TerminationReason::kWorkerLost) --steps;
   if (steps <= 0) return Duration::zero();
   Duration wait = config.backoff;
   for (int step = 1; step < steps && wait < config.backoff_max; ++step) wait *= 2;
@@ -22,14 +25,12 @@ RetryDecision AfterAttempt(const SchedulerConfig& config, TerminationReason reas
   }
   if (core::CountsAsAttempt(reason)) {
     if (!progressed) ++row->failed_attempts;
-  } else {
+  } else if (reason != TerminationReason::kPausedByUser) {
     ++row->recovery_count;
   }
   if (!core::IsWorthRetrying(reason) || row->failed_attempts >= config.max_attempts) return {.give_up = true, .wait = {}};
-  // A drained or paused gang ended as it was asked to: there is nothing to wait for.
-  if (reason == TerminationReason::kPreempted || reason == TerminationReason::kPausedByUser) return {};
-  ++row->backoff_steps;
-  return {.give_up = false, .wait = BackoffOf(config, row->backoff_steps)};
+  if (reason != TerminationReason::kPreempted && reason != TerminationReason::kPausedByUser) ++row->backoff_steps;
+  return {.give_up = false, .wait = BackoffAfter(config, reason, row->backoff_steps)};
 }
 
 }  // namespace sbora::server

@@ -28,7 +28,7 @@ bool IsAboutTheInput(StatusCode code) {
 Status SchedulerConfig::Check() const {
   const Duration zero = Duration::zero();
   const bool ordered = zero < timing.renew_every && timing.renew_every < timing.self_fence &&
-                       timing.self_fence < timing.lease && timing.lease <= timing.redispatch;
+                       2 * timing.self_fence <= timing.lease && timing.lease <= timing.redispatch;
   if (ordered && timing.hang > zero && backoff > zero && backoff_max >= backoff && max_attempts > 0 &&
       poll_idle > zero && poll_busy > zero) {
     return OkStatus();
@@ -36,7 +36,7 @@ Status SchedulerConfig::Check() const {
   const auto seconds = [](Duration d) { return std::chrono::duration<double>(d).count(); };
   return InvalidArgument(
       "BAD_TIMING",
-      fmt::format("need 0 < renew < self-fence < lease <= re-dispatch and positive others; got renew {}, self-fence {}, "
+      fmt::format("need 0 < renew < self-fence, 2 x self-fence <= lease <= re-dispatch and positive others; got renew {}, self-fence {}, "
                   "lease {}, re-dispatch {}, hang {}, back-off {} to {}, max attempts {}",
                   seconds(timing.renew_every), seconds(timing.self_fence), seconds(timing.lease),
                   seconds(timing.redispatch), seconds(timing.hang), seconds(backoff), seconds(backoff_max),
@@ -60,6 +60,7 @@ void Scheduler::Load(ActiveState state, Moment at) {
     WorkEntry& entry = works_[work.row.uid];
     entry.payload = std::move(work.payload);
     entry.row = std::move(work.row);
+    entry.place = next_place_++;
     entry.counted = at.now;
   }
   for (CheckpointRow& row : state.checkpoints) {
@@ -84,7 +85,7 @@ void Scheduler::Load(ActiveState state, Moment at) {
   for (auto& [uid, work] : works_) {
     // A lease that ran out just before the restart may still be within its re-dispatch margin.
     if (work.row.state == JobState::kRecovering) {
-      work.not_before = at.now + std::max(BackoffOf(config_, work.row.backoff_steps),
+      work.not_before = at.now + std::max(BackoffAfter(config_, work.row.reason, work.row.backoff_steps),
                                           config_.timing.redispatch - config_.timing.lease);
     }
     if (work.row.state == JobState::kQueued) Enqueue(work, at.now);
@@ -244,6 +245,7 @@ void Scheduler::Add(const Work& work, Moment at) {
   WorkEntry& entry = works_[work.row.uid];
   entry.row = work.row;
   entry.payload = work.payload;
+  entry.place = next_place_++;
   entry.counted = at.now;
   if (work.row.state == JobState::kQueued) Enqueue(entry, at.now);
   ArmWork(entry);

@@ -166,6 +166,7 @@ class Scheduler {
   std::map<std::string, std::string, std::less<>> uid_of_name_ SBORA_GUARDED_BY(mutex_);
   std::map<std::string, LeaseEntry, std::less<>> leases_ SBORA_GUARDED_BY(mutex_);
   std::map<std::string, WorkerEntry, std::less<>> workers_ SBORA_GUARDED_BY(mutex_);
+  uint64_t next_place_ SBORA_GUARDED_BY(mutex_) = 1;
   WorkQueue waiting_ SBORA_GUARDED_BY(mutex_);
   Deadlines deadlines_ SBORA_GUARDED_BY(mutex_);
   uint64_t next_ticket_ SBORA_GUARDED_BY(mutex_) = 1;

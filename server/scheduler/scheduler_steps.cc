@@ -103,7 +103,7 @@ void Scheduler::AddEvent(Draft& draft, WorkEntry& work, int level, std::string t
 
 void Scheduler::Enqueue(WorkEntry& work, MonotonicTime now) {
   if (now >= work.not_before) {
-    waiting_.Add(work.row.uid, work.row.priority);
+    waiting_.Add(work.row.uid, work.row.priority, work.place);
     dispatch_due_ = true;
   }
   ArmWork(work);
@@ -257,7 +257,7 @@ void Scheduler::AfterLease(Draft& draft, WorkEntry& work, const LeaseRow& lease,
     EndWork(draft, work, JobEvent::kGivenUp, reason, failure);
     return;
   }
-  totals_.recoveries_total += 1;
+  if (reason != TerminationReason::kPausedByUser) ++totals_.recoveries_total;
   work.row.reason = work.row.state == JobState::kPausing ? TerminationReason::kPausedByUser : reason;
   work.row.failure = failure;
   Apply(draft, work, JobEvent::kAttemptEnded, Describe(reason, failure));

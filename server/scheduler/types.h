@@ -23,7 +23,8 @@ struct SchedulerConfig {
   Duration poll_idle = std::chrono::seconds(5);
   Duration poll_busy = std::chrono::seconds(1);
 
-  /// InvalidArgument BAD_TIMING unless 0 < renew < self_fence < lease <= redispatch and the rest is positive.
+  /// InvalidArgument BAD_TIMING unless 0 < renew < self_fence, 2 * self_fence <= lease <= redispatch and the rest is
+  /// positive.
   Status Check() const;
 };
 

@@ -77,7 +77,7 @@ StatusOr<ActiveState> SqliteStore::LoadActive() const {
     ActiveState state;
     SBORA_ASSIGN_OR_RETURN(state.works,
                            Collect<Work>(db->Query(SelectWork("WHERE w.uid IN (SELECT uid FROM works WHERE state < 9 "
-                                                              "UNION SELECT work_uid FROM leases) ORDER BY w.uid")),
+                                                              "UNION SELECT work_uid FROM leases) ORDER BY w.rowid")),
                                          ReadWork));
     SBORA_ASSIGN_OR_RETURN(
         state.leases,

@@ -29,7 +29,7 @@ struct WriteSet {
 
 /// Everything the scheduler needs to go on after a restart.
 struct ActiveState {
-  std::vector<Work> works;  // not terminal, and terminal ones whose lease has not ended yet
+  std::vector<Work> works;  // not terminal, and terminal ones whose lease has not ended yet; in order of acceptance
   std::vector<LeaseRow> leases;
   std::vector<WorkerRow> workers;
   std::vector<CheckpointRow> checkpoints;  // of the work that is not terminal; by work, steps ascending

@@ -122,7 +122,7 @@ TEST_F(SchedulerTest, ExpiresAndGrantsAgainAfterTheRedispatchTimeOnly) {
   EXPECT_TRUE(h_.Sync(h_.Report("v")).start.empty());
   h_.Pass(milliseconds(4'999));
   EXPECT_TRUE(h_.Sync(h_.Report("v")).start.empty());
-  h_.Pass(milliseconds(5'001));  // the back-off of 10 s from the expiry on
+  h_.Pass(milliseconds(1));  // 65 s after the last renewal, and no back-off on top
   const auto again = h_.Sync(h_.Report("v"));
   ASSERT_EQ(again.start.size(), 1u);
   EXPECT_EQ(again.start[0].lease.epoch, 2);
@@ -132,6 +132,53 @@ TEST_F(SchedulerTest, ExpiresAndGrantsAgainAfterTheRedispatchTimeOnly) {
   EXPECT_TRUE(stale.renewed.empty());
   ASSERT_EQ(stale.stop.size(), 1u);
   EXPECT_EQ(stale.stop[0].reason, StopReason::kFenced);
+}
+
+TEST_F(SchedulerTest, WorkersLostInARowBackOffFromTheSecondOn) {
+  const std::string name = h_.Submit("a");
+  for (const int wait : {5, 10, 20, 40}) {  // after the expiry at 60 s; 5 s is the re-dispatch margin
+    Run(name);
+    h_.Pass(seconds(60));
+    h_.Pass(seconds(wait) - milliseconds(1));
+    EXPECT_EQ(h_.State(name), JobState::kRecovering) << wait;
+    h_.Pass(milliseconds(1));
+    EXPECT_NE(h_.State(name), JobState::kRecovering) << wait;
+  }
+  EXPECT_EQ(h_.Row(name).recovery_count, 4);
+  EXPECT_EQ(h_.Row(name).failed_attempts, 0);
+}
+
+TEST_F(SchedulerTest, WorkThatComesBackKeepsItsPlace) {
+  const std::string first = h_.Submit("c", 2);
+  core::LeaseId lease = Run(first);
+  const std::string second = h_.Submit("b", 2);
+  const std::string third = h_.Submit("a", 2);
+  ASSERT_TRUE(h_.scheduler().Pause(second, 0, h_.At(), nullptr).ok());
+  ASSERT_TRUE(h_.scheduler().Resume(second, 0, h_.At(), nullptr).ok());
+  auto next = End(lease, TerminationReason::kPreempted);
+  ASSERT_EQ(next.start.size(), 1u);
+  EXPECT_EQ(next.start[0].resource, first) << "preempted work went to the end";
+  next = End(next.start[0].lease, TerminationReason::kNonFinite);
+  ASSERT_EQ(next.start.size(), 1u);
+  EXPECT_EQ(next.start[0].resource, second) << "resumed work went to the end";
+  next = End(next.start[0].lease, TerminationReason::kNonFinite);
+  ASSERT_EQ(next.start.size(), 1u);
+  EXPECT_EQ(next.start[0].resource, third);
+}
+
+TEST_F(SchedulerTest, ARestartKeepsTheOrderOfAcceptance) {
+  std::vector<std::string> names;
+  for (int i = 0; i < 5; ++i) {
+    // As uids of one millisecond, or of a clock that was set back, may come out.
+    names.push_back(h_.Submit(fmt::format("j{}", i), 2, 0, [i](SubmitRequest& r) { r.uid = fmt::format("uid-{}", 9 - i); }));
+  }
+  h_.Restart();
+  auto next = h_.Sync(h_.Report("w"));
+  for (const std::string& name : names) {
+    ASSERT_EQ(next.start.size(), 1u);
+    EXPECT_EQ(next.start[0].resource, name);
+    next = End(next.start[0].lease, TerminationReason::kNonFinite);
+  }
 }
 
 TEST_F(SchedulerTest, RenewalsKeepALeaseForEver) {
@@ -249,6 +296,8 @@ TEST_F(SchedulerTest, PauseResumeCancel) {
   EXPECT_EQ(told.renewed.size(), 1u) << "it must live on to write its checkpoint";
   End(lease, TerminationReason::kPausedByUser);
   EXPECT_EQ(h_.State(name), JobState::kPaused);
+  EXPECT_EQ(h_.Row(name).recovery_count, 0) << "a pause is no loss";
+  EXPECT_EQ(h_.scheduler().Snapshot(h_.At()).recoveries_total, 0);
   h_.Pass(std::chrono::hours(100));
   EXPECT_EQ(h_.State(name), JobState::kPaused);
   ASSERT_TRUE(h_.scheduler().Resume(name, 0, h_.At(), nullptr).ok());
@@ -295,8 +344,9 @@ TEST_F(SchedulerTest, ARestartedAgentLosesItsLeasesAtOnce) {
   const core::LeaseId old = Run(name);
   SyncRequest fresh = h_.Report("w");
   fresh.instance_uuid = "w-2";
-  h_.Sync(fresh);
-  EXPECT_EQ(h_.State(name), JobState::kRecovering);
+  const auto again = h_.Sync(fresh);
+  ASSERT_EQ(again.start.size(), 1u) << "the old gang is known to be gone: nothing to wait for";
+  EXPECT_EQ(again.start[0].lease.epoch, 2);
   EXPECT_EQ(h_.Row(name).recovery_count, 1);
   EXPECT_EQ(CommitAttempt(old).reason(), "LEASE_FENCED");
   const Status ghost = h_.scheduler().Synchronize(h_.Report("w"), h_.At(), nullptr);
@@ -311,7 +361,8 @@ TEST_F(SchedulerTest, ALeaseMissingFromAReportIsLostButNotInALateCopy) {
   ASSERT_TRUE(h_.scheduler().Synchronize(late, h_.At(), nullptr).ok());
   EXPECT_EQ(h_.State(name), JobState::kRunning);
   h_.Sync(h_.Report("w"));
-  EXPECT_EQ(h_.State(name), JobState::kRecovering);
+  EXPECT_EQ(h_.Row(name).recovery_count, 1);
+  EXPECT_EQ(h_.Row(name).epoch, 2);
   EXPECT_EQ(CommitAttempt(lease).reason(), "LEASE_FENCED");
 }
 
@@ -449,8 +500,10 @@ TEST_F(SchedulerTest, AnothersLeaseIsNotRenewed) {
 TEST(SchedulerConfig, TimingMustBeOrdered) {
   SchedulerConfig config;
   EXPECT_TRUE(config.Check().ok());
-  config.timing.self_fence = config.timing.lease;
-  EXPECT_EQ(config.Check().reason(), "BAD_TIMING");
+  config.timing.self_fence = config.timing.lease / 2;
+  EXPECT_TRUE(config.Check().ok());
+  config.timing.self_fence += milliseconds(1);
+  EXPECT_EQ(config.Check().reason(), "BAD_TIMING") << "no margin for clocks of different rates";
 }
 
 }  // namespace
