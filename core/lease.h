@@ -16,7 +16,8 @@ struct LeaseId {
   bool operator==(const LeaseId&) const = default;
 };
 
-/// All times are on monotonic clocks. Invariant checked by the scheduler: renew < self_fence < lease <= redispatch.
+/// All times are on monotonic clocks. Invariant checked by the scheduler: renew < self_fence, 2 * self_fence <= lease <=
+/// redispatch. The factor is the margin for clocks that run at different rates, and for a machine that stood still.
 struct LeaseTiming {
   Duration renew_every = std::chrono::seconds(5);
   /// Without a renewal for this long the agent kills the gang at once.

@@ -38,7 +38,7 @@ const std::map<std::string_view, const char*>& Help() {
       {"token_file", "lines `role sha256-of-token`; roles admin, submitter, viewer, worker"},
       {"renew_every_seconds", "lease renewal (5)"},
       {"self_fence_seconds", "a worker without renewal kills its ranks after this (30)"},
-      {"lease_seconds", "a lease ends this long after its last renewal (60)"},
+      {"lease_seconds", "a lease ends this long after its last renewal, at least twice the self-fence (60)"},
       {"redispatch_seconds", "and its job is given away after this (65)"},
       {"hang_seconds", "an attempt without progress is killed after this (120)"},
       {"retry_backoff_seconds", "first wait after a failed attempt; doubles (10)"},

@@ -17,12 +17,13 @@ class JobView {
   explicit JobView(ProgressLine& line) : line_(line) {}
 
   void Take(const v1::WatchFineTuningJobResponse& message) {
+    if (message.has_change()) Note(message.change());
     switch (message.payload_case()) {
       case v1::WatchFineTuningJobResponse::kJob:
         TakeJob(message.job());
         break;
       case v1::WatchFineTuningJobResponse::kEvent:
-        if (message.event().level() >= v1::FineTuningEvent::LEVEL_WARN) line_.Note(FormatEvent(message.event()));
+        Note(message.event());
         return;
       case v1::WatchFineTuningJobResponse::kMetric:
         progress_.set_step(message.metric().step());
@@ -39,6 +40,10 @@ class JobView {
   }
 
  private:
+  void Note(const v1::FineTuningEvent& event) {
+    if (event.level() >= v1::FineTuningEvent::LEVEL_WARN) line_.Note(FormatEvent(event));
+  }
+
   void TakeJob(const v1::FineTuningJob& job) {
     if (job.state() == v1::FineTuningJob::STATE_PAUSED && state_ != job.state()) {
       const bool held = job.termination_reason() == v1::TERMINATION_REASON_NO_SPACE;

@@ -42,11 +42,12 @@ CommandResult FollowEvents(CommandContext& context, Client& client, const std::s
   WatchOptions options;
   options.stop = wait.token();
   const auto ended = client.Watch(name, options, [&](const v1::WatchFineTuningJobResponse& message) {
-    if (!message.has_event()) return OkStatus();
+    if (!message.has_event() && !message.has_change()) return OkStatus();
+    const v1::FineTuningEvent& event = message.has_event() ? message.event() : message.change();
     if (context.globals().output == OutputFormat::kTable) {
-      context.out() << FormatEvent(message.event()) << std::endl;
+      context.out() << FormatEvent(event) << std::endl;
     } else {
-      context.PrintStreamed(message.event());
+      context.PrintStreamed(event);
     }
     return OkStatus();
   });

@@ -17,6 +17,12 @@ constexpr Duration kReloadEvery = std::chrono::seconds(1);
 
 Status NotServing() { return Unavailable("NOT_SERVING", "the store cannot be written at the moment; try again"); }
 
+Status ResultDeleted(const RequestRow& request) {
+  return NotFound("REQUEST_RESULT_DELETED", fmt::format("request_id {} made {}, which was deleted since; use a new one to make another",
+                                                        request.request_id, request.name))
+      .WithMetadata("name", request.name);
+}
+
 }  // namespace
 
 class CoordinatorImpl::KeyLocks {
@@ -216,18 +222,19 @@ uint64_t CoordinatorImpl::Synchronize(SyncRequest request, SyncDone done) {
 
 void CoordinatorImpl::AnswerPoll(const std::string& worker, bool force) {
   SyncDone done;
-  std::optional<SyncResponse> answer;
+  StatusOr<std::optional<SyncResponse>> answer = std::optional<SyncResponse>();
   {
     MutexLock lock(polls_mutex_);
     const auto found = polls_.find(worker);
     if (found == polls_.end() || !found->second.taken_in) return;
     const Moment at = Now();
     answer = scheduler_.Answer(found->second.request, force && found->second.deadline <= at.now, at);
-    if (!answer) return;
+    if (answer.ok() && !answer->has_value()) return;
     done = std::move(found->second.done);
     polls_.erase(found);
   }
-  done(*std::move(answer));
+  if (!answer.ok()) return done(answer.status());
+  done(**std::move(answer));
 }
 
 void CoordinatorImpl::CancelSync(uint64_t handle) {
@@ -270,22 +277,29 @@ Status CoordinatorImpl::Durable(const Decide& decide) {
   return refused;
 }
 
-StatusOr<std::optional<Work>> CoordinatorImpl::FindSubmitted(const SubmitRequest& request) const {
-  if (request.request_id.empty()) return std::optional<Work>();
-  SBORA_ASSIGN_OR_RETURN(const auto earlier, options_.store->FindRequest(request.project, request.request_id));
+StatusOr<std::optional<RequestRow>> CoordinatorImpl::FindEarlier(std::string_view project, std::string_view request_id,
+                                                                 std::string_view request_hash) const {
+  if (request_id.empty()) return std::optional<RequestRow>();
+  SBORA_ASSIGN_OR_RETURN(auto earlier, options_.store->FindRequest(project, request_id));
+  if (!earlier || earlier->hash == request_hash) return earlier;
+  return AlreadyExists("REQUEST_ID_REUSED", fmt::format("request_id {} was used for {} with other content; use a new one",
+                                                        request_id, earlier->name))
+      .WithMetadata("name", earlier->name);
+}
+
+StatusOr<std::optional<Work>> CoordinatorImpl::FindSubmitted(std::string_view project, std::string_view request_id,
+                                                             std::string_view request_hash) const {
+  SBORA_ASSIGN_OR_RETURN(const auto earlier, FindEarlier(project, request_id, request_hash));
   if (!earlier) return std::optional<Work>();
-  if (earlier->hash != request.request_hash) {
-    return AlreadyExists("REQUEST_ID_REUSED", fmt::format("request_id {} was used for {} with other content; use a new one",
-                                                          request.request_id, earlier->name))
-        .WithMetadata("name", earlier->name);
-  }
-  SBORA_ASSIGN_OR_RETURN(Work work, options_.store->GetWork(earlier->name));
-  return std::optional<Work>(std::move(work));
+  StatusOr<Work> work = options_.store->GetWorkByUid(earlier->uid);
+  if (work.status().code() == StatusCode::kNotFound) return ResultDeleted(*earlier);
+  SBORA_RETURN_IF_ERROR(work.status());
+  return std::optional<Work>(std::move(work).value());
 }
 
 StatusOr<Work> CoordinatorImpl::Submit(SubmitRequest request) {
   const KeyLocks locks(*this, request.name, request.project, request.request_id);
-  SBORA_ASSIGN_OR_RETURN(auto earlier, FindSubmitted(request));
+  SBORA_ASSIGN_OR_RETURN(auto earlier, FindSubmitted(request.project, request.request_id, request.request_hash));
   if (earlier) return *std::move(earlier);
   auto [work, transition] = Scheduler::PrepareSubmit(std::move(request), Now().wall_ms);
   SBORA_RETURN_IF_ERROR(Durable([&](Scheduler::Done done) {
@@ -335,22 +349,22 @@ Status CoordinatorImpl::FailValidation(std::string_view name, Failure failure) {
       .status();
 }
 
-StatusOr<Work> CoordinatorImpl::Cancel(std::string_view name, int64_t version) {
-  return DecideWork(name, [&](Scheduler::Done done) { return scheduler_.Cancel(name, version, Now(), std::move(done)); });
+StatusOr<Work> CoordinatorImpl::Cancel(std::string_view name, int64_t tag) {
+  return DecideWork(name, [&](Scheduler::Done done) { return scheduler_.Cancel(name, tag, Now(), std::move(done)); });
 }
 
-StatusOr<Work> CoordinatorImpl::Pause(std::string_view name, int64_t version) {
-  return DecideWork(name, [&](Scheduler::Done done) { return scheduler_.Pause(name, version, Now(), std::move(done)); });
+StatusOr<Work> CoordinatorImpl::Pause(std::string_view name, int64_t tag) {
+  return DecideWork(name, [&](Scheduler::Done done) { return scheduler_.Pause(name, tag, Now(), std::move(done)); });
 }
 
-StatusOr<Work> CoordinatorImpl::Resume(std::string_view name, int64_t version) {
-  return DecideWork(name, [&](Scheduler::Done done) { return scheduler_.Resume(name, version, Now(), std::move(done)); });
+StatusOr<Work> CoordinatorImpl::Resume(std::string_view name, int64_t tag) {
+  return DecideWork(name, [&](Scheduler::Done done) { return scheduler_.Resume(name, tag, Now(), std::move(done)); });
 }
 
-Status CoordinatorImpl::Delete(std::string_view name, int64_t version) {
+Status CoordinatorImpl::Delete(std::string_view name, int64_t tag) {
   SBORA_RETURN_IF_ERROR(Write({}));  // whatever ended it is in the store behind this
   SBORA_ASSIGN_OR_RETURN(const Work work, options_.store->GetWork(name));
-  SBORA_RETURN_IF_ERROR(Write({DeleteWork{.uid = work.row.uid, .version = version}}));
+  SBORA_RETURN_IF_ERROR(Write({DeleteWork{.uid = work.row.uid, .tag = tag}}));
   hub_.End(work.row.uid, NotFound("WORK_NOT_FOUND", fmt::format("{} was deleted", name)));
   return OkStatus();
 }
@@ -434,25 +448,28 @@ Status CoordinatorImpl::Write(std::vector<Mutation> mutations) {
   });
 }
 
+StatusOr<std::optional<ResourceRow>> CoordinatorImpl::FindCreated(std::string_view project, std::string_view request_id,
+                                                                  std::string_view request_hash) const {
+  SBORA_ASSIGN_OR_RETURN(const auto earlier, FindEarlier(project, request_id, request_hash));
+  if (!earlier) return std::optional<ResourceRow>();
+  StatusOr<ResourceRow> row = options_.store->GetResource(earlier->name);
+  const bool gone = row.ok() ? row->uid != earlier->uid : row.status().code() == StatusCode::kNotFound;
+  if (gone) return ResultDeleted(*earlier);
+  SBORA_RETURN_IF_ERROR(row.status());
+  return std::optional<ResourceRow>(std::move(row).value());
+}
+
 StatusOr<ResourceRow> CoordinatorImpl::CreateResource(ResourceRow row, std::vector<Mutation> extra, RequestRow request,
                                                       bool* existing) {
   const KeyLocks locks(*this, row.name, row.project, request.request_id);
-  *existing = false;
+  SBORA_ASSIGN_OR_RETURN(auto earlier, FindCreated(row.project, request.request_id, request.hash));
+  *existing = earlier.has_value();
+  if (earlier) return *std::move(earlier);
   std::vector<Mutation> mutations;
   if (!request.request_id.empty()) {
-    SBORA_ASSIGN_OR_RETURN(const auto earlier, options_.store->FindRequest(row.project, request.request_id));
-    if (earlier) {
-      if (earlier->hash != request.hash) {
-        return AlreadyExists("REQUEST_ID_REUSED",
-                             fmt::format("request_id {} was used for {} with other content; use a new one",
-                                         request.request_id, earlier->name))
-            .WithMetadata("name", earlier->name);
-      }
-      *existing = true;
-      return options_.store->GetResource(earlier->name);
-    }
     request.project = row.project;
     request.name = row.name;
+    request.uid = row.uid;
     mutations.push_back(InsertRequest{std::move(request)});
   }
   mutations.push_back(InsertResource{.row = row, .by_work = {}});

@@ -11,6 +11,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -44,20 +45,25 @@ class Coordinator {
 
   // --- Work -------------------------------------------------------------------------------------------------------
 
-  /// With a request_id seen before: the work it made (same hash), else ALREADY_EXISTS REQUEST_ID_REUSED.
+  /// With a request_id seen before: as FindSubmitted.
   /// ALREADY_EXISTS <KIND>_EXISTS when the name, or a name it reserves, is taken; NOT_FOUND when a used name is gone.
   virtual StatusOr<Work> Submit(SubmitRequest request) = 0;
-  /// VALIDATING -> QUEUED with `found` among the job's events, or -> FAILED INVALID_INPUT with `failure`.
+  /// The work that an earlier call with this request_id made; nullopt for a new or empty one. To be asked before anything
+  /// else: what the first call referred to may be gone. ALREADY_EXISTS REQUEST_ID_REUSED when the content differs;
+  /// NOT_FOUND REQUEST_RESULT_DELETED when what it made is gone, even if a namesake is there.
+  virtual StatusOr<std::optional<Work>> FindSubmitted(std::string_view project, std::string_view request_id,
+                                                      std::string_view request_hash) const = 0;
+  /// VALIDATING -> QUEUED with `found` among the job's events, or -> FAILED with `failure`: INVALID_INPUT when its code is about the input, else INTERNAL.
   /// FAILED_PRECONDITION NOT_VALIDATING when it was cancelled meanwhile.
   virtual Status MarkValidated(std::string_view name, EventItem found) = 0;
   virtual Status FailValidation(std::string_view name, Failure failure) = 0;
-  /// `version` 0: any; otherwise ABORTED ETAG_MISMATCH when the row has moved on. NOT_FOUND; FAILED_PRECONDITION
+  /// `tag` 0: any; otherwise ABORTED ETAG_MISMATCH when it is not the row's ChangeTag. NOT_FOUND; FAILED_PRECONDITION
   /// JOB_ENDED, or JOB_NOT_PAUSABLE / JOB_NOT_PAUSED / JOB_NOT_TERMINAL naming the state. Cancel and Pause of a
   /// running job answer in CANCELLING or PAUSING. Asking again for what is already under way is OK.
-  virtual StatusOr<Work> Cancel(std::string_view name, int64_t version) = 0;
-  virtual StatusOr<Work> Pause(std::string_view name, int64_t version) = 0;
-  virtual StatusOr<Work> Resume(std::string_view name, int64_t version) = 0;
-  virtual Status Delete(std::string_view name, int64_t version) = 0;
+  virtual StatusOr<Work> Cancel(std::string_view name, int64_t tag) = 0;
+  virtual StatusOr<Work> Pause(std::string_view name, int64_t tag) = 0;
+  virtual StatusOr<Work> Resume(std::string_view name, int64_t tag) = 0;
+  virtual Status Delete(std::string_view name, int64_t tag) = 0;
 
   /// Blocks until the work has ended or `deadline` (then the work as it is, not an error).
   virtual StatusOr<Work> Wait(std::string_view name, MonotonicTime deadline) = 0;
@@ -90,6 +96,9 @@ class Coordinator {
 
   /// Writes rows of the services (uploads, objects, resources, requests) in one transaction behind the same queue.
   virtual Status Write(std::vector<Mutation> mutations) = 0;
+  /// As FindSubmitted, of CreateResource.
+  virtual StatusOr<std::optional<ResourceRow>> FindCreated(std::string_view project, std::string_view request_id,
+                                                           std::string_view request_hash) const = 0;
   /// Makes a resource once per request_id: `*existing` is set when an earlier call with the same id and hash made it.
   virtual StatusOr<ResourceRow> CreateResource(ResourceRow row, std::vector<Mutation> extra, RequestRow request,
                                                bool* existing) = 0;

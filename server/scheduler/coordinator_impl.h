@@ -25,12 +25,14 @@ class CoordinatorImpl : public Coordinator {
   Status Begin();
 
   StatusOr<Work> Submit(SubmitRequest request) override;
+  StatusOr<std::optional<Work>> FindSubmitted(std::string_view project, std::string_view request_id,
+                                              std::string_view request_hash) const override;
   Status MarkValidated(std::string_view name, EventItem found) override;
   Status FailValidation(std::string_view name, Failure failure) override;
-  StatusOr<Work> Cancel(std::string_view name, int64_t version) override;
-  StatusOr<Work> Pause(std::string_view name, int64_t version) override;
-  StatusOr<Work> Resume(std::string_view name, int64_t version) override;
-  Status Delete(std::string_view name, int64_t version) override;
+  StatusOr<Work> Cancel(std::string_view name, int64_t tag) override;
+  StatusOr<Work> Pause(std::string_view name, int64_t tag) override;
+  StatusOr<Work> Resume(std::string_view name, int64_t tag) override;
+  Status Delete(std::string_view name, int64_t tag) override;
   StatusOr<Work> Wait(std::string_view name, MonotonicTime deadline) override;
   StatusOr<std::unique_ptr<Watcher>> Watch(std::string_view name, int64_t after_sequence,
                                            std::function<void()> wake) override;
@@ -44,6 +46,8 @@ class CoordinatorImpl : public Coordinator {
   std::vector<WorkerView> ListWorkers() const override { return scheduler_.ListWorkers(); }
 
   Status Write(std::vector<Mutation> mutations) override;
+  StatusOr<std::optional<ResourceRow>> FindCreated(std::string_view project, std::string_view request_id,
+                                                   std::string_view request_hash) const override;
   StatusOr<ResourceRow> CreateResource(ResourceRow row, std::vector<Mutation> extra, RequestRow request,
                                        bool* existing) override;
 
@@ -70,7 +74,9 @@ class CoordinatorImpl : public Coordinator {
   /// Decides about active work; for work that is not in memory says why from the store.
   template <typename Decide>
   StatusOr<Work> DecideWork(std::string_view name, const Decide& decide);
-  StatusOr<std::optional<Work>> FindSubmitted(const SubmitRequest& request) const;
+  /// The row of an earlier call with the same content; nullopt for a new or empty request_id.
+  StatusOr<std::optional<RequestRow>> FindEarlier(std::string_view project, std::string_view request_id,
+                                                  std::string_view request_hash) const;
 
   void StoreThread(const std::stop_token& stop);
   void TimerThread(const std::stop_token& stop);

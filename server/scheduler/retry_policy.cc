@@ -6,7 +6,10 @@ namespace sbora::server {
 
 using core::TerminationReason;
 
-Duration BackoffOf(const SchedulerConfig& config, int steps) {
+Duration BackoffAfter(const SchedulerConfig& config, TerminationReason reason, int steps) {
+  // A drained or paused gang ended as it was asked to: there is nothing to wait for.
+  if (reason == TerminationReason::kPreempted || reason == TerminationReason::kPausedByUser) return Duration::zero();
+  if (reason == TerminationReason::kWorkerLost) --steps;
   if (steps <= 0) return Duration::zero();
   Duration wait = config.backoff;
   for (int step = 1; step < steps && wait < config.backoff_max; ++step) wait *= 2;
@@ -23,14 +26,12 @@ RetryDecision AfterAttempt(const SchedulerConfig& config, TerminationReason reas
   if (core::NeedsAPerson(reason) && row->kind == WorkKind::kTrain) return {.give_up = false, .hold = true, .wait = {}};
   if (core::CountsAsAttempt(reason)) {
     if (!progressed) ++row->failed_attempts;
-  } else {
+  } else if (reason != TerminationReason::kPausedByUser) {
     ++row->recovery_count;
   }
   if (!core::IsWorthRetrying(reason) || row->failed_attempts >= config.max_attempts) return {.give_up = true, .hold = false, .wait = {}};
-  // A drained or paused gang ended as it was asked to: there is nothing to wait for.
-  if (reason == TerminationReason::kPreempted || reason == TerminationReason::kPausedByUser) return {};
-  ++row->backoff_steps;
-  return {.give_up = false, .hold = false, .wait = BackoffOf(config, row->backoff_steps)};
+  if (reason != TerminationReason::kPreempted && reason != TerminationReason::kPausedByUser) ++row->backoff_steps;
+  return {.give_up = false, .hold = false, .wait = BackoffAfter(config, reason, row->backoff_steps)};
 }
 
 }  // namespace sbora::server

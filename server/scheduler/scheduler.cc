@@ -15,10 +15,20 @@ using core::JobEvent;
 using core::JobState;
 using core::TerminationReason;
 
+namespace {
+
+/// Codes that state a fact about what was handed in; the others are trouble of the server's own.
+bool IsAboutTheInput(StatusCode code) {
+  return code == StatusCode::kInvalidArgument || code == StatusCode::kFailedPrecondition || code == StatusCode::kOutOfRange ||
+         code == StatusCode::kUnimplemented;
+}
+
+}  // namespace
+
 Status SchedulerConfig::Check() const {
   const Duration zero = Duration::zero();
   const bool ordered = zero < timing.renew_every && timing.renew_every < timing.self_fence &&
-                       timing.self_fence < timing.lease && timing.lease <= timing.redispatch;
+                       2 * timing.self_fence <= timing.lease && timing.lease <= timing.redispatch;
   if (ordered && timing.hang > zero && backoff > zero && backoff_max >= backoff && max_attempts > 0 &&
       poll_idle > zero && poll_busy > zero) {
     return OkStatus();
@@ -26,7 +36,7 @@ Status SchedulerConfig::Check() const {
   const auto seconds = [](Duration d) { return std::chrono::duration<double>(d).count(); };
   return InvalidArgument(
       "BAD_TIMING",
-      fmt::format("need 0 < renew < self-fence < lease <= re-dispatch and positive others; got renew {}, self-fence {}, "
+      fmt::format("need 0 < renew < self-fence, 2 x self-fence <= lease <= re-dispatch and positive others; got renew {}, self-fence {}, "
                   "lease {}, re-dispatch {}, hang {}, back-off {} to {}, max attempts {}",
                   seconds(timing.renew_every), seconds(timing.self_fence), seconds(timing.lease),
                   seconds(timing.redispatch), seconds(timing.hang), seconds(backoff), seconds(backoff_max),
@@ -50,7 +60,14 @@ void Scheduler::Load(ActiveState state, Moment at) {
     WorkEntry& entry = works_[work.row.uid];
     entry.payload = std::move(work.payload);
     entry.row = std::move(work.row);
+    entry.place = next_place_++;
     entry.counted = at.now;
+  }
+  for (CheckpointRow& row : state.checkpoints) {
+    WorkEntry& work = works_.at(row.work_uid);
+    if (row.step >= work.row.checkpoint_step) continue;
+    work.older_checkpoint_step = row.step;
+    work.older_checkpoint_files = std::move(row.files);
   }
   for (LeaseRow& row : state.leases) {
     LeaseEntry& lease = leases_[row.id.uid];
@@ -68,7 +85,7 @@ void Scheduler::Load(ActiveState state, Moment at) {
   for (auto& [uid, work] : works_) {
     // A lease that ran out just before the restart may still be within its re-dispatch margin.
     if (work.row.state == JobState::kRecovering) {
-      work.not_before = at.now + std::max(BackoffOf(config_, work.row.backoff_steps),
+      work.not_before = at.now + std::max(BackoffAfter(config_, work.row.reason, work.row.backoff_steps),
                                           config_.timing.redispatch - config_.timing.lease);
     }
     if (work.row.state == JobState::kQueued) Enqueue(work, at.now);
@@ -203,7 +220,8 @@ std::pair<Work, Transition> Scheduler::PrepareSubmit(SubmitRequest request, int6
                                                  .request_id = std::move(request.request_id),
                                                  .hash = std::move(request.request_hash),
                                                  .name = row.name,
-                                                 .create_ms = wall_ms}});
+                                                 .create_ms = wall_ms,
+                                                 .uid = row.uid}});
   }
   mutations.push_back(PutWork{.row = row,
                               .payload = work.payload,
@@ -227,19 +245,19 @@ void Scheduler::Add(const Work& work, Moment at) {
   WorkEntry& entry = works_[work.row.uid];
   entry.row = work.row;
   entry.payload = work.payload;
+  entry.place = next_place_++;
   entry.counted = at.now;
   if (work.row.state == JobState::kQueued) Enqueue(entry, at.now);
   ArmWork(entry);
   Leave(Draft(at), nullptr);
 }
 
-StatusOr<WorkEntry*> Scheduler::FindWork(std::string_view name, int64_t version) {
+StatusOr<WorkEntry*> Scheduler::FindWork(std::string_view name, int64_t tag) {
   const auto uid = uid_of_name_.find(name);
   if (uid == uid_of_name_.end()) return NotFound("WORK_NOT_ACTIVE", fmt::format("{} is not active", name));
   WorkEntry& work = works_.at(uid->second);
-  if (version > 0 && version != work.row.version) {
-    return Aborted("ETAG_MISMATCH",
-                   fmt::format("the etag is of version {}, {} is at {}; read it again", version, name, work.row.version));
+  if (tag != 0 && tag != work.row.ChangeTag()) {
+    return Aborted("ETAG_MISMATCH", fmt::format("{} is not what the etag was read from; read it again", name));
   }
   return &work;
 }
@@ -267,15 +285,16 @@ Status Scheduler::FailValidation(std::string_view name, const Failure& failure, 
     return FailedPrecondition("NOT_VALIDATING", fmt::format("{} is {}", name, core::JobStateName(work->row.state)));
   }
   Draft draft(at);
-  EndWork(draft, *work, JobEvent::kRefused, TerminationReason::kInvalidInput, failure);
+  const bool input = IsAboutTheInput(static_cast<StatusCode>(failure.code));
+  EndWork(draft, *work, JobEvent::kRefused, input ? TerminationReason::kInvalidInput : TerminationReason::kInternal, failure);
   Leave(std::move(draft), std::move(done));
   return OkStatus();
 }
 
-StatusOr<Work> Scheduler::Cancel(std::string_view name, int64_t version, Moment at, Done done) {
+StatusOr<Work> Scheduler::Cancel(std::string_view name, int64_t tag, Moment at, Done done) {
   MutexLock lock(mutex_);
   SBORA_RETURN_IF_ERROR(Enter(at));
-  SBORA_ASSIGN_OR_RETURN(WorkEntry* const work, FindWork(name, version));
+  SBORA_ASSIGN_OR_RETURN(WorkEntry* const work, FindWork(name, tag));
   const JobState state = work->row.state;
   if (core::IsTerminal(state)) {
     return FailedPrecondition("JOB_ENDED", fmt::format("{} is {} already", name, core::JobStateName(state)));
@@ -292,10 +311,10 @@ StatusOr<Work> Scheduler::Cancel(std::string_view name, int64_t version, Moment 
   return Work{work->row, work->payload};
 }
 
-StatusOr<Work> Scheduler::Pause(std::string_view name, int64_t version, Moment at, Done done) {
+StatusOr<Work> Scheduler::Pause(std::string_view name, int64_t tag, Moment at, Done done) {
   MutexLock lock(mutex_);
   SBORA_RETURN_IF_ERROR(Enter(at));
-  SBORA_ASSIGN_OR_RETURN(WorkEntry* const work, FindWork(name, version));
+  SBORA_ASSIGN_OR_RETURN(WorkEntry* const work, FindWork(name, tag));
   const JobState state = work->row.state;
   const bool under_way = state == JobState::kPausing || state == JobState::kPaused;
   if (!under_way && !core::NextState(state, JobEvent::kPauseAsked)) {
@@ -314,10 +333,10 @@ StatusOr<Work> Scheduler::Pause(std::string_view name, int64_t version, Moment a
   return Work{work->row, work->payload};
 }
 
-StatusOr<Work> Scheduler::Resume(std::string_view name, int64_t version, Moment at, Done done) {
+StatusOr<Work> Scheduler::Resume(std::string_view name, int64_t tag, Moment at, Done done) {
   MutexLock lock(mutex_);
   SBORA_RETURN_IF_ERROR(Enter(at));
-  SBORA_ASSIGN_OR_RETURN(WorkEntry* const work, FindWork(name, version));
+  SBORA_ASSIGN_OR_RETURN(WorkEntry* const work, FindWork(name, tag));
   if (work->row.state != JobState::kPaused) {
     return FailedPrecondition(core::IsTerminal(work->row.state) ? "JOB_ENDED" : "JOB_NOT_PAUSED",
                               fmt::format("{} is {}; only a paused job can be resumed", name,

@@ -59,16 +59,18 @@ class Scheduler {
 
   Status MarkValidated(std::string_view name, const EventItem& found, Moment at, Done done);
   Status FailValidation(std::string_view name, const Failure& failure, Moment at, Done done);
-  StatusOr<Work> Cancel(std::string_view name, int64_t version, Moment at, Done done);
-  StatusOr<Work> Pause(std::string_view name, int64_t version, Moment at, Done done);
-  StatusOr<Work> Resume(std::string_view name, int64_t version, Moment at, Done done);
+  StatusOr<Work> Cancel(std::string_view name, int64_t tag, Moment at, Done done);
+  StatusOr<Work> Pause(std::string_view name, int64_t tag, Moment at, Done done);
+  StatusOr<Work> Resume(std::string_view name, int64_t tag, Moment at, Done done);
 
   // --- workers ----------------------------------------------------------------------------------------------------
 
   /// Takes the report in. FAILED_PRECONDITION WORKER_REPLACED for an instance that a newer one has replaced.
   Status Synchronize(const SyncRequest& request, Moment at, Done done);
   /// The answer to a taken-in report, from what is published; nullopt when it holds no news and `force` is false.
-  std::optional<SyncResponse> Answer(const SyncRequest& request, bool force, Moment at);
+  /// UNAVAILABLE NOT_SERVING when memory was dropped since: an agent reads a lease's absence from an answer as its end
+  /// being durable, so that no answer at all must leave here then. FAILED_PRECONDITION WORKER_REPLACED.
+  StatusOr<std::optional<SyncResponse>> Answer(const SyncRequest& request, bool force, Moment at);
 
   /// The work of a lease that may commit; FAILED_PRECONDITION LEASE_FENCED.
   StatusOr<Work> CheckLease(const core::LeaseId& lease, Moment at);
@@ -109,7 +111,7 @@ class Scheduler {
   Status Enter(Moment at) SBORA_REQUIRES(mutex_);
   /// Writes rows for all that was touched, numbers the transition and pushes it; nothing to say and no `done`: nothing.
   void Leave(Draft draft, Done done) SBORA_REQUIRES(mutex_);
-  StatusOr<WorkEntry*> FindWork(std::string_view name, int64_t version) SBORA_REQUIRES(mutex_);
+  StatusOr<WorkEntry*> FindWork(std::string_view name, int64_t tag) SBORA_REQUIRES(mutex_);
 
   // Steps of a decision (scheduler_steps.cc).
   void Apply(Draft& draft, WorkEntry& work, core::JobEvent event, std::string_view why) SBORA_REQUIRES(mutex_);
@@ -149,6 +151,8 @@ class Scheduler {
   void TakeAttempt(Draft& draft, LeaseEntry& lease, const AttemptReport& report) SBORA_REQUIRES(mutex_);
   void TakeItems(Draft& draft, WorkEntry& work, LeaseEntry& lease, const std::vector<ReportItem>& items)
       SBORA_REQUIRES(mutex_);
+  void TakeCheckpoint(Draft& draft, WorkEntry& work, LeaseEntry& lease, const CheckpointItem& checkpoint)
+      SBORA_REQUIRES(mutex_);
   LeaseEntry* FindLease(const core::LeaseId& id) SBORA_REQUIRES(mutex_);
   WorkerView ViewOf(const WorkerEntry& worker) const SBORA_REQUIRES(mutex_);
 
@@ -162,6 +166,7 @@ class Scheduler {
   std::map<std::string, std::string, std::less<>> uid_of_name_ SBORA_GUARDED_BY(mutex_);
   std::map<std::string, LeaseEntry, std::less<>> leases_ SBORA_GUARDED_BY(mutex_);
   std::map<std::string, WorkerEntry, std::less<>> workers_ SBORA_GUARDED_BY(mutex_);
+  uint64_t next_place_ SBORA_GUARDED_BY(mutex_) = 1;
   WorkQueue waiting_ SBORA_GUARDED_BY(mutex_);
   Deadlines deadlines_ SBORA_GUARDED_BY(mutex_);
   uint64_t next_ticket_ SBORA_GUARDED_BY(mutex_) = 1;

@@ -68,6 +68,7 @@ void Scheduler::Apply(Draft& draft, WorkEntry& work, JobEvent event, std::string
               core::JobStateName(from));
   Count(work, draft.at.now);
   work.row.state = *to;
+  ++work.row.generation;
   if (*to == JobState::kQueued) work.row.queued_ms = 0;
   if (*to == JobState::kRunning && work.row.start_ms == 0) work.row.start_ms = draft.at.wall_ms;
   AddEvent(draft, work, *to == JobState::kFailed ? 3 : *to == JobState::kRecovering ? 2 : 1, "STATE_CHANGED",
@@ -102,7 +103,7 @@ void Scheduler::AddEvent(Draft& draft, WorkEntry& work, int level, std::string t
 
 void Scheduler::Enqueue(WorkEntry& work, MonotonicTime now) {
   if (now >= work.not_before) {
-    waiting_.Add(work.row.uid, work.row.priority);
+    waiting_.Add(work.row.uid, work.row.priority, work.place);
     dispatch_due_ = true;
   }
   ArmWork(work);
@@ -263,7 +264,7 @@ void Scheduler::AfterLease(Draft& draft, WorkEntry& work, const LeaseRow& lease,
     Apply(draft, work, JobEvent::kHeld, Describe(reason, failure));
     return;
   }
-  totals_.recoveries_total += 1;
+  if (reason != TerminationReason::kPausedByUser) ++totals_.recoveries_total;
   work.row.reason = work.row.state == JobState::kPausing ? TerminationReason::kPausedByUser : reason;
   work.row.failure = failure;
   Apply(draft, work, JobEvent::kAttemptEnded, Describe(reason, failure));

@@ -25,6 +25,12 @@ Status Fenced(const core::LeaseId& lease, std::string_view why) {
                                                         lease.uid, lease.epoch, why));
 }
 
+Status Replaced(const WorkerRow& worker) {
+  return FailedPrecondition("WORKER_REPLACED", fmt::format("worker {} has been started again as instance {}; two agents "
+                                                           "must not share a name",
+                                                           worker.name, worker.instance_uuid));
+}
+
 std::vector<std::string> GpuNames(const std::vector<SlotInfo>& slots) {
   std::vector<std::string> names;
   for (const SlotInfo& slot : slots) {
@@ -51,9 +57,7 @@ StatusOr<WorkerEntry*> Scheduler::TakeWorker(Draft& draft, const SyncRequest& re
   }
   const auto& former = worker.former_instances;
   if (std::find(former.begin(), former.end(), request.instance_uuid) != former.end()) {
-    return FailedPrecondition("WORKER_REPLACED", fmt::format("worker {} has been started again as instance {}; two agents "
-                                                             "must not share a name",
-                                                             request.worker, worker.row.instance_uuid));
+    return Replaced(worker.row);
   }
   if (worker.row.instance_uuid != request.instance_uuid) {
     // The agent is a new process: the old one and, by parent death, its gangs are gone.
@@ -120,23 +124,35 @@ void Scheduler::TakeItems(Draft& draft, WorkEntry& work, LeaseEntry& lease, cons
       const std::string type = event->type == "STATE_CHANGED" ? "AGENT_STATE" : event->type;
       AddEvent(draft, work, event->level, type, event->message, event->time_ms);
     } else {
-      const auto& checkpoint = std::get<CheckpointItem>(item.item);
-      draft.extra.push_back(PutCheckpoint{CheckpointRow{.work_uid = work.row.uid,
-                                                        .step = checkpoint.step,
-                                                        .attempt = lease.row.attempt,
-                                                        .create_ms = draft.at.wall_ms,
-                                                        .files = checkpoint.files,
-                                                        .validation_loss = checkpoint.validation_loss,
-                                                        .object_uids = checkpoint.object_uids}});
-      draft.extra.push_back(PruneCheckpoints{.work_uid = work.row.uid, .keep = kCheckpointsKept});
-      if (checkpoint.step >= work.row.checkpoint_step) {
-        work.row.checkpoint_step = checkpoint.step;
-        work.row.checkpoint_files = checkpoint.files;
-      }
-      AddEvent(draft, work, 1, "CHECKPOINT_SAVED", fmt::format("checkpoint of step {}", checkpoint.step),
-               draft.at.wall_ms);
+      TakeCheckpoint(draft, work, lease, std::get<CheckpointItem>(item.item));
     }
   }
+}
+
+void Scheduler::TakeCheckpoint(Draft& draft, WorkEntry& work, LeaseEntry& lease, const CheckpointItem& checkpoint) {
+  WorkRow& row = work.row;
+  draft.extra.push_back(PutCheckpoint{CheckpointRow{.work_uid = row.uid,
+                                                    .step = checkpoint.step,
+                                                    .attempt = lease.row.attempt,
+                                                    .create_ms = draft.at.wall_ms,
+                                                    .files = checkpoint.files,
+                                                    .validation_loss = checkpoint.validation_loss,
+                                                    .object_uids = checkpoint.object_uids}});
+  draft.extra.push_back(PruneCheckpoints{.work_uid = row.uid, .keep = kCheckpointsKept});
+  // Steps only rise in an attempt: a lower one than it was handed says that it could not use that, and where it began.
+  if (checkpoint.step < lease.row.start_checkpoint_step) {
+    lease.row.start_checkpoint_step = work.older_checkpoint_step <= checkpoint.step ? work.older_checkpoint_step : -1;
+  }
+  if (row.checkpoint_step < checkpoint.step) {
+    work.older_checkpoint_step = row.checkpoint_step;
+    work.older_checkpoint_files = std::move(row.checkpoint_files);
+  } else if (work.older_checkpoint_step >= checkpoint.step) {
+    work.older_checkpoint_step = -1;
+    work.older_checkpoint_files.clear();
+  }
+  row.checkpoint_step = checkpoint.step;
+  row.checkpoint_files = checkpoint.files;
+  AddEvent(draft, work, 1, "CHECKPOINT_SAVED", fmt::format("checkpoint of step {}", checkpoint.step), draft.at.wall_ms);
 }
 
 void Scheduler::TakeAttempt(Draft& draft, LeaseEntry& lease, const AttemptReport& report) {
@@ -212,13 +228,14 @@ Status Scheduler::Synchronize(const SyncRequest& request, Moment at, Done done) 
   return OkStatus();
 }
 
-std::optional<SyncResponse> Scheduler::Answer(const SyncRequest& request, bool force, Moment at) {
+StatusOr<std::optional<SyncResponse>> Scheduler::Answer(const SyncRequest& request, bool force, Moment at) {
   MutexLock lock(mutex_);
   const auto found = workers_.find(request.worker);
-  if (!serving_ || found == workers_.end() || found->second.row.instance_uuid != request.instance_uuid) {
-    return SyncResponse{};  // nothing renewed: the agent asks again or fences itself
+  if (!serving_ || found == workers_.end()) {
+    return Unavailable("NOT_SERVING", "the report was taken in by memory that is gone; report again");
   }
   WorkerEntry& worker = found->second;
+  if (worker.row.instance_uuid != request.instance_uuid) return Replaced(worker.row);
   SyncResponse answer;
   std::set<std::string> listed;
   // A new instance is told at once that it is known; reports are acknowledged at once, because the agent keeps them.
@@ -256,12 +273,13 @@ std::optional<SyncResponse> Scheduler::Answer(const SyncRequest& request, bool f
                               .slots = lease.row.slots,
                               .payload = work.payload,
                               .checkpoint_step = work.row.checkpoint_step,
-                              .checkpoint_files = work.row.checkpoint_files});
+                              .checkpoint_files = work.row.checkpoint_files,
+                              .older_checkpoint_files = work.older_checkpoint_files});
       news = news || lease.offers == 0;
       named.push_back(&lease);
     }
   }
-  if (!news && !force) return std::nullopt;
+  if (!news && !force) return std::optional<SyncResponse>();
   answer.sequence = ++worker.sequence;
   answer.drain = worker.row.drain_asked;
   worker.drain_told = worker.row.drain_asked;
@@ -274,7 +292,7 @@ std::optional<SyncResponse> Scheduler::Answer(const SyncRequest& request, bool f
       lease->renewed = at.now;
     }
   }
-  return answer;
+  return std::optional<SyncResponse>(std::move(answer));
 }
 
 StatusOr<Work> Scheduler::CheckLease(const core::LeaseId& id, Moment at) {

@@ -16,10 +16,14 @@ namespace sbora::server {
 struct WorkEntry {
   WorkRow row;
   std::shared_ptr<const WorkPayload> payload;  // shared with offers under way and readers
+  uint64_t place = 0;          // rises in the order of acceptance, kept until it ends
   MonotonicTime counted{};     // row.total_ms and row.queued_ms are as of this moment
   MonotonicTime not_before{};  // back-off, and the rest of a silent lease
   std::string lease_uid;       // its lease, until known to be over
   std::string progress;        // serialised JobProgress
+  // The checkpoint before row.checkpoint_step; -1 and empty when there is none.
+  int64_t older_checkpoint_step = -1;
+  std::string older_checkpoint_files;
 };
 
 struct LeaseEntry {

@@ -23,7 +23,8 @@ struct SchedulerConfig {
   Duration poll_idle = std::chrono::seconds(5);
   Duration poll_busy = std::chrono::seconds(1);
 
-  /// InvalidArgument BAD_TIMING unless 0 < renew < self_fence < lease <= redispatch and the rest is positive.
+  /// InvalidArgument BAD_TIMING unless 0 < renew < self_fence, 2 * self_fence <= lease <= redispatch and the rest is
+  /// positive.
   Status Check() const;
 };
 
@@ -109,7 +110,8 @@ struct StartDecision {
   std::vector<std::string> slots;
   std::shared_ptr<const WorkPayload> payload;  // `task` goes to the agent, with ...
   int64_t checkpoint_step = -1;                // ... the newest checkpoint, if any,
-  std::string checkpoint_files;                // as input group "checkpoint" (serialised InputGroup)
+  std::string checkpoint_files;                // as input group "checkpoint" (serialised InputGroup), and
+  std::string older_checkpoint_files;          // the one before it, should that one be damaged
 };
 struct RenewDecision {
   core::LeaseId lease;

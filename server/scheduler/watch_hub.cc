@@ -76,7 +76,10 @@ StatusOr<std::optional<WatchItem>> Watcher::Next() {
   while (!shared_->live.empty()) {
     std::optional<WatchItem> item = std::move(shared_->live.front());
     shared_->live.pop_front();
-    if (item->kind == WatchItem::Kind::kProgress) return item;
+    if (item->kind == WatchItem::Kind::kProgress) {
+      item->sequence = shared_->last;  // the replay may have passed the number it was queued with
+      return item;
+    }
     if (item->sequence <= shared_->last) continue;  // replayed already
     shared_->last = item->sequence;
     return item;

@@ -23,7 +23,7 @@ inline constexpr size_t kWatchQueue = 256;
 struct WatchItem {
   enum class Kind { kState, kEvent, kMetric, kProgress };
   Kind kind = Kind::kEvent;
-  int64_t sequence = 0;             // of the newest thing up to here; kProgress repeats the one before it
+  int64_t sequence = 0;             // of the newest thing up to here; kProgress: as given out by Next, the one before it
   std::optional<EventRow> event;    // kState (type STATE_CHANGED) and kEvent
   std::optional<MetricRow> metric;  // kMetric
   std::shared_ptr<const WorkRow> row;  // kState, live: the row right after the change; replayed: null, read the store

@@ -1,4 +1,5 @@
-/// Work that waits for slots: higher priority first, then first come, first served. Not locked.
+/// Work that waits for slots: higher priority first, then by place, so that what comes back is not behind what came later.
+/// Not locked.
 #pragma once
 
 #include <cstdint>
@@ -10,19 +11,19 @@ namespace sbora::server {
 
 class WorkQueue {
  public:
-  /// Higher priority, then lower number, comes first.
+  /// Higher priority, then lower place, comes first. Places are unique.
   struct Key {
     int32_t priority = 0;
-    uint64_t number = 0;
+    uint64_t place = 0;
     bool operator<(const Key& other) const {
-      return priority != other.priority ? priority > other.priority : number < other.number;
+      return priority != other.priority ? priority > other.priority : place < other.place;
     }
   };
 
   /// No effect when it is there.
-  void Add(const std::string& work_uid, int32_t priority) {
+  void Add(const std::string& work_uid, int32_t priority, uint64_t place) {
     if (keys_.contains(work_uid)) return;
-    const Key key{priority, next_++};
+    const Key key{priority, place};
     keys_.emplace(work_uid, key);
     order_.emplace(key, work_uid);
   }
@@ -37,7 +38,6 @@ class WorkQueue {
   size_t size() const { return order_.size(); }
 
  private:
-  uint64_t next_ = 1;
   std::map<std::string, Key> keys_;
   std::map<Key, std::string> order_;
 };

@@ -22,6 +22,14 @@ Status CheckFormat(v1::ExportFormat format) {
 
 }  // namespace
 
+StatusOr<bool> AdapterServiceImpl::Repeated(const std::string& project, const std::string& request_id,
+                                            const std::string& request_hash, google::longrunning::Operation& operation) {
+  SBORA_ASSIGN_OR_RETURN(const auto earlier, FindRepeat(services_, project, request_id, request_hash));
+  if (!earlier) return false;
+  SBORA_ASSIGN_OR_RETURN(operation, OperationOf(*earlier, services_.coordinator->Progress(earlier->row.uid)));
+  return true;
+}
+
 Status AdapterServiceImpl::SubmitOperation(WorkKind kind, const std::string& project, const worker::v1::Task& task,
                                            std::vector<std::string> uses, const std::string& request_id,
                                            const std::string& request_hash, google::longrunning::Operation& operation) {
@@ -44,7 +52,10 @@ Status AdapterServiceImpl::SubmitOperation(WorkKind kind, const std::string& pro
 }
 
 Status AdapterServiceImpl::Export(const v1::ExportAdapterRequest& request, google::longrunning::Operation& operation) {
-  SBORA_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
+  SBORA_ASSIGN_OR_RETURN(const core::ResourceName name, core::ParseName(request.name(), core::Collection::kAdapters, "name"));
+  const std::string hash = RequestHash("ExportAdapter", request);
+  SBORA_ASSIGN_OR_RETURN(const bool repeated, Repeated(name.project, request.request_id(), hash, operation));
+  if (repeated) return OkStatus();
   SBORA_ASSIGN_OR_RETURN(const ResourceRow row, FindResource(services_, request.name(), core::Collection::kAdapters, "name"));
   SBORA_RETURN_IF_ERROR(CheckFormat(request.format()));
   SBORA_ASSIGN_OR_RETURN(const v1::Adapter adapter, AdapterOf(row));
@@ -53,13 +64,14 @@ Status AdapterServiceImpl::Export(const v1::ExportAdapterRequest& request, googl
   group.set_name("adapter");
   *group.mutable_files() = adapter.files();
   task.mutable_export_()->set_format(request.format());
-  return SubmitOperation(WorkKind::kExport, row.project, task, {row.name}, request.request_id(),
-                         RequestHash("ExportAdapter", request), operation);
+  return SubmitOperation(WorkKind::kExport, row.project, task, {row.name}, request.request_id(), hash, operation);
 }
 
 Status AdapterServiceImpl::Merge(const v1::MergeAdaptersRequest& request, google::longrunning::Operation& operation) {
   SBORA_ASSIGN_OR_RETURN(const std::string project, core::ParseProject(request.parent(), "parent"));
-  SBORA_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
+  const std::string hash = RequestHash("MergeAdapters", request);
+  SBORA_ASSIGN_OR_RETURN(const bool repeated, Repeated(project, request.request_id(), hash, operation));
+  if (repeated) return OkStatus();
   if (request.adapters().empty()) return Required("adapters");
   if (request.adapters_size() > 1) return NotImplementedYet("merging several adapters");
   SBORA_ASSIGN_OR_RETURN(const ResourceRow row,
@@ -75,8 +87,7 @@ Status AdapterServiceImpl::Merge(const v1::MergeAdaptersRequest& request, google
   group.set_name("adapter");
   *group.mutable_files() = adapter.files();
   task.mutable_merge()->set_base_hash(adapter.base_hash());
-  return SubmitOperation(WorkKind::kMerge, project, task, {row.name, model_row.name}, request.request_id(),
-                         RequestHash("MergeAdapters", request), operation);
+  return SubmitOperation(WorkKind::kMerge, project, task, {row.name, model_row.name}, request.request_id(), hash, operation);
 }
 
 grpc::Status AdapterServiceImpl::GetAdapter(grpc::ServerContext* context, const v1::GetAdapterRequest* request, v1::Adapter* adapter) {

@@ -25,6 +25,9 @@ class AdapterServiceImpl final : public v1::AdapterService::Service {
  private:
   Status Export(const v1::ExportAdapterRequest& request, google::longrunning::Operation& operation);
   Status Merge(const v1::MergeAdaptersRequest& request, google::longrunning::Operation& operation);
+  /// True, with `operation` filled, when an earlier call with this request_id made it.
+  StatusOr<bool> Repeated(const std::string& project, const std::string& request_id, const std::string& request_hash,
+                          google::longrunning::Operation& operation);
   Status SubmitOperation(WorkKind kind, const std::string& project, const worker::v1::Task& task, std::vector<std::string> uses,
                          const std::string& request_id, const std::string& request_hash, google::longrunning::Operation& operation);
 

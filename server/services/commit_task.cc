@@ -21,6 +21,8 @@ namespace sbora::server {
 namespace {
 
 constexpr int kMaxResultExamples = 20;
+/// A manifest whose commit failed is swept away after this; a commit that is still being repeated renews it.
+constexpr std::chrono::hours kManifestLife{24};
 
 /// One commit on its way: what is collected before the scheduler is asked.
 struct Pending {
@@ -111,6 +113,9 @@ std::string ManifestText(const Pending& pending, const core::LeaseId& lease, con
 Status PutManifest(const ServiceContext& services, const core::LeaseId& lease, const std::string& text, Pending& pending) {
   const WorkRow& row = pending.work.row;
   const std::string key = fmt::format("projects/{}/manifests/{}/{}.json", row.project, row.uid, lease.epoch);
+  // Until the commit names the key in a row of its own, only this leads to the bytes.
+  const int64_t due_ms = ToUnixMillis(services.clock->WallNow() + kManifestLife);
+  SBORA_RETURN_IF_ERROR(services.coordinator->Write({DoomKey{row.project, key, due_ms}}));
   const MonotonicTime start = services.clock->Now();
   const Status put = services.objects->Put(key, text, PutMode::kCreate);
   services.metrics->ObserveObjectStore("put", put.ok(), services.clock->Now() - start);

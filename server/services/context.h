@@ -31,6 +31,7 @@ struct ServiceContext {
   std::filesystem::path temp_directory;
   /// Started with kCheckFlag to check a job's data; empty: in this process, for tests with data of their own.
   std::filesystem::path check_program;
+  Duration check_limit = std::chrono::hours(1);  ///< longest check of one job's data
   core::LeaseTiming timing;
   // For GetServerInfo.
   std::string version;

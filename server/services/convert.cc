@@ -88,7 +88,7 @@ StatusOr<v1::FineTuningJob> JobOf(const Work& work, const std::string& progress)
   SBORA_RETURN_IF_ERROR(ParseStored(work.payload->spec, "fine-tuning job", job));
   job.set_name(row.name);
   job.set_uid(row.uid);
-  job.set_etag(EtagOf(row.version));
+  job.set_etag(EtagOf(row.ChangeTag()));
   job.set_state(static_cast<v1::FineTuningJob::State>(row.state));
   job.set_termination_reason(static_cast<v1::TerminationReason>(row.reason));
   if (!row.failure.reason.empty() && row.state != core::JobState::kSucceeded) *job.mutable_failure() = ToProto(row.failure);
@@ -120,7 +120,7 @@ StatusOr<v1::EvaluationJob> EvaluationOf(const Work& work, const std::string& pr
   SBORA_RETURN_IF_ERROR(ParseStored(work.payload->spec, "evaluation job", job));
   job.set_name(row.name);
   job.set_uid(row.uid);
-  job.set_etag(EtagOf(row.version));
+  job.set_etag(EtagOf(row.ChangeTag()));
   const bool queued = row.state == core::JobState::kValidating;
   job.set_state(queued ? v1::EvaluationJob::STATE_QUEUED : static_cast<v1::EvaluationJob::State>(row.state));
   job.set_termination_reason(static_cast<v1::TerminationReason>(row.reason));
@@ -162,7 +162,7 @@ StatusOr<v1::Model> ModelOf(const ResourceRow& row) {
   SBORA_RETURN_IF_ERROR(ParseStored(row.payload, "model", model));
   model.set_name(row.name);
   model.set_uid(row.uid);
-  model.set_etag(EtagOf(row.version));
+  model.set_etag(EtagOf(row.ChangeTag()));
   *model.mutable_create_time() = ToTimestamp(row.create_ms);
   return model;
 }
@@ -172,7 +172,7 @@ StatusOr<v1::Dataset> DatasetOf(const ResourceRow& row) {
   SBORA_RETURN_IF_ERROR(ParseStored(row.payload, "data set", dataset));
   dataset.set_name(row.name);
   dataset.set_uid(row.uid);
-  dataset.set_etag(EtagOf(row.version));
+  dataset.set_etag(EtagOf(row.ChangeTag()));
   *dataset.mutable_create_time() = ToTimestamp(row.create_ms);
   return dataset;
 }
@@ -182,7 +182,7 @@ StatusOr<v1::Adapter> AdapterOf(const ResourceRow& row) {
   SBORA_RETURN_IF_ERROR(ParseStored(row.payload, "adapter", adapter));
   adapter.set_name(row.name);
   adapter.set_uid(row.uid);
-  adapter.set_etag(EtagOf(row.version));
+  adapter.set_etag(EtagOf(row.ChangeTag()));
   *adapter.mutable_create_time() = ToTimestamp(row.create_ms);
   return adapter;
 }

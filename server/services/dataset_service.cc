@@ -44,12 +44,11 @@ Status DatasetServiceImpl::Create(const v1::CreateDatasetRequest& request, v1::D
         .WithViolation("dataset.format", "must be one of DatasetFormat");
   }
   const std::string hash = RequestHash("CreateDataset", request);
-  if (!request.request_id().empty()) {
+  if (!request.validate_only()) {
     // A repeat is answered before the file is read again: its upload may be gone by now.
-    SBORA_ASSIGN_OR_RETURN(const std::optional<RequestRow> seen, services_.store().FindRequest(project, request.request_id()));
-    if (seen && seen->hash == hash) {
-      SBORA_ASSIGN_OR_RETURN(const ResourceRow row, services_.store().GetResource(seen->name));
-      SBORA_ASSIGN_OR_RETURN(dataset, DatasetOf(row));
+    SBORA_ASSIGN_OR_RETURN(const auto earlier, services_.coordinator->FindCreated(project, request.request_id(), hash));
+    if (earlier) {
+      SBORA_ASSIGN_OR_RETURN(dataset, DatasetOf(*earlier));
       return OkStatus();
     }
   }
@@ -73,7 +72,7 @@ Status DatasetServiceImpl::Create(const v1::CreateDatasetRequest& request, v1::D
   SBORA_ASSIGN_OR_RETURN(const ResourceRow stored,
                          services_.coordinator->CreateResource(
                              row, {AddObjectOwner{UidOfObject(dataset.file().object()), row.name}},
-                             RequestRow{project, request.request_id(), hash, row.name, row.create_ms}, &existing));
+                             RequestRow{project, request.request_id(), hash, row.name, row.create_ms, row.uid}, &existing));
   SBORA_ASSIGN_OR_RETURN(dataset, DatasetOf(stored));
   return OkStatus();
 }

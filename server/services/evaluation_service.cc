@@ -123,6 +123,14 @@ StatusOr<EvaluationServiceImpl::Subject> EvaluationServiceImpl::ResolveSubject(c
 Status EvaluationServiceImpl::Create(const v1::CreateEvaluationJobRequest& request, v1::EvaluationJob& job) {
   SBORA_ASSIGN_OR_RETURN(const std::string project, core::ParseProject(request.parent(), "parent"));
   SBORA_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
+  const std::string hash = RequestHash("CreateEvaluationJob", request);
+  if (!request.validate_only()) {
+    SBORA_ASSIGN_OR_RETURN(const auto earlier, FindRepeat(services_, project, request.request_id(), hash));
+    if (earlier) {
+      SBORA_ASSIGN_OR_RETURN(job, EvaluationOf(*earlier, services_.coordinator->Progress(earlier->row.uid)));
+      return OkStatus();
+    }
+  }
   if (!request.has_evaluation_job()) return Required("evaluation_job");
   SBORA_ASSIGN_OR_RETURN(const std::string id, ResourceIdOrNew(request.evaluation_job_id(), "evaluation_job_id"));
   v1::EvaluationSpec spec = request.evaluation_job().spec();
@@ -170,7 +178,7 @@ Status EvaluationServiceImpl::Create(const v1::CreateEvaluationJobRequest& reque
   submit.uses = std::move(subject.uses);
   submit.uses.push_back(dataset_row.name);
   submit.request_id = request.request_id();
-  submit.request_hash = RequestHash("CreateEvaluationJob", request);
+  submit.request_hash = hash;
   SBORA_ASSIGN_OR_RETURN(const Work work, services_.coordinator->Submit(std::move(submit)));
   SBORA_ASSIGN_OR_RETURN(job, EvaluationOf(work, services_.coordinator->Progress(work.row.uid)));
   return OkStatus();
@@ -275,7 +283,8 @@ grpc::Status EvaluationServiceImpl::CancelEvaluationJob(grpc::ServerContext* con
                                                         v1::EvaluationJob* job) {
   return Unary(services_, *context, "sbora.v1.EvaluationService/CancelEvaluationJob", [&](const Call&) -> Status {
     SBORA_ASSIGN_OR_RETURN(const core::ResourceName name, core::ParseName(request->name(), core::Collection::kEvaluationJobs, "name"));
-    const StatusOr<Work> work = services_.coordinator->Cancel(name.ToString(), 0);
+    SBORA_ASSIGN_OR_RETURN(const int64_t tag, TagOf(request->etag()));
+    const StatusOr<Work> work = services_.coordinator->Cancel(name.ToString(), tag);
     if (!work.ok()) return NameMissing(work.status(), kKind, name.ToString());
     SBORA_ASSIGN_OR_RETURN(*job, EvaluationOf(*work, services_.coordinator->Progress(work->row.uid)));
     return OkStatus();
@@ -286,7 +295,8 @@ grpc::Status EvaluationServiceImpl::DeleteEvaluationJob(grpc::ServerContext* con
                                                         google::protobuf::Empty*) {
   return Unary(services_, *context, "sbora.v1.EvaluationService/DeleteEvaluationJob", [&](const Call&) -> Status {
     SBORA_ASSIGN_OR_RETURN(const core::ResourceName name, core::ParseName(request->name(), core::Collection::kEvaluationJobs, "name"));
-    return NameMissing(services_.coordinator->Delete(name.ToString(), 0), kKind, name.ToString());
+    SBORA_ASSIGN_OR_RETURN(const int64_t tag, TagOf(request->etag()));
+    return NameMissing(services_.coordinator->Delete(name.ToString(), tag), kKind, name.ToString());
   });
 }
 

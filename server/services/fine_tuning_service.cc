@@ -8,6 +8,7 @@
 #include "server/services/convert.h"
 #include "server/services/job_planner.h"
 #include "server/services/requests.h"
+#include "server/services/resource_calls.h"
 #include "server/services/rpc.h"
 #include "server/services/validator.h"
 
@@ -30,8 +31,8 @@ using Change = StatusOr<Work> (Coordinator::*)(std::string_view, int64_t);
 Status ChangeJob(const ServiceContext& services, Change change, const std::string& name, const std::string& etag,
                  v1::FineTuningJob& job) {
   SBORA_ASSIGN_OR_RETURN(const core::ResourceName parsed, core::ParseName(name, core::Collection::kFineTuningJobs, "name"));
-  SBORA_ASSIGN_OR_RETURN(const int64_t version, VersionOf(etag));
-  const StatusOr<Work> work = (services.coordinator->*change)(parsed.ToString(), version);
+  SBORA_ASSIGN_OR_RETURN(const int64_t tag, TagOf(etag));
+  const StatusOr<Work> work = (services.coordinator->*change)(parsed.ToString(), tag);
   if (!work.ok()) return NameMissing(work.status(), kKind, parsed.ToString());
   SBORA_ASSIGN_OR_RETURN(job, JobOf(*work, services.coordinator->Progress(work->row.uid)));
   return OkStatus();
@@ -64,6 +65,16 @@ StatusOr<std::vector<core::JobState>> ParseStateFilter(const std::string& filter
 }
 
 Status FineTuningServiceImpl::Create(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job) {
+  if (!request.validate_only()) {
+    SBORA_ASSIGN_OR_RETURN(const std::string project, core::ParseProject(request.parent(), "parent"));
+    SBORA_ASSIGN_OR_RETURN(const auto earlier,
+                           FindRepeat(services_, project, request.request_id(), RequestHash("CreateFineTuningJob", request)));
+    if (earlier) {
+      services_.metrics->CountSubmitted("duplicate");
+      SBORA_ASSIGN_OR_RETURN(job, JobOf(*earlier, services_.coordinator->Progress(earlier->row.uid)));
+      return OkStatus();
+    }
+  }
   StatusOr<PlannedJob> planned = PlanFineTuning(services_, request);
   if (!planned.ok()) {
     services_.metrics->CountSubmitted("rejected");
@@ -179,8 +190,8 @@ grpc::Status FineTuningServiceImpl::DeleteFineTuningJob(grpc::ServerContext* con
                                                         google::protobuf::Empty*) {
   return Unary(services_, *context, "sbora.v1.FineTuningService/DeleteFineTuningJob", [&](const Call&) -> Status {
     SBORA_ASSIGN_OR_RETURN(const core::ResourceName name, core::ParseName(request->name(), core::Collection::kFineTuningJobs, "name"));
-    SBORA_ASSIGN_OR_RETURN(const int64_t version, VersionOf(request->etag()));
-    return NameMissing(services_.coordinator->Delete(name.ToString(), version), kKind, name.ToString());
+    SBORA_ASSIGN_OR_RETURN(const int64_t tag, TagOf(request->etag()));
+    return NameMissing(services_.coordinator->Delete(name.ToString(), tag), kKind, name.ToString());
   });
 }
 

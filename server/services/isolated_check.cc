@@ -64,9 +64,11 @@ StatusOr<pid_t> Spawn(const std::filesystem::path& program, const std::filesyste
   char* const argv[] = {path.data(), flag.data(), argument.data(), nullptr};
   posix_spawnattr_t attributes;
   ::posix_spawnattr_init(&attributes);
-  sigset_t none;
-  ::sigemptyset(&none);
-  ::posix_spawnattr_setsigmask(&attributes, &none);
+  // A blocked signal stays blocked in the new program.
+  sigset_t blocked;
+  ::sigemptyset(&blocked);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&blocked, signal);
+  ::posix_spawnattr_setsigmask(&attributes, &blocked);
   // A group of its own: Ctrl-C at the server's terminal is the server's to handle.
   ::posix_spawnattr_setpgroup(&attributes, 0);
   ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
@@ -82,41 +84,66 @@ void BecomeFirstVictim() {
   if (fd.valid()) WriteAll(fd.get(), "1000", "oom_score_adj").IgnoreError("it is a wish only");
 }
 
-/// The child's wait status; CANCELLED after killing it.
-StatusOr<int> WaitForChild(pid_t pid, const Clock& clock, const std::stop_token& stop, const std::function<bool()>& cancelled) {
-  MonotonicTime next_ask = clock.Now() + kAskEvery;
+/// The child's wait status; CANCELLED, or CheckTookTooLong, after killing it.
+StatusOr<int> WaitForChild(pid_t pid, const Clock& clock, Duration limit, const std::stop_token& stop,
+                           const std::function<bool()>& cancelled) {
+  const MonotonicTime start = clock.Now();
+  MonotonicTime next_ask = start + kAskEvery;
   for (;;) {
     int status = 0;
     const pid_t waited = ::waitpid(pid, &status, WNOHANG);
     if (waited == pid) return status;
     if (waited < 0 && errno != EINTR) return FromErrno(errno, "waiting for the check of the data");
     bool end = !clock.SleepUntil(clock.Now() + kLookEvery, stop);
+    const bool late = clock.Now() - start >= limit;
     if (!end && clock.Now() >= next_ask) {
       next_ask = clock.Now() + kAskEvery;
       end = cancelled();
     }
-    if (!end) continue;
+    if (!end && !late) continue;
     ::kill(pid, SIGKILL);
     ::waitpid(pid, nullptr, 0);
-    return Cancelled("CHECK_CANCELLED", "the check of the data was called off");
+    return end ? Cancelled("CHECK_CANCELLED", "the check of the data was called off") : CheckTookTooLong(limit);
   }
+}
+
+/// Signals that a program brings upon itself; every other one is sent by somebody.
+bool IsCrash(int signal) {
+  return signal == SIGABRT || signal == SIGSEGV || signal == SIGBUS || signal == SIGILL || signal == SIGFPE || signal == SIGSYS ||
+         signal == SIGTRAP;
 }
 
 }  // namespace
 
+Status CheckTookTooLong(Duration limit) {
+  return InvalidArgument("DATASET_CHECK_TOO_LONG",
+                         fmt::format("reading the data with the model's tokenizer and chat template took more than {:.0f} s; split the "
+                                     "data set, or use a simpler template",
+                                     std::chrono::duration<double>(limit).count()));
+}
+
 StatusOr<data::ValidationReport> CheckInChild(const std::filesystem::path& program, const std::filesystem::path& directory,
-                                              const Clock& clock, const std::stop_token& stop,
+                                              const Clock& clock, Duration limit, const std::stop_token& stop,
                                               const std::function<bool()>& cancelled) {
+  // What an earlier, killed check may have left is not this one's answer.
+  std::error_code ignored;
+  std::filesystem::remove(directory / "result", ignored);
   SBORA_ASSIGN_OR_RETURN(const pid_t pid, Spawn(program, directory));
-  SBORA_ASSIGN_OR_RETURN(const int status, WaitForChild(pid, clock, stop, cancelled));
+  SBORA_ASSIGN_OR_RETURN(const int status, WaitForChild(pid, clock, limit, stop, cancelled));
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
     SBORA_ASSIGN_OR_RETURN(const std::string text, ReadFile(directory / "result", kMaxMessageBytes));
     return ParseResult(text);
   }
-  const std::string how = WIFSIGNALED(status) ? fmt::format("signal {}", WTERMSIG(status)) : fmt::format("exit code {}", WEXITSTATUS(status));
-  return InvalidArgument("DATASET_CHECK_DIED", fmt::format("reading the data with the model's tokenizer and chat template ended by {}; most "
-                                                           "likely the chat template needs more memory than the check has",
-                                                           how));
+  if (WIFSIGNALED(status) && IsCrash(WTERMSIG(status))) {
+    return InvalidArgument("DATASET_CHECK_DIED", fmt::format("reading the data with the model's tokenizer and chat template ended by "
+                                                             "signal {}; most likely the chat template needs more memory than the "
+                                                             "check has",
+                                                             WTERMSIG(status)));
+  }
+  if (WIFSIGNALED(status)) {
+    return Unavailable("CHECK_KILLED", fmt::format("the check of the data was killed by signal {} from outside", WTERMSIG(status)));
+  }
+  return Unavailable("CHECK_WITHOUT_ANSWER", fmt::format("the check of the data ended with exit code {} and no answer", WEXITSTATUS(status)));
 }
 
 StatusOr<data::ValidationReport> CheckDirectory(const std::filesystem::path& directory, const std::function<bool()>& cancelled) {

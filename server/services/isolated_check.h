@@ -19,13 +19,18 @@ namespace sbora::server {
 /// The argument of sbora-server that makes it the child.
 inline constexpr const char* kCheckFlag = "--check-dataset";
 
-/// Starts `program --check-dataset directory` and waits for it. `cancelled` is asked about once a second; the child is
-/// killed and the answer CANCELLED when it says yes or `stop` is requested.
-/// Errors: those of CheckDatasetAgainstModel; INVALID_ARGUMENT DATASET_CHECK_DIED when the child ended without an answer;
-/// UNAVAILABLE when it cannot be started.
+/// Starts `program --check-dataset directory` and waits for it, at most `limit`. `cancelled` is asked about once a
+/// second; the child is killed and the answer CANCELLED when it says yes or `stop` is requested. SIGTERM, SIGINT and SIGHUP
+/// do not reach the child: whoever stops the whole service means the server, which kills it.
+/// Errors: those of CheckDatasetAgainstModel; INVALID_ARGUMENT DATASET_CHECK_DIED when the child crashed by its own doing
+/// (the memory limit ends it so), DATASET_CHECK_TOO_LONG beyond `limit`; UNAVAILABLE CHECK_KILLED when somebody, perhaps the
+/// kernel, killed it, CHECK_WITHOUT_ANSWER when it ended well without one, CHECK_NOT_STARTED.
 StatusOr<data::ValidationReport> CheckInChild(const std::filesystem::path& program, const std::filesystem::path& directory,
-                                              const Clock& clock, const std::stop_token& stop,
+                                              const Clock& clock, Duration limit, const std::stop_token& stop,
                                               const std::function<bool()>& cancelled);
+
+/// The answer beyond the time limit.
+Status CheckTookTooLong(Duration limit);
 
 /// The check itself, in this process.
 StatusOr<data::ValidationReport> CheckDirectory(const std::filesystem::path& directory, const std::function<bool()>& cancelled);

@@ -57,6 +57,9 @@ class MeasuredStore final : public Store {
   StatusOr<std::vector<ObjectRow>> ListUnownedObjects(int64_t created_before_ms, int limit) const override {
     return store_->ListUnownedObjects(created_before_ms, limit);
   }
+  StatusOr<std::vector<std::string>> ListDoomedKeys(int64_t now_ms, std::string_view after_key, int limit) const override {
+    return store_->ListDoomedKeys(now_ms, after_key, limit);
+  }
   StatusOr<std::vector<WorkerRow>> ListWorkers() const override { return store_->ListWorkers(); }
   StatusOr<int> SchemaVersion() const override { return store_->SchemaVersion(); }
   std::string_view kind() const override { return store_->kind(); }

@@ -39,6 +39,14 @@ Status CheckFiles(const v1::ImportModelRequest& request) {
 Status ModelServiceImpl::Import(const v1::ImportModelRequest& request, google::longrunning::Operation& operation) {
   SBORA_ASSIGN_OR_RETURN(const std::string project, core::ParseProject(request.parent(), "parent"));
   SBORA_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
+  if (!request.validate_only()) {
+    SBORA_ASSIGN_OR_RETURN(const auto earlier,
+                           FindRepeat(services_, project, request.request_id(), RequestHash("ImportModel", request)));
+    if (earlier) {
+      SBORA_ASSIGN_OR_RETURN(operation, OperationOf(*earlier, services_.coordinator->Progress(earlier->row.uid)));
+      return OkStatus();
+    }
+  }
   SBORA_RETURN_IF_ERROR(CheckFiles(request));
   SBORA_ASSIGN_OR_RETURN(const std::string id, ResourceIdOrNew(request.model_id(), "model_id"));
   const std::string model_name = FullName(project, core::Collection::kModels, id);

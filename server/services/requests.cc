@@ -71,16 +71,14 @@ StatusOr<int64_t> NumberCursor(const std::string& cursor, int64_t first) {
   return value;
 }
 
-std::string EtagOf(int64_t version) { return fmt::format("v{}", version); }
+std::string EtagOf(int64_t tag) { return fmt::format("{:015x}", tag); }
 
-StatusOr<int64_t> VersionOf(const std::string& etag) {
+StatusOr<int64_t> TagOf(const std::string& etag) {
   if (etag.empty()) return int64_t{0};
-  int64_t version = 0;
+  int64_t tag = 0;
   const char* end = etag.data() + etag.size();
-  if (etag[0] == 'v') {
-    const auto parsed = std::from_chars(etag.data() + 1, end, version);
-    if (parsed.ec == std::errc() && parsed.ptr == end && version > 0) return version;
-  }
+  const auto parsed = std::from_chars(etag.data(), end, tag, 16);
+  if (parsed.ec == std::errc() && parsed.ptr == end && tag > 0 && EtagOf(tag) == etag) return tag;
   return Aborted("ETAG_MISMATCH", fmt::format("etag \"{}\" is not the resource's; read it again", etag.substr(0, 64)));
 }
 

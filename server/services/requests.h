@@ -28,9 +28,10 @@ std::string PageToken(std::string_view cursor, std::string_view query);
 /// A cursor that is a number; 0 stands for the first page. Errors: as ParsePage.
 StatusOr<int64_t> NumberCursor(const std::string& cursor, int64_t first);
 
-std::string EtagOf(int64_t version);
+/// `tag` is a row's ChangeTag.
+std::string EtagOf(int64_t tag);
 /// 0 for an empty etag. An etag that we never made matches nothing: ABORTED ETAG_MISMATCH.
-StatusOr<int64_t> VersionOf(const std::string& etag);
+StatusOr<int64_t> TagOf(const std::string& etag);
 
 /// OK for empty and for UUIDs. Errors: INVALID_ARGUMENT BAD_REQUEST_ID.
 Status CheckRequestId(const std::string& request_id);

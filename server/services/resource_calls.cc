@@ -46,6 +46,12 @@ StatusOr<ResourceRow> FindResourceOrId(const ServiceContext& services, const std
   return Read(services, parsed);
 }
 
+StatusOr<std::optional<Work>> FindRepeat(const ServiceContext& services, const std::string& project, const std::string& request_id,
+                                         const std::string& request_hash) {
+  SBORA_RETURN_IF_ERROR(CheckRequestId(request_id));
+  return services.coordinator->FindSubmitted(project, request_id, request_hash);
+}
+
 Status ListResources(const ServiceContext& services, ResourceKind kind, const std::string& parent, int page_size,
                      const std::string& page_token, const std::function<Status(const ResourceRow&)>& add,
                      std::string& next_page_token) {
@@ -61,8 +67,8 @@ Status ListResources(const ServiceContext& services, ResourceKind kind, const st
 Status DeleteResourceCall(const ServiceContext& services, const std::string& name, core::Collection collection,
                           const std::string& etag) {
   SBORA_ASSIGN_OR_RETURN(const core::ResourceName parsed, core::ParseName(name, collection, "name"));
-  SBORA_ASSIGN_OR_RETURN(const int64_t version, VersionOf(etag));
-  return NameMissing(services.coordinator->Write({DeleteResource{parsed.ToString(), version}}), KindOf(collection), parsed.ToString());
+  SBORA_ASSIGN_OR_RETURN(const int64_t tag, TagOf(etag));
+  return NameMissing(services.coordinator->Write({DeleteResource{parsed.ToString(), tag}}), KindOf(collection), parsed.ToString());
 }
 
 }  // namespace sbora::server

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "common/status.h"
@@ -16,6 +17,11 @@ StatusOr<ResourceRow> FindResource(const ServiceContext& services, const std::st
 /// As FindResource, but a bare id lives in `project`.
 StatusOr<ResourceRow> FindResourceOrId(const ServiceContext& services, const std::string& name, core::Collection collection,
                                        const std::string& project, std::string_view field);
+
+/// The work that an earlier call with the same request_id made, to be asked before anything that the request refers to is
+/// looked up; nullopt for a first call. Errors: INVALID_ARGUMENT BAD_REQUEST_ID and those of Coordinator::FindSubmitted.
+StatusOr<std::optional<Work>> FindRepeat(const ServiceContext& services, const std::string& project, const std::string& request_id,
+                                         const std::string& request_hash);
 
 /// Lists one page and calls `add` for each row; sets `next_page_token`.
 Status ListResources(const ServiceContext& services, ResourceKind kind, const std::string& parent, int page_size,

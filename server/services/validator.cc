@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <pthread.h>
 
+#include <algorithm>
+
 #include "common/file.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
@@ -15,8 +17,46 @@
 namespace sbora::server {
 namespace {
 
-constexpr std::chrono::seconds kRetryAfter{2};
+constexpr Duration kRetryFirst = std::chrono::seconds(2);
+constexpr Duration kRetryLongest = std::chrono::seconds(60);
 constexpr int kPage = 1000;
+
+/// What a check's outcome means for its job.
+enum class Outcome { kSettled, kTryAgain, kTryAgainForAWhile };
+
+Outcome OutcomeOf(const Status& checked) {
+  switch (checked.code()) {
+    case StatusCode::kOk:
+    // A fact about the data or the model.
+    case StatusCode::kInvalidArgument:
+    case StatusCode::kFailedPrecondition:
+    case StatusCode::kOutOfRange:
+    case StatusCode::kUnimplemented: return Outcome::kSettled;
+    // This server's trouble, and it passes.
+    case StatusCode::kUnavailable:
+      return checked.reason() == "CHECK_KILLED" || checked.reason() == "CHECK_WITHOUT_ANSWER" ? Outcome::kTryAgainForAWhile
+                                                                                            : Outcome::kTryAgain;
+    case StatusCode::kResourceExhausted:
+    case StatusCode::kDeadlineExceeded:
+    case StatusCode::kAborted:
+    case StatusCode::kCancelled:
+    case StatusCode::kPermissionDenied:
+    case StatusCode::kUnauthenticated: return Outcome::kTryAgain;
+    // Whether it passes nobody knows.
+    case StatusCode::kUnknown:
+    case StatusCode::kNotFound:
+    case StatusCode::kAlreadyExists:
+    case StatusCode::kInternal:
+    case StatusCode::kDataLoss: return Outcome::kTryAgainForAWhile;
+  }
+  return Outcome::kTryAgainForAWhile;
+}
+
+Duration RetryAfter(int tries) {
+  Duration wait = kRetryFirst;
+  for (int i = 1; i < tries && wait < kRetryLongest; ++i) wait *= 2;
+  return std::min(wait, kRetryLongest);
+}
 
 /// Only what the tokenizer is made of is fetched; the weights stay where they are.
 bool IsTokenizerFile(const std::string& path) {
@@ -33,24 +73,21 @@ const worker::v1::InputGroup* FindInput(const worker::v1::Task& task, std::strin
 
 }  // namespace
 
-DatasetValidator::DatasetValidator(const ServiceContext& services) : services_(services), thread_([this] { Run(); }) {}
+DatasetValidator::DatasetValidator(const ServiceContext& services) : services_(services) {
+  for (std::jthread& thread : threads_) thread = std::jthread([this] { Run(); });
+}
 
 DatasetValidator::~DatasetValidator() {
-  {
-    MutexLock lock(mutex_);
-    stopping_ = true;
-  }
   stop_.request_stop();
-  changed_.notify_all();
-  thread_.join();
+  for (std::jthread& thread : threads_) thread.join();
 }
 
 void DatasetValidator::Add(const std::string& job_name) {
-  {
-    MutexLock lock(mutex_);
-    if (!waiting_.insert(job_name).second) return;
-    queue_.push_back(job_name);
-  }
+  MutexLock lock(mutex_);
+  const auto [entry, fresh] = jobs_.try_emplace(job_name);
+  if (!fresh) return;
+  entry->second.order = next_order_++;
+  ++changes_;
   changed_.notify_all();
 }
 
@@ -67,45 +104,80 @@ Status DatasetValidator::AddStored() {
   return OkStatus();
 }
 
+std::optional<std::string> DatasetValidator::Next(int* tries) {
+  MutexLock lock(mutex_);
+  while (!stop_.stop_requested()) {
+    auto first = jobs_.end();
+    MonotonicTime wake = MonotonicTime::max();
+    for (auto job = jobs_.begin(); job != jobs_.end(); ++job) {
+      if (job->second.busy) continue;
+      if (job->second.not_before > services_.clock->Now()) {
+        wake = std::min(wake, job->second.not_before);
+      } else if (first == jobs_.end() || job->second.order < first->second.order) {
+        first = job;
+      }
+    }
+    if (first != jobs_.end()) {
+      first->second.busy = true;
+      *tries = ++first->second.tries;
+      return first->first;
+    }
+    const auto changed = [this, seen = changes_]() SBORA_NO_THREAD_SAFETY_ANALYSIS { return changes_ != seen; };
+    if (wake == MonotonicTime::max()) {
+      changed_.wait(lock, stop_.get_token(), changed);
+    } else {
+      changed_.wait_until(lock, stop_.get_token(), wake, changed);
+    }
+  }
+  return std::nullopt;
+}
+
 void DatasetValidator::Run() {
   pthread_setname_np(pthread_self(), "validator");
-  for (;;) {
-    std::string name;
-    {
-      MutexLock lock(mutex_);
-      changed_.wait(lock, [this]() SBORA_NO_THREAD_SAFETY_ANALYSIS { return stopping_ || !queue_.empty(); });
-      if (stopping_) return;
-      name = std::move(queue_.front());
-      queue_.pop_front();
-      waiting_.erase(name);
+  int tries = 0;
+  while (const std::optional<std::string> name = Next(&tries)) {
+    const std::optional<Duration> again = Validate(*name, tries);
+    MutexLock lock(mutex_);
+    if (again) {
+      jobs_.at(*name).busy = false;
+      jobs_.at(*name).not_before = services_.clock->Now() + *again;
+    } else {
+      jobs_.erase(*name);
     }
-    Validate(name);
+    ++changes_;  // the other thread may sleep past the new time
+    changed_.notify_all();
   }
 }
 
-void DatasetValidator::Validate(const std::string& job_name) {
+std::optional<Duration> DatasetValidator::Validate(const std::string& job_name, int tries) {
   const StatusOr<Work> work = services_.store().GetWork(job_name);
-  if (work.ok() && work->row.state != core::JobState::kValidating) return;
-  if (!work.ok() && work.status().code() == StatusCode::kNotFound) return;
+  if (work.ok() && work->row.state != core::JobState::kValidating) return std::nullopt;
+  if (!work.ok() && work.status().code() == StatusCode::kNotFound) return std::nullopt;
   const StatusOr<data::ValidationReport> checked = work.ok() ? CheckGuarded(*work) : work.status();
-  if (stop_.stop_requested()) return;  // it is still VALIDATING in the store: the next start takes it up
-  const Status settled = IsRetryable(checked.status().code()) ? checked.status() : Settle(*work, checked);
-  if (settled.ok()) return;
-  if (!IsRetryable(settled.code())) {
+  if (stop_.stop_requested()) return std::nullopt;  // still VALIDATING in the store: the next start takes it up
+  if (checked.status().code() == StatusCode::kCancelled) return Duration::zero();  // called off: another look tells why
+  const Outcome outcome = work.ok() ? OutcomeOf(checked.status()) : Outcome::kTryAgain;
+  const bool settle = outcome == Outcome::kSettled || (outcome == Outcome::kTryAgainForAWhile && tries >= kMaxTries);
+  const Status settled = settle ? Settle(*work, checked) : checked.status();
+  if (settle && settled.ok()) return std::nullopt;
+  if (settle && !IsRetryable(settled.code())) {
     LogInfo("A job left VALIDATING by other means", {{"job", job_name}, {"error", settled.ToString()}});
-    return;
+    return std::nullopt;
   }
-  LogWarn("Validating a job will be tried again", {{"job", job_name}, {"error", settled.ToString()}});
-  if (services_.clock->SleepUntil(services_.clock->Now() + kRetryAfter, stop_.get_token())) Add(job_name);
+  LogWarn("Validating a job will be tried again", {{"job", job_name}, {"tries", tries}, {"error", settled.ToString()}});
+  return RetryAfter(tries);
 }
 
 Status DatasetValidator::Settle(const Work& work, const StatusOr<data::ValidationReport>& checked) {
   if (checked.ok()) {
     // The decoded example shows which tokens are learnt from: the cure for wrong templates.
     const std::string text = data::Summary(*checked) + ". The first, with what is supervised in [[ ]]: " + checked->example;
-    return services_.coordinator->MarkValidated(work.row.name, {.time_ms = ToUnixMillis(services_.clock->WallNow()), .level = data::Lossy(*checked) ? 2 : 1, .type = "DATA_CHECKED", .message = text});
+    return services_.coordinator->MarkValidated(work.row.name, {.time_ms = ToUnixMillis(services_.clock->WallNow()),
+                                                                   .level = data::Lossy(*checked) ? 2 : 1,
+                                                                   .type = "DATA_CHECKED",
+                                                                   .message = text});
   }
-  LogInfo("A job's data does not fit", {{"job", work.row.name}, {"reason", checked.status().reason()}});
+  LogInfo("A job fails before it was queued", {{"job", work.row.name}, {"reason", checked.status().reason()}});
   return services_.coordinator->FailValidation(work.row.name, FromStatus(checked.status()));
 }
 
@@ -139,8 +211,13 @@ StatusOr<data::ValidationReport> DatasetValidator::Check(const Work& work) {
     const StatusOr<Work> now = services_.store().GetWork(work.row.name);
     return stop_.stop_requested() || (now.ok() && now->row.state != core::JobState::kValidating);
   };
-  if (services_.check_program.empty()) return CheckDirectory(temp.path(), called_off);
-  return CheckInChild(services_.check_program, temp.path(), *services_.clock, stop_.get_token(), called_off);
+  if (!services_.check_program.empty()) {
+    return CheckInChild(services_.check_program, temp.path(), *services_.clock, services_.check_limit, stop_.get_token(), called_off);
+  }
+  const MonotonicTime deadline = services_.clock->Now() + services_.check_limit;
+  const auto late = [&] { return services_.clock->Now() >= deadline; };
+  const Status checked = CheckDirectory(temp.path(), [&] { return late() || called_off(); });
+  return checked.code() == StatusCode::kCancelled && late() ? CheckTookTooLong(services_.check_limit) : checked;
 }
 
 }  // namespace sbora::server

@@ -1,13 +1,19 @@
-/// Jobs in VALIDATING: one thread reads each job's data with its model's tokenizer, then queues the job or fails it.
+/// Jobs in VALIDATING: two threads read each job's data with its model's tokenizer, then queue the job or fail it.
 ///
-/// Owns the thread and a queue of names; jobs found in VALIDATING at the start (the server was killed) are taken up
-/// again. Thread-safe. The destructor calls off the check under way.
+/// Only what the data and the model say fails a job (INVALID_ARGUMENT, and the other codes that state a fact about them). Trouble
+/// of this server's own (a full disk, a store that is away, a check that was killed) is tried again, after 2 s, 4 s and so on
+/// up to a minute, without holding up other jobs. Trouble that a retry is unlikely to mend (INTERNAL, damaged or missing
+/// objects, a check killed again and again) ends the job after kMaxTries tries, with that reason.
+///
+/// Owns the threads and a queue of names; jobs found in VALIDATING at the start (the server was killed) are taken up
+/// again. Thread-safe. The destructor calls off the checks under way.
 #pragma once
 
+#include <array>
 #include <condition_variable>
-#include <deque>
-#include <memory>
-#include <set>
+#include <map>
+#include <optional>
+#include <stop_token>
 #include <string>
 #include <thread>
 
@@ -20,18 +26,30 @@ namespace sbora::server {
 
 class DatasetValidator {
  public:
+  static constexpr int kMaxTries = 6;
+
   /// `services` must outlive it.
   explicit DatasetValidator(const ServiceContext& services);
   ~DatasetValidator();
 
-  /// Does nothing when the job waits already.
+  /// Does nothing when the job waits or is being read already.
   void Add(const std::string& job_name);
   /// Adds all jobs that the store has in VALIDATING.
   Status AddStored();
 
  private:
+  struct Entry {
+    uint64_t order = 0;  // first come, first served
+    MonotonicTime not_before{};  // of the next try
+    int tries = 0;
+    bool busy = false;  // a thread has it
+  };
+
   void Run();
-  void Validate(const std::string& job_name);
+  /// The next job to read; waits for one. nullopt at the end.
+  std::optional<std::string> Next(int* tries);
+  /// The wait before the next try; nullopt when the job needs none.
+  std::optional<Duration> Validate(const std::string& job_name, int tries);
   StatusOr<data::ValidationReport> Check(const Work& work);
   StatusOr<data::ValidationReport> CheckGuarded(const Work& work);  // exceptions end here
   Status Settle(const Work& work, const StatusOr<data::ValidationReport>& checked);
@@ -39,11 +57,11 @@ class DatasetValidator {
   const ServiceContext& services_;
   Mutex mutex_;
   std::condition_variable_any changed_;
-  std::deque<std::string> queue_ SBORA_GUARDED_BY(mutex_);
-  std::set<std::string> waiting_ SBORA_GUARDED_BY(mutex_);
-  bool stopping_ SBORA_GUARDED_BY(mutex_) = false;
+  std::map<std::string, Entry> jobs_ SBORA_GUARDED_BY(mutex_);  // by name, until settled
+  uint64_t next_order_ SBORA_GUARDED_BY(mutex_) = 1;
+  uint64_t changes_ SBORA_GUARDED_BY(mutex_) = 0;  // of jobs_: what a sleeping thread looks at
   std::stop_source stop_;
-  std::thread thread_;
+  std::array<std::jthread, 2> threads_;
 };
 
 }  // namespace sbora::server

@@ -1,7 +1,7 @@
 #include "server/services/watch_stream.h"
 
-#include <deque>
 #include <memory>
+#include <optional>
 
 #include "common/status_macros.h"
 #include "server/services/convert.h"
@@ -94,8 +94,7 @@ class WatchCall final : public grpc::ServerWriteReactor<v1::WatchFineTuningJobRe
     if (watcher_ == nullptr) SBORA_RETURN_IF_ERROR(Open());
     SBORA_ASSIGN_OR_RETURN(const std::optional<WatchItem> item, watcher_->Next());
     if (!item) return OkStatus();
-    SBORA_ASSIGN_OR_RETURN(std::vector<v1::WatchFineTuningJobResponse> messages, MessagesOf(services_, request_.name(), *item));
-    for (auto& message : messages) ready_.push_back(std::move(message));
+    SBORA_ASSIGN_OR_RETURN(ready_, MessageOf(services_, request_.name(), *item));
     return OkStatus();
   }
 
@@ -107,15 +106,10 @@ class WatchCall final : public grpc::ServerWriteReactor<v1::WatchFineTuningJobRe
         woken_ = false;
         if (cancelled_) break;
       }
-      if (ready_.empty()) {
-        const Status filled = Fill();
-        if (!filled.ok()) return End(filled.reason() == "WATCH_ENDED" ? OkStatus() : filled);
-      }
-      if (!ready_.empty()) {
-        sending_ = std::move(ready_.front());
-        ready_.pop_front();
-        return StartWrite(&sending_);  // still busy until OnWriteDone
-      }
+      ready_.reset();
+      const Status filled = Fill();
+      if (!filled.ok()) return End(filled.reason() == "WATCH_ENDED" ? OkStatus() : filled);
+      if (ready_) return StartWrite(&*ready_);  // still busy until OnWriteDone
       MutexLock lock(mutex_);
       if (!woken_) {
         busy_ = false;
@@ -130,8 +124,7 @@ class WatchCall final : public grpc::ServerWriteReactor<v1::WatchFineTuningJobRe
   const MonotonicTime start_;
   std::shared_ptr<WatchCall> self_;  // gRPC's hold on this object, from Begin to OnDone
   std::unique_ptr<Watcher> watcher_;
-  std::deque<v1::WatchFineTuningJobResponse> ready_;
-  v1::WatchFineTuningJobResponse sending_;
+  std::optional<v1::WatchFineTuningJobResponse> ready_;  // being sent
   Mutex mutex_;
   bool busy_ SBORA_GUARDED_BY(mutex_) = false;   // a pool task runs or a write is under way
   bool woken_ SBORA_GUARDED_BY(mutex_) = false;  // something may be there since the last look
@@ -141,33 +134,28 @@ class WatchCall final : public grpc::ServerWriteReactor<v1::WatchFineTuningJobRe
 
 }  // namespace
 
-StatusOr<std::vector<v1::WatchFineTuningJobResponse>> MessagesOf(const ServiceContext& services, const std::string& job_name,
-                                                                 const WatchItem& item) {
-  std::vector<v1::WatchFineTuningJobResponse> messages(1);
-  v1::WatchFineTuningJobResponse& message = messages.front();
+StatusOr<v1::WatchFineTuningJobResponse> MessageOf(const ServiceContext& services, const std::string& job_name,
+                                                   const WatchItem& item) {
+  v1::WatchFineTuningJobResponse message;
   message.set_sequence(item.sequence);
   switch (item.kind) {
     case WatchItem::Kind::kProgress:
       SBORA_RETURN_IF_ERROR(ParseStored(item.progress, "progress", *message.mutable_progress()));
-      return messages;
+      return message;
     case WatchItem::Kind::kMetric: {
       SBORA_ASSIGN_OR_RETURN(*message.mutable_metric(), MetricOf(*item.metric));
-      return messages;
+      return message;
     }
     case WatchItem::Kind::kEvent:
       *message.mutable_event() = EventOf(*item.event);
-      return messages;
+      return message;
     case WatchItem::Kind::kState: break;
   }
-  message.set_sequence(item.sequence - 1);
-  *message.mutable_event() = EventOf(*item.event);
+  *message.mutable_change() = EventOf(*item.event);
   SBORA_ASSIGN_OR_RETURN(Work work, services.store().GetWork(job_name));
   if (item.row != nullptr) work.row = *item.row;
-  v1::WatchFineTuningJobResponse whole;
-  whole.set_sequence(item.sequence);
-  SBORA_ASSIGN_OR_RETURN(*whole.mutable_job(), JobOf(work, services.coordinator->Progress(work.row.uid)));
-  messages.push_back(std::move(whole));
-  return messages;
+  SBORA_ASSIGN_OR_RETURN(*message.mutable_job(), JobOf(work, services.coordinator->Progress(work.row.uid)));
+  return message;
 }
 
 grpc::ServerWriteReactor<v1::WatchFineTuningJobResponse>* FineTuningServiceImpl::WatchFineTuningJob(

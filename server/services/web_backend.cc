@@ -87,35 +87,26 @@ class HubCursor final : public WatchCursor {
   }
 
   Status Append(const WatchItem& item, std::vector<WatchMessage>& messages) const {
-    SBORA_ASSIGN_OR_RETURN(const auto parts, MessagesOf(services_, name_, item));
-    for (const v1::WatchFineTuningJobResponse& part : parts) {
-      WatchMessage message;
-      message.sequence = part.sequence();
-      switch (part.payload_case()) {
-        case v1::WatchFineTuningJobResponse::kJob: {
-          message.kind = "job";
-          SBORA_ASSIGN_OR_RETURN(message.data, ToJson(part.job()));
-          break;
-        }
-        case v1::WatchFineTuningJobResponse::kEvent: {
-          message.kind = "event";
-          SBORA_ASSIGN_OR_RETURN(message.data, ToJson(part.event()));
-          break;
-        }
-        case v1::WatchFineTuningJobResponse::kMetric: {
-          message.kind = "metric";
-          SBORA_ASSIGN_OR_RETURN(message.data, ToJson(part.metric()));
-          break;
-        }
-        case v1::WatchFineTuningJobResponse::kProgress: {
-          message.kind = "progress";
-          SBORA_ASSIGN_OR_RETURN(message.data, ToJson(part.progress()));
-          break;
-        }
-        case v1::WatchFineTuningJobResponse::PAYLOAD_NOT_SET: continue;
-      }
-      messages.push_back(std::move(message));
+    SBORA_ASSIGN_OR_RETURN(const v1::WatchFineTuningJobResponse message, MessageOf(services_, name_, item));
+    // Here a message has one kind. The event goes first with the sequence before it: a page cut off between the two
+    // gets both again, and knows the event by its own number.
+    if (message.has_change()) SBORA_RETURN_IF_ERROR(Add(message.sequence() - 1, "event", message.change(), messages));
+    switch (message.payload_case()) {
+      case v1::WatchFineTuningJobResponse::kJob: return Add(message.sequence(), "job", message.job(), messages);
+      case v1::WatchFineTuningJobResponse::kEvent: return Add(message.sequence(), "event", message.event(), messages);
+      case v1::WatchFineTuningJobResponse::kMetric: return Add(message.sequence(), "metric", message.metric(), messages);
+      case v1::WatchFineTuningJobResponse::kProgress: return Add(message.sequence(), "progress", message.progress(), messages);
+      case v1::WatchFineTuningJobResponse::PAYLOAD_NOT_SET: break;
     }
+    return OkStatus();
+  }
+
+  static Status Add(int64_t sequence, const char* kind, const google::protobuf::Message& content, std::vector<WatchMessage>& messages) {
+    WatchMessage message;
+    message.sequence = sequence;
+    message.kind = kind;
+    SBORA_ASSIGN_OR_RETURN(message.data, ToJson(content));
+    messages.push_back(std::move(message));
     return OkStatus();
   }
 

@@ -184,6 +184,11 @@ Status FillLease(const StartDecision& from, const core::LeaseTiming& timing, wor
   if (from.checkpoint_step >= 0 && !from.checkpoint_files.empty()) {
     SBORA_RETURN_IF_ERROR(ParseStored(from.checkpoint_files, "checkpoint", *to.mutable_task()->add_inputs()));
   }
+  if (!from.older_checkpoint_files.empty()) {
+    worker::v1::InputGroup& before = *to.mutable_task()->add_inputs();
+    SBORA_RETURN_IF_ERROR(ParseStored(from.older_checkpoint_files, "checkpoint", before));
+    before.set_name("checkpoint_before");
+  }
   const auto seconds = [](Duration duration) { return std::chrono::duration<double>(duration).count(); };
   to.mutable_timing()->set_renew_every_seconds(seconds(timing.renew_every));
   to.mutable_timing()->set_self_fence_seconds(seconds(timing.self_fence));

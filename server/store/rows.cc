@@ -1,5 +1,12 @@
 #include "server/store/rows.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+
+#include "common/sha256.h"
+
 namespace sbora::server {
 
 std::string_view WorkKindName(WorkKind kind) {
@@ -30,6 +37,13 @@ std::string_view ResourceKindName(ResourceKind kind) {
     case ResourceKind::kAdapter: return "adapter";
   }
   return "unknown";
+}
+
+int64_t ChangeTag(std::string_view uid, int64_t generation) {
+  const std::string digest = Sha256Hex(fmt::format("{}\n{}", uid, generation));
+  int64_t tag = 0;
+  std::from_chars(digest.data(), digest.data() + 15, tag, 16);  // 60 bits: never negative
+  return std::max<int64_t>(tag, 1);
 }
 
 }  // namespace sbora::server

@@ -34,14 +34,18 @@ struct WorkPayload {
   std::string task;  // sbora.worker.v1.Task with inputs, without the checkpoint group
 };
 
-/// The mutable part of a piece of work. `version` rises with each write and is the etag.
+/// What an etag stands for: this very resource (not a namesake) in this very generation. Never 0, which means any.
+int64_t ChangeTag(std::string_view uid, int64_t generation);
+
+/// The mutable part of a piece of work.
 struct WorkRow {
   std::string uid;  // UUIDv7: sorts by creation
   WorkKind kind = WorkKind::kTrain;
   std::string project;  // the bare id, "default"
   std::string id;       // the bare resource id
   std::string name;     // full resource name, unique, for example "projects/p/fineTuningJobs/j"
-  int64_t version = 0;
+  int64_t version = 0;     // rises with each write: the store's precondition
+  int64_t generation = 1;  // rises with each change of state only
 
   core::JobState state = core::JobState::kValidating;
   core::TerminationReason reason = core::TerminationReason::kUnspecified;
@@ -73,6 +77,8 @@ struct WorkRow {
   std::string committed_lease;   // uid of the lease whose commit was accepted
   std::string result;            // serialised, what the commit stored: adapter name, EvaluationResult, response, ...
   std::string request_id;
+
+  int64_t ChangeTag() const { return server::ChangeTag(uid, generation); }
   bool operator==(const WorkRow&) const = default;
 };
 
@@ -94,7 +100,7 @@ struct LeaseRow {
   std::vector<std::string> slots;
   StopReason stop = StopReason::kNone;
   int64_t acknowledged_item = 0;       // report items up to here are durable
-  int64_t start_checkpoint_step = -1;  // what the attempt began from
+  int64_t start_checkpoint_step = -1;  // what the attempt began from, as far as is known
   int64_t running_ms = 0;              // age as of this write
   bool operator==(const LeaseRow&) const = default;
 };
@@ -120,7 +126,7 @@ struct MetricRow {
   bool operator==(const MetricRow&) const = default;
 };
 
-/// Key (work, step): the newest attempt's checkpoint of a step stays.
+/// Key (work, step). The highest step is the newest one.
 struct CheckpointRow {
   std::string work_uid;
   int64_t step = 0;
@@ -144,16 +150,19 @@ struct ResourceRow {
   int64_t version = 1;
   int64_t create_ms = 0;
   std::string payload;  // sbora.v1.Model, Dataset or Adapter
+
+  int64_t ChangeTag() const { return server::ChangeTag(uid, version); }
   bool operator==(const ResourceRow&) const = default;
 };
 
-/// One request_id of a project: the same id with the same content hash returns `name`; another hash is refused.
+/// One request_id of a project: the same id with the same content hash returns what `uid` is; another hash is refused.
 struct RequestRow {
   std::string project;
   std::string request_id;
   std::string hash;  // SHA-256 hex of the method and the request without its id
-  std::string name;  // what the first call made
+  std::string name;  // what the first call made; a namesake may be there by now
   int64_t create_ms = 0;
+  std::string uid = {};  // of the work or resource of that name then
 };
 
 struct UploadRow {
@@ -205,10 +214,10 @@ struct PutWork {
   std::vector<std::string> reserves;  // with insert: names it will make; freed when it ends
 };
 /// Row, payload, events, metrics, checkpoints, its ownership of objects. NOT_FOUND; FAILED_PRECONDITION JOB_NOT_TERMINAL;
-/// ABORTED ETAG_MISMATCH when `version` is above 0 and is not the row's.
+/// ABORTED ETAG_MISMATCH when `tag` is not 0 and not the row's ChangeTag.
 struct DeleteWork {
   std::string uid;
-  int64_t version = 0;
+  int64_t tag = 0;
 };
 struct PutLease {
   LeaseRow row;
@@ -222,7 +231,8 @@ struct AddEvent {
 struct PutMetric {
   MetricRow row;
 };
-/// The work becomes the owner of `object_uids`.
+/// The work takes `object_uids` over from the uploads that brought them. Checkpoints of this step or a later one go, with the ownership of their
+/// objects: an attempt that writes a lower step found those unusable and began from an earlier one.
 struct PutCheckpoint {
   CheckpointRow row;
 };
@@ -243,14 +253,18 @@ struct InsertResource {
   std::string by_work;
 };
 /// FAILED_PRECONDITION <KIND>_IN_USE while work that has not ended uses it; NOT_FOUND; ABORTED ETAG_MISMATCH when
-/// `version` is above 0 and is not the row's. Its ownership of objects ends.
+/// `tag` is not 0 and not the row's ChangeTag. Its ownership of objects ends.
 struct DeleteResource {
   std::string name;
-  int64_t version = 0;
+  int64_t tag = 0;
 };
 /// ALREADY_EXISTS REQUEST_ID_REUSED when the id is there with another hash.
 struct InsertRequest {
   RequestRow row;
+};
+/// Forgets the requests that are older: a repeat of them is a new request.
+struct PruneRequests {
+  int64_t created_before_ms = 0;
 };
 /// A finished row finishes the one that is there: FAILED_PRECONDITION UPLOAD_CLOSED when it is finished already or gone.
 struct PutUpload {
@@ -262,7 +276,8 @@ struct DeleteUpload {
 struct InsertObject {
   ObjectRow row;
 };
-/// `owner` is a resource name, an upload uid or a work uid. NOT_FOUND when the object is not there.
+/// `owner` is a resource name, an upload uid or a work uid. NOT_FOUND when the object is not there. A resource takes the
+/// object over from the upload that brought it; work may fail, and its upload be used again.
 struct AddObjectOwner {
   std::string object_uid;
   std::string owner;
@@ -271,14 +286,25 @@ struct RemoveObjectOwner {
   std::string object_uid;  // empty: all of the owner's
   std::string owner;
 };
-/// Only when nobody owns it (FAILED_PRECONDITION OBJECT_OWNED): the sweep deletes the row first, then the bytes.
+/// The row of an object that nobody owns becomes a doomed key; owned or gone, nothing happens.
 struct DeleteObject {
   std::string uid;
 };
+/// The bytes under `key` will be deleted from `due_ms` on, unless InsertObject names the key before. Of a key that is
+/// doomed already the later time counts; of one that an object has, nothing happens.
+struct DoomKey {
+  std::string project;
+  std::string key;
+  int64_t due_ms = 0;
+};
+/// Its bytes are gone.
+struct ForgetKey {
+  std::string key;
+};
 
 using Mutation = std::variant<PutWork, DeleteWork, PutLease, DeleteLease, AddEvent, PutMetric, PutCheckpoint,
-                              PruneCheckpoints, PutWorker, DeleteWorker, InsertResource, DeleteResource, InsertRequest, PutUpload, DeleteUpload, InsertObject,
-                              AddObjectOwner, RemoveObjectOwner, DeleteObject>;
+                              PruneCheckpoints, PutWorker, DeleteWorker, InsertResource, DeleteResource, InsertRequest, PruneRequests, PutUpload, DeleteUpload, InsertObject,
+                              AddObjectOwner, RemoveObjectOwner, DeleteObject, DoomKey, ForgetKey>;
 
 std::string_view WorkKindName(WorkKind kind);          // "train", ...
 std::string_view DeviceKindName(DeviceKind kind);      // "cpu", ...

@@ -70,6 +70,7 @@ class SqliteStore : public Store {
   StatusOr<std::vector<UploadRow>> ListExpiredUploads(int64_t now_ms, int limit) const override;
   StatusOr<ObjectRow> GetObject(std::string_view uid) const override;
   StatusOr<std::vector<ObjectRow>> ListUnownedObjects(int64_t created_before_ms, int limit) const override;
+  StatusOr<std::vector<std::string>> ListDoomedKeys(int64_t now_ms, std::string_view after_key, int limit) const override;
   StatusOr<std::vector<WorkerRow>> ListWorkers() const override;
   StatusOr<int> SchemaVersion() const override;
   std::string_view kind() const override { return "sqlite"; }

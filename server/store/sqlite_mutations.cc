@@ -83,25 +83,26 @@ Status Apply(SqliteDb& db, const PutWork& put) {
   return db.Run("DELETE FROM object_owners WHERE owner=?", put.row.uid).status();
 }
 
+Status EtagMismatch(std::string_view what) {
+  return Aborted("ETAG_MISMATCH", fmt::format("{} is not what the etag was read from; read it again", what));
+}
+
 Status Apply(SqliteDb& db, const DeleteWork& gone) {
-  int64_t version = 0;
+  int64_t generation = 0;
   int state = 0;
   bool leased = false;
   {
     Rows rows = db.Query(
-        "SELECT version, state, EXISTS (SELECT 1 FROM leases WHERE work_uid=?1) FROM works WHERE uid=?1", gone.uid);
+        "SELECT generation, state, EXISTS (SELECT 1 FROM leases WHERE work_uid=?1) FROM works WHERE uid=?1", gone.uid);
     if (rows.Next()) {
-      version = rows.Int(0);
+      generation = rows.Int(0);
       state = rows.Int32(1);
       leased = rows.Int(2) != 0;
     }
     SBORA_RETURN_IF_ERROR(rows.status());
   }
-  if (version == 0) return NotFound("WORK_NOT_FOUND", fmt::format("work {} does not exist", gone.uid));
-  if (gone.version > 0 && gone.version != version) {
-    return Aborted("ETAG_MISMATCH", fmt::format("the etag is of version {}, the job is at {}; read it again",
-                                                gone.version, version));
-  }
+  if (generation == 0) return NotFound("WORK_NOT_FOUND", fmt::format("work {} does not exist", gone.uid));
+  if (gone.tag != 0 && gone.tag != ChangeTag(gone.uid, generation)) return EtagMismatch("the job");
   if (leased || !core::IsTerminal(static_cast<core::JobState>(state))) {
     return FailedPrecondition("JOB_NOT_TERMINAL",
                               leased ? "its worker is still being stopped; try again in a minute"
@@ -117,7 +118,7 @@ Status Apply(SqliteDb& db, const PutLease& put) {
   return ExpectOne(
       db.Run("INSERT INTO leases SELECT ?,uid,project,?,?,?,?,?,?,?,?,? FROM works WHERE uid=? "
              "ON CONFLICT (uid) DO UPDATE SET stop=excluded.stop, acknowledged_item=excluded.acknowledged_item, "
-             "running_ms=excluded.running_ms",
+             "start_checkpoint_step=excluded.start_checkpoint_step, running_ms=excluded.running_ms",
              row.id.uid, row.id.epoch, row.worker, row.instance_uuid, row.attempt, JoinLines(row.slots),
              static_cast<int>(row.stop), row.acknowledged_item, row.start_checkpoint_step, row.running_ms,
              row.work_uid),
@@ -143,36 +144,58 @@ Status Apply(SqliteDb& db, const PutMetric& put) {
                    NotFound("WORK_NOT_FOUND", fmt::format("work {} does not exist", row.work_uid)));
 }
 
+/// Somebody who stays has become an owner: the upload that brought the object must not keep it alive for its 24 h.
+Status ReleaseUpload(SqliteDb& db, const std::string& object_uid) {
+  return db
+      .Run("DELETE FROM object_owners WHERE object_uid=? AND EXISTS (SELECT 1 FROM uploads WHERE uid=object_owners.owner)",
+           object_uid)
+      .status();
+}
+
+using OldCheckpoints = std::vector<std::pair<int64_t, std::vector<std::string>>>;  // step, object uids
+
+StatusOr<OldCheckpoints> ReadOld(Rows rows) {
+  OldCheckpoints old;
+  while (rows.Next()) old.emplace_back(rows.Int(0), SplitLines(rows.Text(1)));
+  if (!rows.status().ok()) return rows.status();
+  return old;
+}
+
+Status DropCheckpoints(SqliteDb& db, const std::string& work_uid, const OldCheckpoints& old) {
+  for (const auto& [step, objects] : old) {
+    for (const std::string& uid : objects) {
+      SBORA_RETURN_IF_ERROR(db.Run("DELETE FROM object_owners WHERE object_uid=? AND owner=?", uid, work_uid).status());
+    }
+    SBORA_RETURN_IF_ERROR(db.Run("DELETE FROM checkpoints WHERE work_uid=? AND step=?", work_uid, step).status());
+  }
+  return OkStatus();
+}
+
 Status Apply(SqliteDb& db, const PutCheckpoint& put) {
   const CheckpointRow& row = put.row;
+  SBORA_ASSIGN_OR_RETURN(
+      const OldCheckpoints superseded,
+      ReadOld(db.Query("SELECT step, objects FROM checkpoints WHERE work_uid=? AND step>=?", row.work_uid, row.step)));
+  SBORA_RETURN_IF_ERROR(DropCheckpoints(db, row.work_uid, superseded));
   for (const std::string& uid : row.object_uids) {
     // An object that is not there makes a checkpoint that fails its check when read, not a store that parts from memory.
     SBORA_RETURN_IF_ERROR(
         db.Run("INSERT OR IGNORE INTO object_owners SELECT uid,?,project FROM objects WHERE uid=?", row.work_uid, uid)
             .status());
+    SBORA_RETURN_IF_ERROR(ReleaseUpload(db, uid));
   }
-  return ExpectOne(db.Run("INSERT OR REPLACE INTO checkpoints SELECT uid,?,project,?,?,?,?,? FROM works WHERE uid=?",
-                          row.step, row.attempt, row.create_ms, Blob{row.files}, row.validation_loss,
-                          JoinLines(row.object_uids), row.work_uid),
+  return ExpectOne(db.Run("INSERT INTO checkpoints SELECT uid,?,project,?,?,?,?,? FROM works WHERE uid=?", row.step,
+                          row.attempt, row.create_ms, Blob{row.files}, row.validation_loss, JoinLines(row.object_uids),
+                          row.work_uid),
                    NotFound("WORK_NOT_FOUND", fmt::format("work {} does not exist", row.work_uid)));
 }
 
 Status Apply(SqliteDb& db, const PruneCheckpoints& prune) {
-  std::vector<std::pair<int64_t, std::vector<std::string>>> old;
-  {
-    Rows rows = db.Query("SELECT step, objects FROM checkpoints WHERE work_uid=? ORDER BY step DESC LIMIT -1 OFFSET ?",
-                         prune.work_uid, prune.keep);
-    while (rows.Next()) old.emplace_back(rows.Int(0), SplitLines(rows.Text(1)));
-    SBORA_RETURN_IF_ERROR(rows.status());
-  }
-  for (const auto& [step, objects] : old) {
-    for (const std::string& uid : objects) {
-      SBORA_RETURN_IF_ERROR(
-          db.Run("DELETE FROM object_owners WHERE object_uid=? AND owner=?", uid, prune.work_uid).status());
-    }
-    SBORA_RETURN_IF_ERROR(db.Run("DELETE FROM checkpoints WHERE work_uid=? AND step=?", prune.work_uid, step).status());
-  }
-  return OkStatus();
+  SBORA_ASSIGN_OR_RETURN(
+      const OldCheckpoints old,
+      ReadOld(db.Query("SELECT step, objects FROM checkpoints WHERE work_uid=? ORDER BY step DESC LIMIT -1 OFFSET ?",
+                       prune.work_uid, prune.keep)));
+  return DropCheckpoints(db, prune.work_uid, old);
 }
 
 Status Apply(SqliteDb& db, const PutWorker& put) {
@@ -206,20 +229,17 @@ Status Apply(SqliteDb& db, const InsertResource& insert) {
 
 Status Apply(SqliteDb& db, const DeleteResource& gone) {
   ResourceKind kind{};
-  int64_t version = 0;
+  int64_t tag = 0;
   {
-    Rows rows = db.Query("SELECT kind, version FROM resources WHERE name=?", gone.name);
+    Rows rows = db.Query("SELECT kind, uid, version FROM resources WHERE name=?", gone.name);
     if (rows.Next()) {
       kind = static_cast<ResourceKind>(rows.Int32(0));
-      version = rows.Int(1);
+      tag = ChangeTag(rows.Text(1), rows.Int(2));
     }
     SBORA_RETURN_IF_ERROR(rows.status());
   }
-  if (version == 0) return NotFound("RESOURCE_NOT_FOUND", fmt::format("{} does not exist", gone.name));
-  if (gone.version > 0 && gone.version != version) {
-    return Aborted("ETAG_MISMATCH", fmt::format("the etag is of version {}, {} is at {}; read it again", gone.version,
-                                                gone.name, version));
-  }
+  if (tag == 0) return NotFound("RESOURCE_NOT_FOUND", fmt::format("{} does not exist", gone.name));
+  if (gone.tag != 0 && gone.tag != tag) return EtagMismatch(gone.name);
   std::string user;
   {
     Rows rows = db.Query("SELECT w.name FROM work_uses u JOIN works w ON w.uid=u.work_uid WHERE u.name=? LIMIT 1",
@@ -238,10 +258,14 @@ Status Apply(SqliteDb& db, const DeleteResource& gone) {
 
 Status Apply(SqliteDb& db, const InsertRequest& insert) {
   const RequestRow& row = insert.row;
-  return ExpectOne(db.Run("INSERT INTO requests VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING", row.project, row.request_id,
-                          row.hash, row.name, row.create_ms),
+  return ExpectOne(db.Run("INSERT INTO requests VALUES (?,?,?,?,?,?) ON CONFLICT DO NOTHING", row.project, row.request_id,
+                          row.hash, row.name, row.create_ms, row.uid),
                    AlreadyExists("REQUEST_ID_REUSED",
                                  fmt::format("request_id {} was used before; use a new one", row.request_id)));
+}
+
+Status Apply(SqliteDb& db, const PruneRequests& prune) {
+  return db.Run("DELETE FROM requests WHERE create_ms<?", prune.created_before_ms).status();
 }
 
 Status Apply(SqliteDb& db, const PutUpload& put) {
@@ -266,6 +290,7 @@ Status Apply(SqliteDb& db, const DeleteUpload& gone) {
 
 Status Apply(SqliteDb& db, const InsertObject& insert) {
   const ObjectRow& row = insert.row;
+  SBORA_RETURN_IF_ERROR(db.Run("DELETE FROM doomed_keys WHERE key=?", row.key).status());
   return ExpectOne(db.Run("INSERT INTO objects VALUES (?,?,?,?,?,?) ON CONFLICT DO NOTHING", row.uid, row.project,
                           row.key, row.size_bytes, row.sha256, row.create_ms),
                    AlreadyExists("OBJECT_EXISTS", fmt::format("object {} exists", row.uid)));
@@ -274,10 +299,11 @@ Status Apply(SqliteDb& db, const InsertObject& insert) {
 Status Apply(SqliteDb& db, const AddObjectOwner& add) {
   SBORA_ASSIGN_OR_RETURN(const bool there, Exists(db, "SELECT 1 FROM objects WHERE uid=?", add.object_uid));
   if (!there) return NotFound("OBJECT_NOT_FOUND", fmt::format("object {} does not exist", add.object_uid));
-  return db
-      .Run("INSERT OR IGNORE INTO object_owners SELECT uid,?,project FROM objects WHERE uid=?", add.owner,
-           add.object_uid)
-      .status();
+  SBORA_RETURN_IF_ERROR(db.Run("INSERT OR IGNORE INTO object_owners SELECT uid,?,project FROM objects WHERE uid=?",
+                               add.owner, add.object_uid)
+                            .status());
+  SBORA_ASSIGN_OR_RETURN(const bool by_resource, Exists(db, "SELECT 1 FROM resources WHERE name=?", add.owner));
+  return by_resource ? ReleaseUpload(db, add.object_uid) : OkStatus();
 }
 
 Status Apply(SqliteDb& db, const RemoveObjectOwner& remove) {
@@ -287,10 +313,25 @@ Status Apply(SqliteDb& db, const RemoveObjectOwner& remove) {
 }
 
 Status Apply(SqliteDb& db, const DeleteObject& gone) {
-  return ExpectOne(db.Run("DELETE FROM objects WHERE uid=?1 AND NOT EXISTS "
-                          "(SELECT 1 FROM object_owners WHERE object_uid=?1)",
-                          gone.uid),
-                   FailedPrecondition("OBJECT_OWNED", fmt::format("object {} is owned or gone", gone.uid)));
+  SBORA_RETURN_IF_ERROR(db.Run("INSERT OR REPLACE INTO doomed_keys SELECT key,project,0 FROM objects WHERE uid=?1 AND NOT "
+                               "EXISTS (SELECT 1 FROM object_owners WHERE object_uid=?1)",
+                               gone.uid)
+                            .status());
+  return db
+      .Run("DELETE FROM objects WHERE uid=?1 AND NOT EXISTS (SELECT 1 FROM object_owners WHERE object_uid=?1)", gone.uid)
+      .status();
+}
+
+Status Apply(SqliteDb& db, const DoomKey& doom) {
+  return db
+      .Run("INSERT INTO doomed_keys SELECT ?1,?2,?3 WHERE NOT EXISTS (SELECT 1 FROM objects WHERE key=?1) "
+           "ON CONFLICT (key) DO UPDATE SET due_ms=max(due_ms, excluded.due_ms)",
+           doom.key, doom.project, doom.due_ms)
+      .status();
+}
+
+Status Apply(SqliteDb& db, const ForgetKey& forget) {
+  return db.Run("DELETE FROM doomed_keys WHERE key=?", forget.key).status();
 }
 
 }  // namespace

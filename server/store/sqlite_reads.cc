@@ -50,6 +50,20 @@ MetricRow ReadMetric(const Rows& r) {
       .work_uid = r.Text(0), .attempt = r.Int32(1), .step = r.Int(2), .sequence = r.Int(3), .payload = r.Text(4)};
 }
 
+constexpr std::string_view kCheckpointColumns = "work_uid, step, attempt, create_ms, files, validation_loss, objects";
+
+CheckpointRow ReadCheckpoint(const Rows& r) {
+  CheckpointRow row{.work_uid = r.Text(0),
+                    .step = r.Int(1),
+                    .attempt = r.Int32(2),
+                    .create_ms = r.Int(3),
+                    .files = r.Text(4),
+                    .validation_loss = {},
+                    .object_uids = SplitLines(r.Text(6))};
+  if (!r.IsNull(5)) row.validation_loss = r.Real(5);
+  return row;
+}
+
 constexpr std::string_view kSelectEvents =
     "SELECT work_uid, sequence, time_ms, level, type, message, attempt FROM events WHERE work_uid=? AND sequence>? "
     "ORDER BY sequence LIMIT ?";
@@ -58,12 +72,12 @@ constexpr std::string_view kSelectEvents =
 
 StatusOr<ActiveState> SqliteStore::LoadActive() const {
   auto db = readers_.Borrow();
-  SBORA_RETURN_IF_ERROR(db->Script("BEGIN"));  // one snapshot for the three reads
+  SBORA_RETURN_IF_ERROR(db->Script("BEGIN"));  // one snapshot for all reads
   const auto load = [&]() -> StatusOr<ActiveState> {
     ActiveState state;
     SBORA_ASSIGN_OR_RETURN(state.works,
                            Collect<Work>(db->Query(SelectWork("WHERE w.uid IN (SELECT uid FROM works WHERE state < 9 "
-                                                              "UNION SELECT work_uid FROM leases) ORDER BY w.uid")),
+                                                              "UNION SELECT work_uid FROM leases) ORDER BY w.rowid")),
                                          ReadWork));
     SBORA_ASSIGN_OR_RETURN(
         state.leases,
@@ -71,6 +85,11 @@ StatusOr<ActiveState> SqliteStore::LoadActive() const {
     SBORA_ASSIGN_OR_RETURN(
         state.workers,
         Collect<WorkerRow>(db->Query(fmt::format("SELECT {} FROM workers ORDER BY name", kWorkerColumns)), ReadWorker));
+    SBORA_ASSIGN_OR_RETURN(state.checkpoints,
+                           Collect<CheckpointRow>(db->Query(fmt::format("SELECT {} FROM checkpoints WHERE work_uid IN (SELECT uid "
+                                                                        "FROM works WHERE state < 9) ORDER BY work_uid, step",
+                                                                        kCheckpointColumns)),
+                                                  ReadCheckpoint));
     return state;
   };
   StatusOr<ActiveState> state = load();
@@ -197,20 +216,9 @@ StatusOr<std::vector<CheckpointRow>> SqliteStore::ListCheckpoints(std::string_vi
                                                                   int limit) const {
   auto db = readers_.Borrow();
   return Collect<CheckpointRow>(
-      db->Query("SELECT work_uid, step, attempt, create_ms, files, validation_loss, objects FROM checkpoints WHERE work_uid=? "
-                "AND step>? ORDER BY step LIMIT ?",
+      db->Query(fmt::format("SELECT {} FROM checkpoints WHERE work_uid=? AND step>? ORDER BY step LIMIT ?", kCheckpointColumns),
                 work_uid, after_step, limit),
-      [](const Rows& r) {
-        CheckpointRow row{.work_uid = r.Text(0),
-                          .step = r.Int(1),
-                          .attempt = r.Int32(2),
-                          .create_ms = r.Int(3),
-                          .files = r.Text(4),
-                          .validation_loss = {},
-                          .object_uids = SplitLines(r.Text(6))};
-        if (!r.IsNull(5)) row.validation_loss = r.Real(5);
-        return row;
-      });
+      ReadCheckpoint);
 }
 
 StatusOr<ResourceRow> SqliteStore::GetResource(std::string_view name) const {
@@ -253,7 +261,7 @@ StatusOr<std::optional<RequestRow>> SqliteStore::FindRequest(std::string_view pr
   auto db = readers_.Borrow();
   SBORA_ASSIGN_OR_RETURN(
       auto found,
-      Collect<RequestRow>(db->Query("SELECT project, request_id, hash, name, create_ms FROM requests WHERE project=? "
+      Collect<RequestRow>(db->Query("SELECT project, request_id, hash, name, create_ms, uid FROM requests WHERE project=? "
                                     "AND request_id=?",
                                     project, request_id),
                           [](const Rows& r) {
@@ -261,7 +269,8 @@ StatusOr<std::optional<RequestRow>> SqliteStore::FindRequest(std::string_view pr
                                               .request_id = r.Text(1),
                                               .hash = r.Text(2),
                                               .name = r.Text(3),
-                                              .create_ms = r.Int(4)};
+                                              .create_ms = r.Int(4),
+                                              .uid = r.Text(5)};
                           }));
   if (found.empty()) return std::optional<RequestRow>();
   return std::optional<RequestRow>(std::move(found.front()));
@@ -295,6 +304,14 @@ StatusOr<std::vector<ObjectRow>> SqliteStore::ListUnownedObjects(int64_t created
                             kObjectColumns),
                 created_before_ms, limit),
       ReadObject);
+}
+
+StatusOr<std::vector<std::string>> SqliteStore::ListDoomedKeys(int64_t now_ms, std::string_view after_key,
+                                                               int limit) const {
+  auto db = readers_.Borrow();
+  return Collect<std::string>(
+      db->Query("SELECT key FROM doomed_keys WHERE due_ms<=? AND key>? ORDER BY key LIMIT ?", now_ms, after_key, limit),
+      [](const Rows& r) { return r.Text(0); });
 }
 
 StatusOr<std::vector<WorkerRow>> SqliteStore::ListWorkers() const {

@@ -43,6 +43,7 @@ WorkRow ReadWorkRow(const Rows& r) {
   w.committed_lease = r.Text(c++);
   w.result = r.Text(c++);
   w.request_id = r.Text(c++);
+  w.generation = r.Int(c++);
   return w;
 }
 
@@ -50,21 +51,21 @@ WorkRow ReadWorkRow(const Rows& r) {
 
 Work ReadWork(const Rows& rows) {
   WorkPayload payload;
-  payload.spec = rows.Text(35);
-  payload.task = rows.Text(36);
+  payload.spec = rows.Text(36);
+  payload.task = rows.Text(37);
   // shared: the scheduler, leases being handed out and readers hold the same bytes.
   return Work{ReadWorkRow(rows), std::make_shared<const WorkPayload>(std::move(payload))};
 }
 
 Status InsertWorkRow(SqliteDb& db, const WorkRow& w) {
   return db
-      .Run("INSERT INTO works VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", w.uid,
+      .Run("INSERT INTO works VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", w.uid,
            static_cast<int>(w.kind), w.project, w.id, w.name, w.version, static_cast<int>(w.state),
            static_cast<int>(w.reason), w.failure.code, w.failure.reason, w.failure.message, w.epoch, w.attempt,
            w.recovery_count, w.failed_attempts, w.backoff_steps, w.sequence, w.priority, w.ranks,
            static_cast<int>(w.device), w.max_queue_ms, w.max_attempt_ms, w.max_total_ms, w.total_ms, w.queued_ms,
            w.create_ms, w.start_ms, w.end_ms, w.worker, w.resolved_device, w.checkpoint_step, Blob{w.checkpoint_files},
-           w.committed_lease, Blob{w.result}, w.request_id)
+           w.committed_lease, Blob{w.result}, w.request_id, w.generation)
       .status();
 }
 
@@ -73,11 +74,11 @@ StatusOr<int> UpdateWorkRow(SqliteDb& db, const WorkRow& w) {
       "UPDATE works SET version=?, state=?, reason=?, failure_code=?, failure_reason=?, failure_message=?, epoch=?, "
       "attempt=?, recovery_count=?, failed_attempts=?, backoff_steps=?, sequence=?, total_ms=?, queued_ms=?, "
       "start_ms=?, end_ms=?, worker=?, resolved_device=?, checkpoint_step=?, checkpoint_files=?, committed_lease=?, "
-      "result=? WHERE uid=? AND version=? AND epoch<=? AND state<9",
+      "result=?, generation=? WHERE uid=? AND version=? AND epoch<=? AND state<9",
       w.version, static_cast<int>(w.state), static_cast<int>(w.reason), w.failure.code, w.failure.reason,
       w.failure.message, w.epoch, w.attempt, w.recovery_count, w.failed_attempts, w.backoff_steps, w.sequence,
       w.total_ms, w.queued_ms, w.start_ms, w.end_ms, w.worker, w.resolved_device, w.checkpoint_step,
-      Blob{w.checkpoint_files}, w.committed_lease, Blob{w.result}, w.uid, w.version - 1, w.epoch);
+      Blob{w.checkpoint_files}, w.committed_lease, Blob{w.result}, w.generation, w.uid, w.version - 1, w.epoch);
 }
 
 LeaseRow ReadLease(const Rows& r) {

@@ -15,7 +15,7 @@ inline constexpr std::string_view kWorkColumns =
     "w.failure_message, w.epoch, w.attempt, w.recovery_count, w.failed_attempts, w.backoff_steps, w.sequence, "
     "w.priority, w.ranks, w.device, w.max_queue_ms, w.max_attempt_ms, w.max_total_ms, w.total_ms, w.queued_ms, "
     "w.create_ms, w.start_ms, w.end_ms, w.worker, w.resolved_device, w.checkpoint_step, w.checkpoint_files, "
-    "w.committed_lease, w.result, w.request_id, p.spec, p.task";
+    "w.committed_lease, w.result, w.request_id, w.generation, p.spec, p.task";
 
 Work ReadWork(const Rows& rows);
 Status InsertWorkRow(SqliteDb& db, const WorkRow& row);

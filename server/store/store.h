@@ -29,9 +29,10 @@ struct WriteSet {
 
 /// Everything the scheduler needs to go on after a restart.
 struct ActiveState {
-  std::vector<Work> works;  // not terminal, and terminal ones whose lease has not ended yet
+  std::vector<Work> works;  // not terminal, and terminal ones whose lease has not ended yet; in order of acceptance
   std::vector<LeaseRow> leases;
   std::vector<WorkerRow> workers;
+  std::vector<CheckpointRow> checkpoints;  // of the work that is not terminal; by work, steps ascending
 };
 
 /// One thing of a work's stream, in order of sequence.
@@ -97,6 +98,8 @@ class Store {
   virtual StatusOr<std::vector<UploadRow>> ListExpiredUploads(int64_t now_ms, int limit) const = 0;
   virtual StatusOr<ObjectRow> GetObject(std::string_view uid) const = 0;
   virtual StatusOr<std::vector<ObjectRow>> ListUnownedObjects(int64_t created_before_ms, int limit) const = 0;
+  /// Keys whose time has come, ascending, after `after_key` ("" for all).
+  virtual StatusOr<std::vector<std::string>> ListDoomedKeys(int64_t now_ms, std::string_view after_key, int limit) const = 0;
 
   virtual StatusOr<std::vector<WorkerRow>> ListWorkers() const = 0;
   virtual StatusOr<int> SchemaVersion() const = 0;

@@ -16,6 +16,16 @@ namespace sbora::agent {
 namespace fs = std::filesystem;
 namespace wp = worker::v1;
 
+namespace {
+
+/// Damaged or gone for good: no retry brings it back, and the checkpoint before it, or none, does as well.
+bool IsLostCheckpoint(const wp::InputGroup& group, const Status& fetched) {
+  const bool checkpoint = group.name() == "checkpoint" || group.name() == "checkpoint_before";
+  return checkpoint && (fetched.code() == StatusCode::kDataLoss || fetched.code() == StatusCode::kNotFound);
+}
+
+}  // namespace
+
 Attempt::Attempt(AttemptContext& context, wp::Lease lease, MonotonicTime renewed)
     : context_(context), lease_(std::move(lease)), timing_(TimingOf(lease_.timing())),
       folder_(context.attempts_folder / lease_.id().uid()), control_(renewed) {
@@ -140,7 +150,12 @@ Status Attempt::MakeFolders() {
 Status Attempt::FetchInputs() {
   for (const auto& group : lease_.task().inputs()) {
     SBORA_RETURN_IF_ERROR(CheckFileName(group.name()));
-    SBORA_ASSIGN_OR_RETURN(auto pins, FetchGroup(group));
+    auto fetched = FetchGroup(group);
+    if (IsLostCheckpoint(group, fetched.status())) {
+      RejectCheckpoint(group.name(), fetched.status());
+      continue;
+    }
+    SBORA_ASSIGN_OR_RETURN(auto pins, std::move(fetched));
     const fs::path folder = folder_ / "inputs" / group.name();
     SBORA_RETURN_IF_ERROR(Materialise(folder, group.files(), pins));
     directories_[group.name()] = folder.string();
@@ -148,6 +163,16 @@ Status Attempt::FetchInputs() {
   }
   context_.metrics.SetCacheBytes(context_.cache.used_bytes());
   return OkStatus();
+}
+
+void Attempt::RejectCheckpoint(const std::string& name, const Status& why) {
+  LogWarn("a checkpoint is not used", {{"job", lease_.resource()}, {"input", name}, {"error", why.ToString()}});
+  v1::FineTuningEvent event;
+  event.set_level(v1::FineTuningEvent::LEVEL_WARN);
+  event.set_type("CHECKPOINT_REJECTED");
+  event.set_message(fmt::format("{} is not used: {}", name, why.message()));
+  event.set_attempt(lease_.attempt());
+  reports_.Add(std::move(event));
 }
 
 StatusOr<std::vector<CachePin>> Attempt::FetchGroup(const wp::InputGroup& group) {

@@ -74,6 +74,7 @@ class Attempt {
   Verdict Work();
   Status MakeFolders();
   Status FetchInputs();
+  void RejectCheckpoint(const std::string& name, const Status& why);
   StatusOr<std::vector<CachePin>> FetchGroup(const worker::v1::InputGroup& group);
   Status FetchFile(const v1::File& file, const std::filesystem::path& destination);
   std::optional<Verdict> PrepareTokenCaches();

@@ -29,7 +29,7 @@ std::optional<std::string> TokenCacheKey(const worker::v1::Task& task) {
   const auto& train = task.train();
   std::string text = fmt::format("token cache {}.{}\n", kTokenCacheVersion, data::kTokenCacheVersion);
   for (const auto& group : task.inputs()) {
-    if (group.name() == "checkpoint") continue;
+    if (group.name() == "checkpoint" || group.name() == "checkpoint_before") continue;
     for (const auto& file : group.files()) {
       if (group.name() == "model" && file.path().ends_with(".safetensors")) continue;
       text += fmt::format("{}/{} {}\n", group.name(), file.path(), file.sha256());

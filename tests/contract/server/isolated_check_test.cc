@@ -3,7 +3,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "common/file.h"
@@ -40,7 +42,26 @@ class IsolatedCheckTest : public ::testing::Test {
     ASSERT_TRUE(WriteFileAtomic(path() / "tokenizer_config.json", config).ok());
   }
   StatusOr<data::ValidationReport> Check(const std::function<bool()>& cancelled = [] { return false; }) {
-    return CheckInChild(SBORA_SERVER_PROGRAM, path(), SystemClock(), {}, cancelled);
+    return CheckInChild(SBORA_SERVER_PROGRAM, path(), SystemClock(), std::chrono::minutes(5), {}, cancelled);
+  }
+  /// Each record costs much work, and there are many: without a stop the check takes minutes.
+  void MakeTheCheckSlow() {
+    SetTemplate("{% for a in range(1000) %}{% for b in range(400) %}{% set c = b * a %}{% endfor %}{% endfor %}" +
+                std::string(data::testing::kChatTemplate));
+    std::string records;
+    for (int i = 0; i < 100'000; ++i) records += kChat;
+    ASSERT_TRUE(WriteFileAtomic(path() / "dataset.data", records).ok());
+  }
+  /// The process that was started with our folder.
+  pid_t Child() const {
+    for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+      std::ifstream in(entry.path() / "cmdline");
+      std::string arguments(std::istreambuf_iterator<char>(in), {});
+      if (arguments.starts_with(SBORA_SERVER_PROGRAM) && arguments.find(path().string()) != std::string::npos) {
+        return std::stoi(entry.path().filename());
+      }
+    }
+    return -1;
   }
 
   std::unique_ptr<TempDirectory> directory_;
@@ -66,16 +87,38 @@ TEST_F(IsolatedCheckTest, ATemplateThatWantsAllMemoryEndsTheCheckOnly) {
 }
 
 TEST_F(IsolatedCheckTest, ACheckIsCalledOff) {
-  // Each record costs much work, and there are many: without the stop this takes minutes.
-  SetTemplate("{% for a in range(1000) %}{% for b in range(400) %}{% set c = b * a %}{% endfor %}{% endfor %}" + std::string(data::testing::kChatTemplate));
-  std::string records;
-  for (int i = 0; i < 100'000; ++i) records += kChat;
-  ASSERT_TRUE(WriteFileAtomic(path() / "dataset.data", records).ok());
+  MakeTheCheckSlow();
   EXPECT_EQ(Check([] { return true; }).status().code(), StatusCode::kCancelled);
 }
 
+TEST_F(IsolatedCheckTest, AKillFromOutsideIsNotTheDatasFault) {
+  MakeTheCheckSlow();
+  const Status killed = Check([this] { return ::kill(Child(), SIGKILL) != 0; }).status();
+  EXPECT_EQ(killed.code(), StatusCode::kUnavailable) << killed;
+  EXPECT_EQ(killed.reason(), "CHECK_KILLED") << killed;
+}
+
+TEST_F(IsolatedCheckTest, ASignalToStopTheServiceDoesNotReachTheChild) {
+  MakeTheCheckSlow();
+  int asked = 0;
+  const Status status = Check([&] {
+                          ::kill(Child(), SIGTERM);
+                          return ++asked == 2;  // it lived on for a second
+                        }).status();
+  EXPECT_EQ(status.code(), StatusCode::kCancelled) << status;
+}
+
+TEST_F(IsolatedCheckTest, ACheckHasATimeLimit) {
+  MakeTheCheckSlow();
+  const Status late = CheckInChild(SBORA_SERVER_PROGRAM, path(), SystemClock(), std::chrono::milliseconds(300), {}, [] { return false; }).status();
+  EXPECT_EQ(late.code(), StatusCode::kInvalidArgument) << late;
+  EXPECT_EQ(late.reason(), "DATASET_CHECK_TOO_LONG") << late;
+  EXPECT_EQ(Child(), -1);
+}
+
 TEST_F(IsolatedCheckTest, AMissingProgramIsTriedAgainLater) {
-  EXPECT_EQ(CheckInChild(path() / "none", path(), SystemClock(), {}, [] { return false; }).status().code(), StatusCode::kUnavailable);
+  EXPECT_EQ(CheckInChild(path() / "none", path(), SystemClock(), std::chrono::minutes(1), {}, [] { return false; }).status().code(),
+            StatusCode::kUnavailable);
 }
 
 }  // namespace

@@ -40,9 +40,14 @@ TEST_F(JobsTest, AJobRunsToItsAdapterAndTellsEverythingInOrder) {
   int64_t last = 0;
   bool succeeded = false;
   while (reader->Read(&response)) {
-    EXPECT_GE(response.sequence(), last);
+    EXPECT_GT(response.sequence(), last) << response.DebugString();
     last = response.sequence();
     succeeded = succeeded || (response.has_job() && response.job().state() == v1::FineTuningJob::STATE_SUCCEEDED);
+    EXPECT_EQ(response.has_job(), response.has_change()) << response.DebugString();
+    if (response.has_change()) {
+      EXPECT_EQ(response.change().type(), "STATE_CHANGED");
+      EXPECT_EQ(response.change().sequence(), response.sequence());
+    }
   }
   EXPECT_TRUE(reader->Finish().ok());
   EXPECT_TRUE(succeeded);
@@ -136,6 +141,56 @@ TEST_F(JobsTest, MissingThingsAndLaterFeaturesAreNamed) {
   EXPECT_TRUE(Fails(Create(request), grpc::INVALID_ARGUMENT, "FIELD_REQUIRED"));
 }
 
+TEST_F(JobsTest, ARepeatIsAnsweredAlsoWhenWhatItRefersToIsGone) {
+  v1::CreateFineTuningJobRequest train = GoodJob("first");
+  train.set_request_id(NewUuid4());
+  ASSERT_TRUE(Create(train).ok());
+  const std::string job = job_.uid();
+  FinishJob("first");
+  v1::CreateEvaluationJobRequest evaluate;
+  evaluate.set_parent(kProject);
+  evaluate.mutable_evaluation_job()->mutable_spec()->set_adapter("first");
+  evaluate.mutable_evaluation_job()->mutable_spec()->set_dataset("data");
+  evaluate.set_request_id(NewUuid4());
+  v1::EvaluationJob evaluation, evaluated_again;
+  ASSERT_TRUE(Call(*evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, evaluate, &evaluation).ok());
+  v1::MergeAdaptersRequest merge;
+  merge.set_parent(kProject);
+  merge.add_adapters("first");
+  merge.set_request_id(NewUuid4());
+  google::longrunning::Operation merged, merged_again, exported, exported_again;
+  ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::MergeAdapters, merge, &merged).ok());
+  v1::ExportAdapterRequest export_request;
+  export_request.set_name("projects/default/adapters/first");
+  export_request.set_format(v1::EXPORT_FORMAT_PEFT);
+  export_request.set_request_id(NewUuid4());
+  ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, export_request, &exported).ok());
+  google::protobuf::Empty empty;
+  v1::CancelEvaluationJobRequest cancel;
+  cancel.set_name(evaluation.name());
+  ASSERT_TRUE(Call(*evaluations_, &v1::EvaluationService::Stub::CancelEvaluationJob, cancel, &evaluated_again).ok());
+  for (const std::string& name : {merged.name(), exported.name()}) {
+    google::longrunning::CancelOperationRequest request;
+    request.set_name(name);
+    ASSERT_TRUE(Call(*operations_, &google::longrunning::Operations::Stub::CancelOperation, request, &empty).ok());
+  }
+  v1::DeleteAdapterRequest adapter;
+  adapter.set_name("projects/default/adapters/first");
+  ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::DeleteAdapter, adapter, &empty).ok());
+  v1::DeleteDatasetRequest dataset;
+  dataset.set_name("projects/default/datasets/data");
+  ASSERT_TRUE(Call(*datasets_, &v1::DatasetService::Stub::DeleteDataset, dataset, &empty).ok());
+
+  ASSERT_TRUE(Create(train).ok());
+  EXPECT_EQ(job_.uid(), job);
+  ASSERT_TRUE(Call(*evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, evaluate, &evaluated_again).ok());
+  EXPECT_EQ(evaluated_again.uid(), evaluation.uid());
+  ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::MergeAdapters, merge, &merged_again).ok());
+  EXPECT_EQ(merged_again.name(), merged.name());
+  ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, export_request, &exported_again).ok());
+  EXPECT_EQ(exported_again.name(), exported.name());
+}
+
 TEST_F(JobsTest, ARepeatIsTheSameJobAndAnotherRequestIsNot) {
   v1::CreateFineTuningJobRequest request = GoodJob("");
   request.set_request_id(NewUuid4());
@@ -203,9 +258,11 @@ TEST_F(JobsTest, CancelPauseResumeAndDeleteFollowTheState) {
   pause.set_name(name);
   pause.set_etag("v1");
   EXPECT_TRUE(Fails(Call(*jobs_, &Stub::PauseFineTuningJob, pause, &job_), grpc::ABORTED, "ETAG_MISMATCH"));
-  pause.clear_etag();
+  pause.set_etag(GetJob("first").etag());
   ASSERT_TRUE(Call(*jobs_, &Stub::PauseFineTuningJob, pause, &job_).ok());
   EXPECT_EQ(job_.state(), v1::FineTuningJob::STATE_PAUSED);
+  EXPECT_TRUE(Fails(Call(*jobs_, &Stub::PauseFineTuningJob, pause, &job_), grpc::ABORTED, "ETAG_MISMATCH")) << "PAUSED by now";
+  pause.clear_etag();
   ASSERT_TRUE(Call(*jobs_, &Stub::ResumeFineTuningJob, resume, &job_).ok());
   v1::CancelFineTuningJobRequest cancel;
   cancel.set_name(name);

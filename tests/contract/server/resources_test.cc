@@ -82,6 +82,9 @@ TEST_F(ResourcesTest, ImportBecomesAModelThatIsListedAndDeleted) {
   remove.set_etag(model.etag());
   EXPECT_TRUE(Call(*models_, &v1::ModelService::Stub::DeleteModel, remove, &empty).ok());
   EXPECT_TRUE(Fails(Call(*models_, &v1::ModelService::Stub::GetModel, get, &model), grpc::NOT_FOUND, "MODEL_NOT_FOUND"));
+  MakeModel("base");
+  EXPECT_TRUE(Fails(Call(*models_, &v1::ModelService::Stub::DeleteModel, remove, &empty), grpc::ABORTED, "ETAG_MISMATCH"))
+      << "the etag of a deleted namesake";
 }
 
 TEST_F(ResourcesTest, ImportRefusesBadInput) {
@@ -281,6 +284,7 @@ TEST_F(ResourcesTest, EvaluationsAreCheckedRunAndRead) {
   spec.set_dataset("data");
   ASSERT_TRUE(Call(*evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, request, &job).ok());
   EXPECT_EQ(job.state(), v1::EvaluationJob::STATE_QUEUED);
+  const std::string queued_etag = job.etag();
 
   const worker::v1::Lease lease = NextLease();
   worker::v1::TaskResult result;
@@ -293,12 +297,16 @@ TEST_F(ResourcesTest, EvaluationsAreCheckedRunAndRead) {
   EXPECT_EQ(job.state(), v1::EvaluationJob::STATE_SUCCEEDED);
   EXPECT_EQ(job.result().exact_matches(), 1);
   EXPECT_FALSE(job.result().examples_file().object().empty());
+  const std::string ended_etag = job.etag();
   v1::CancelEvaluationJobRequest cancel;
   cancel.set_name(job.name());
   EXPECT_TRUE(Fails(Call(*evaluations_, &v1::EvaluationService::Stub::CancelEvaluationJob, cancel, &job), grpc::FAILED_PRECONDITION, "JOB_ENDED"));
   v1::DeleteEvaluationJobRequest remove;
   remove.set_name(get.name());
   google::protobuf::Empty empty;
+  remove.set_etag(queued_etag);
+  EXPECT_TRUE(Fails(Call(*evaluations_, &v1::EvaluationService::Stub::DeleteEvaluationJob, remove, &empty), grpc::ABORTED, "ETAG_MISMATCH"));
+  remove.set_etag(ended_etag);
   EXPECT_TRUE(Call(*evaluations_, &v1::EvaluationService::Stub::DeleteEvaluationJob, remove, &empty).ok());
 }
 

@@ -283,17 +283,32 @@ TEST_F(AgentTest, FencedLeaseEndsAtOnceWithoutReport) {
   EXPECT_FALSE(coordinator_.View(uid).ended.has_value());
 }
 
-TEST_F(AgentTest, CorruptedDownloadIsRefused) {
+TEST_F(AgentTest, ADamagedCheckpointGivesWayToTheOneBefore) {
   const auto worker = StartWorker();
   const v1::File checkpoint = coordinator_.FileOf("state.txt", "3");
   coordinator_.CorruptObject(checkpoint.object());
-  const std::string uid = coordinator_.AddTrainLease("steps=9", 1, &checkpoint);
-  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
+  const v1::File before = coordinator_.FileOf("state.txt", "2");
+  const std::string uid = coordinator_.AddTrainLease("steps=9", 1, &checkpoint, &before);
+  ASSERT_TRUE(coordinator_.WaitFor(uid, [](const LeaseView& view) { return view.committed; })) << LogText();
   const LeaseView view = coordinator_.View(uid);
-  EXPECT_EQ(view.ended->failure().reason(), "HASH_MISMATCH");
-  EXPECT_THAT(view.ended->failure().message(), HasSubstr("checkpoint/state.txt"));
-  EXPECT_THAT(view.states, Not(Contains("running")));
+  const auto& rejected = view.items.at(1).event();
+  EXPECT_EQ(rejected.type(), "CHECKPOINT_REJECTED");
+  EXPECT_THAT(rejected.message(), HasSubstr("checkpoint/state.txt"));
+  EXPECT_EQ(view.items.at(2).metric().step(), 3) << "the first step after the older checkpoint";
   EXPECT_FALSE(fs::exists(data_dir() / "cache" / "files" / checkpoint.sha256()));
+}
+
+TEST_F(AgentTest, WithoutAnyGoodCheckpointTrainingBeginsAnew) {
+  const auto worker = StartWorker();
+  const v1::File checkpoint = coordinator_.FileOf("state.txt", "3");
+  coordinator_.CorruptObject(checkpoint.object());
+  v1::File gone = coordinator_.FileOf("state.txt", "2");
+  gone.set_object("projects/default/objects/0198f3a0-0000-7000-8000-000000000000");
+  const std::string uid = coordinator_.AddTrainLease("steps=4", 1, &checkpoint, &gone);
+  ASSERT_TRUE(coordinator_.WaitFor(uid, [](const LeaseView& view) { return view.committed; })) << LogText();
+  const LeaseView view = coordinator_.View(uid);
+  EXPECT_THAT(view.items.at(2).event().message(), HasSubstr("checkpoint_before"));
+  EXPECT_EQ(view.items.at(3).metric().step(), 1);
 }
 
 TEST_F(AgentTest, BadFileNameIsRefused) {

@@ -67,7 +67,8 @@ std::string FakeCoordinator::ObjectBytes(const std::string& object) {
   return objects_.at(object);
 }
 
-std::string FakeCoordinator::AddTrainLease(const std::string& script, int ranks, const v1::File* checkpoint) {
+std::string FakeCoordinator::AddTrainLease(const std::string& script, int ranks, const v1::File* checkpoint,
+                                           const v1::File* before) {
   Lease lease;
   const std::string uid = NewUuid7();
   lease.lease.mutable_id()->set_uid(uid);
@@ -87,6 +88,11 @@ std::string FakeCoordinator::AddTrainLease(const std::string& script, int ranks,
     auto* group = task->add_inputs();
     group->set_name("checkpoint");
     *group->add_files() = *checkpoint;
+  }
+  if (before != nullptr) {
+    auto* group = task->add_inputs();
+    group->set_name("checkpoint_before");
+    *group->add_files() = *before;
   }
   task->mutable_train()->mutable_spec()->set_model(script);
   *lease.lease.mutable_timing() = timing;

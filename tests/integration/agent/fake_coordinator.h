@@ -41,7 +41,8 @@ class FakeCoordinator : public worker::v1::WorkerService::Service, public v1::Tr
   void CorruptObject(const std::string& object);
   std::string ObjectBytes(const std::string& object);
   /// A train lease whose model is the stub's script; returns its uid.
-  std::string AddTrainLease(const std::string& script, int ranks = 1, const v1::File* checkpoint = nullptr);
+  std::string AddTrainLease(const std::string& script, int ranks = 1, const v1::File* checkpoint = nullptr,
+                            const v1::File* before = nullptr);
   void Stop(const std::string& uid, worker::v1::StopLease::Reason reason);
   void Fence(const std::string& uid);
   void RepeatStart(const std::string& uid);

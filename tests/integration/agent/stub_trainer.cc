@@ -99,7 +99,8 @@ void Checkpoint(const TaskAssignment& task, int64_t step) {
 }
 
 int64_t FirstStep(const TaskAssignment& task) {
-  const auto found = task.directories().find("checkpoint");
+  auto found = task.directories().find("checkpoint");
+  if (found == task.directories().end()) found = task.directories().find("checkpoint_before");
   if (found == task.directories().end()) return 0;
   int64_t step = 0;
   std::ifstream(fs::path(found->second) / "state.txt") >> step;

@@ -192,6 +192,22 @@ TEST_F(TrainerProcessTest, AKilledRunResumedFromItsUploadedCheckpointGivesTheSam
   EXPECT_TRUE(AdapterBytes("elsewhere") == AdapterBytes("reference"));
 }
 
+TEST_F(TrainerProcessTest, OfTwoFetchedCheckpointsTheOlderStandsInForADamagedNewer) {
+  ASSERT_NO_FATAL_FAILURE(TrainUndisturbed());
+  TaskAssignment task = TrainAssignment("elsewhere");
+  for (const auto& [input, name] : {std::pair("checkpoint", "ckpt-8"), std::pair("checkpoint_before", "ckpt-6")}) {
+    fs::copy(Path("reference") / "checkpoints" / name, Path(input), fs::copy_options::recursive);
+    (*task.mutable_directories())[input] = Path(input).string();
+  }
+  const fs::path damaged = Path("checkpoint") / "optimizer.safetensors";
+  fs::resize_file(damaged, fs::file_size(damaged) - 4);
+  const TrainerRun run = RunTrainer(task, Log());
+  ASSERT_EQ(run.exit_code, 0) << Slurp(Log());
+  ASSERT_NE(run.FindEvent("CHECKPOINT_REJECTED"), nullptr);
+  EXPECT_EQ(run.metrics.front().step(), 7);
+  EXPECT_TRUE(AdapterBytes("elsewhere") == AdapterBytes("reference"));
+}
+
 TEST_F(TrainerProcessTest, ADamagedCheckpointIsNamedAndTheOneBeforeIsUsed) {
   ASSERT_NO_FATAL_FAILURE(TrainUndisturbed());
   fs::remove_all(Path("reference") / "output2");

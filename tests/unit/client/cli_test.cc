@@ -100,6 +100,18 @@ TEST_F(CliTest, WatchInJsonWritesOneMessageALine) {
   EXPECT_THAT(out_, StartsWith("{\"sequence\":\"1\",\"job\":{"));
 }
 
+TEST_F(CliTest, FollowedLogsShowEachChangeOfState) {
+  WatchEndsWith(v1::FineTuningJob::STATE_SUCCEEDED);
+  server_.watch_messages.insert(server_.watch_messages.begin(), EventMessage(0, "hidden: its sequence is not new"));
+  server_.watch_messages.insert(server_.watch_messages.begin() + 2, EventMessage(2, "checkpoint of step 10"));
+  server_.watch_messages.back().set_sequence(3);
+  ASSERT_EQ(Run({"jobs", "logs", "tickets-1", "--follow"}), 0) << err_;
+  EXPECT_EQ(std::count(out_.begin(), out_.end(), '\n'), 3) << out_;
+  EXPECT_THAT(out_, HasSubstr("-> STATE_RUNNING"));
+  EXPECT_THAT(out_, HasSubstr("checkpoint of step 10"));
+  EXPECT_THAT(out_, HasSubstr("-> STATE_SUCCEEDED"));
+}
+
 TEST_F(CliTest, ServerErrorsGetCodeReasonViolationsAndHint) {
   server_.create_error =
       InvalidArgument("INVALID_SPEC", "1 field is wrong").WithViolation("spec.adapter.rank", "too large");

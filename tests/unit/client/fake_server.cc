@@ -23,6 +23,10 @@ v1::WatchFineTuningJobResponse JobMessage(int64_t sequence, const std::string& n
   message.set_sequence(sequence);
   message.mutable_job()->set_name(name);
   message.mutable_job()->set_state(state);
+  message.mutable_change()->set_sequence(sequence);
+  message.mutable_change()->set_type("STATE_CHANGED");
+  message.mutable_change()->set_message("-> " + v1::FineTuningJob::State_Name(state));
+  message.mutable_change()->set_level(v1::FineTuningEvent::LEVEL_INFO);
   return message;
 }
 

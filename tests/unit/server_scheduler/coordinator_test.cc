@@ -63,6 +63,9 @@ class FailingStore : public Store {
   StatusOr<std::vector<ObjectRow>> ListUnownedObjects(int64_t b, int l) const override {
     return real_->ListUnownedObjects(b, l);
   }
+  StatusOr<std::vector<std::string>> ListDoomedKeys(int64_t n, std::string_view a, int l) const override {
+    return real_->ListDoomedKeys(n, a, l);
+  }
   StatusOr<std::vector<WorkerRow>> ListWorkers() const override { return real_->ListWorkers(); }
   StatusOr<int> SchemaVersion() const override { return real_->SchemaVersion(); }
   std::string_view kind() const override { return "failing"; }
@@ -152,6 +155,20 @@ TEST_F(CoordinatorTest, RacingSubmitsWithOneRequestIdMakeOneJob) {
   SubmitRequest other = Request("x", "request-1");
   other.request_hash = "another";
   EXPECT_EQ(coordinator_->Submit(other).status().reason(), "REQUEST_ID_REUSED");
+}
+
+TEST_F(CoordinatorTest, ARepeatNeverAnswersWithANamesake) {
+  const auto first = coordinator_->Submit(Request("a", "request-1"));
+  ASSERT_TRUE(first.ok()) << first.status();
+  ASSERT_TRUE(coordinator_->Cancel(first->row.name, 0).ok());
+  EXPECT_EQ(coordinator_->Submit(Request("a", "request-1"))->row.uid, first->row.uid);
+  ASSERT_TRUE(coordinator_->Delete(first->row.name, 0).ok());
+  EXPECT_EQ(coordinator_->Submit(Request("a", "request-1")).status().reason(), "REQUEST_RESULT_DELETED");
+  ASSERT_TRUE(coordinator_->Submit(Request("a", "request-2")).ok());
+  EXPECT_EQ(coordinator_->Submit(Request("a", "request-1")).status().reason(), "REQUEST_RESULT_DELETED");
+  // After its days it is a new request.
+  ASSERT_TRUE(coordinator_->Write({PruneRequests{ToUnixMillis(SystemClock().WallNow()) + 1}}).ok());
+  EXPECT_EQ(coordinator_->Submit(Request("a", "request-1")).status().reason(), "NAME_TAKEN");
 }
 
 TEST_F(CoordinatorTest, RacingSubmitsOfOneNameMakeOneJob) {
@@ -271,6 +288,13 @@ TEST_F(CoordinatorTest, CreateResourceOncePerRequestId) {
   EXPECT_EQ(coordinator_->CreateResource(row, {}, request, &existing).status().reason(), "REQUEST_ID_REUSED");
   request.request_id = "r2";
   EXPECT_EQ(coordinator_->CreateResource(row, {}, request, &existing).status().reason(), "DATASET_EXISTS");
+  ResourceRow namesake = row;
+  namesake.uid = "u2";
+  ASSERT_TRUE(coordinator_->Write({DeleteResource{.name = row.name}, InsertResource{.row = namesake, .by_work = {}}}).ok());
+  request = {};
+  request.request_id = "r";
+  request.hash = "h";
+  EXPECT_EQ(coordinator_->CreateResource(row, {}, request, &existing).status().reason(), "REQUEST_RESULT_DELETED");
 }
 
 }  // namespace

@@ -98,9 +98,16 @@ class Harness {
     EXPECT_TRUE(status.ok()) << status;
     while (Commit() > 0) {
     }
-    SyncResponse answer = *scheduler_->Answer(request, /*force=*/true, At());
+    SyncResponse answer = Answer(request);
     acknowledged_[request.instance_uuid] = answer.sequence;
     return answer;
+  }
+
+  /// What a report that is taken in is answered now.
+  SyncResponse Answer(const SyncRequest& request) {
+    auto answer = scheduler_->Answer(request, /*force=*/true, At());
+    SBORA_CHECK(answer.ok() && answer->has_value(), "{}", answer.status().ToString());
+    return **std::move(answer);
   }
 
   /// `lease` in `phase`.

@@ -134,7 +134,7 @@ class Simulation {
     while (h_.Commit() > 0) {
     }
     h_.clock().Advance(milliseconds(Draw(1'500)));
-    const SyncResponse answer = *h_.scheduler().Answer(request, true, h_.At());
+    const SyncResponse answer = h_.Answer(request);
     if (Draw(8) == 0) return;  // the answer is lost
     acknowledged_[agent] = answer.sequence;
     for (const RenewDecision& renewed : answer.renewed) {
@@ -260,7 +260,7 @@ TEST(RandomHistory, SurvivesACrashAtEveryCommitBoundary) {
       if (!lease.uid.empty()) request.attempts = {Harness::Attempt(lease, AttemptPhase::kRunning)};
       ASSERT_TRUE(h.scheduler().Synchronize(request, h.At(), nullptr).ok());
       commit();
-      const SyncResponse answer = *h.scheduler().Answer(request, true, h.At());
+      const SyncResponse answer = h.Answer(request);
       if (!answer.start.empty()) {
         EXPECT_EQ(h.Stored(name).epoch, answer.start[0].lease.epoch);
         lease = answer.start[0].lease;

@@ -74,9 +74,26 @@ TEST_F(SchedulerTest, NothingLeavesBeforeTheCommit) {
   h_.Submit("a");
   const SyncRequest request = h_.Report("w");
   ASSERT_TRUE(h_.scheduler().Synchronize(request, h_.At(), [](const Status&) {}).ok());
-  EXPECT_TRUE(h_.scheduler().Answer(request, true, h_.At())->start.empty()) << "a lease left before its commit";
+  EXPECT_TRUE(h_.Answer(request).start.empty()) << "a lease left before its commit";
   h_.Commit();
-  EXPECT_EQ(h_.scheduler().Answer(request, true, h_.At())->start.size(), 1u);
+  EXPECT_EQ(h_.Answer(request).start.size(), 1u);
+}
+
+TEST_F(SchedulerTest, ADroppedMemoryAnswersNothing) {
+  const std::string name = h_.Submit("a");
+  const core::LeaseId lease = Run(name);
+  SyncRequest ended = h_.Report("w");
+  ended.attempts = {Harness::Attempt(lease, AttemptPhase::kEnded)};
+  ended.attempts[0].reason = TerminationReason::kHang;
+  ended.acknowledged_sequence = 1000;
+  ASSERT_TRUE(h_.scheduler().Synchronize(ended, h_.At(), [](const Status&) {}).ok());
+  // The commit fails. An empty answer would tell the agent that its word was heard, and it would never say it again.
+  h_.scheduler().Drop();
+  EXPECT_EQ(h_.scheduler().Answer(ended, true, h_.At()).status().reason(), "NOT_SERVING");
+  h_.Restart();
+  EXPECT_EQ(h_.State(name), JobState::kRunning);
+  h_.Sync(ended);
+  EXPECT_EQ(h_.State(name), JobState::kRecovering);
 }
 
 TEST_F(SchedulerTest, RepeatsAStartUntilItIsReported) {
@@ -105,7 +122,7 @@ TEST_F(SchedulerTest, ExpiresAndGrantsAgainAfterTheRedispatchTimeOnly) {
   EXPECT_TRUE(h_.Sync(h_.Report("v")).start.empty());
   h_.Pass(milliseconds(4'999));
   EXPECT_TRUE(h_.Sync(h_.Report("v")).start.empty());
-  h_.Pass(milliseconds(5'001));  // the back-off of 10 s from the expiry on
+  h_.Pass(milliseconds(1));  // 65 s after the last renewal, and no back-off on top
   const auto again = h_.Sync(h_.Report("v"));
   ASSERT_EQ(again.start.size(), 1u);
   EXPECT_EQ(again.start[0].lease.epoch, 2);
@@ -115,6 +132,53 @@ TEST_F(SchedulerTest, ExpiresAndGrantsAgainAfterTheRedispatchTimeOnly) {
   EXPECT_TRUE(stale.renewed.empty());
   ASSERT_EQ(stale.stop.size(), 1u);
   EXPECT_EQ(stale.stop[0].reason, StopReason::kFenced);
+}
+
+TEST_F(SchedulerTest, WorkersLostInARowBackOffFromTheSecondOn) {
+  const std::string name = h_.Submit("a");
+  for (const int wait : {5, 10, 20, 40}) {  // after the expiry at 60 s; 5 s is the re-dispatch margin
+    Run(name);
+    h_.Pass(seconds(60));
+    h_.Pass(seconds(wait) - milliseconds(1));
+    EXPECT_EQ(h_.State(name), JobState::kRecovering) << wait;
+    h_.Pass(milliseconds(1));
+    EXPECT_NE(h_.State(name), JobState::kRecovering) << wait;
+  }
+  EXPECT_EQ(h_.Row(name).recovery_count, 4);
+  EXPECT_EQ(h_.Row(name).failed_attempts, 0);
+}
+
+TEST_F(SchedulerTest, WorkThatComesBackKeepsItsPlace) {
+  const std::string first = h_.Submit("c", 2);
+  core::LeaseId lease = Run(first);
+  const std::string second = h_.Submit("b", 2);
+  const std::string third = h_.Submit("a", 2);
+  ASSERT_TRUE(h_.scheduler().Pause(second, 0, h_.At(), nullptr).ok());
+  ASSERT_TRUE(h_.scheduler().Resume(second, 0, h_.At(), nullptr).ok());
+  auto next = End(lease, TerminationReason::kPreempted);
+  ASSERT_EQ(next.start.size(), 1u);
+  EXPECT_EQ(next.start[0].resource, first) << "preempted work went to the end";
+  next = End(next.start[0].lease, TerminationReason::kNonFinite);
+  ASSERT_EQ(next.start.size(), 1u);
+  EXPECT_EQ(next.start[0].resource, second) << "resumed work went to the end";
+  next = End(next.start[0].lease, TerminationReason::kNonFinite);
+  ASSERT_EQ(next.start.size(), 1u);
+  EXPECT_EQ(next.start[0].resource, third);
+}
+
+TEST_F(SchedulerTest, ARestartKeepsTheOrderOfAcceptance) {
+  std::vector<std::string> names;
+  for (int i = 0; i < 5; ++i) {
+    // As uids of one millisecond, or of a clock that was set back, may come out.
+    names.push_back(h_.Submit(fmt::format("j{}", i), 2, 0, [i](SubmitRequest& r) { r.uid = fmt::format("uid-{}", 9 - i); }));
+  }
+  h_.Restart();
+  auto next = h_.Sync(h_.Report("w"));
+  for (const std::string& name : names) {
+    ASSERT_EQ(next.start.size(), 1u);
+    EXPECT_EQ(next.start[0].resource, name);
+    next = End(next.start[0].lease, TerminationReason::kNonFinite);
+  }
 }
 
 TEST_F(SchedulerTest, RenewalsKeepALeaseForEver) {
@@ -163,7 +227,55 @@ TEST_F(SchedulerTest, ACheckpointResetsTheCountAndIsHandedToTheNextAttempt) {
   ASSERT_EQ(next.start.size(), 1u);
   EXPECT_EQ(next.start[0].checkpoint_step, 50);
   EXPECT_EQ(next.start[0].checkpoint_files, "files50");
+  EXPECT_EQ(next.start[0].older_checkpoint_files, "files40") << "what to use when the newest is damaged";
   EXPECT_EQ(h_.store().ListCheckpoints(h_.Row(name).uid, -1, 10)->size(), 2u) << "two checkpoints are kept";
+}
+
+TEST_F(SchedulerTest, BothCheckpointsOutliveARestart) {
+  const std::string name = h_.Submit("a");
+  AttemptReport report = Harness::Attempt(Run(name), AttemptPhase::kEnded);
+  report.reason = TerminationReason::kPreempted;
+  report.items = {Harness::Checkpoint(1, 10), Harness::Checkpoint(2, 20), Harness::Checkpoint(3, 30)};
+  h_.scheduler().DrainWorker("w", h_.At(), nullptr).status().IgnoreError("it gets no work back");
+  SyncWith(std::move(report));
+  h_.Restart();
+  const auto next = h_.Sync(h_.Report("v"));
+  ASSERT_EQ(next.start.size(), 1u);
+  EXPECT_EQ(next.start[0].checkpoint_files, "files30");
+  EXPECT_EQ(next.start[0].older_checkpoint_files, "files20");
+}
+
+TEST_F(SchedulerTest, AnAttemptThatWentBackToTheOlderCheckpointMakesTheNewestAndCountsAsProgress) {
+  const std::string name = h_.Submit("a");
+  AttemptReport first = Harness::Attempt(Run(name), AttemptPhase::kEnded);
+  first.reason = TerminationReason::kHang;
+  first.items = {Harness::Checkpoint(1, 10), Harness::Checkpoint(2, 20)};
+  SyncWith(std::move(first));
+  h_.Pass(seconds(10));
+  // The checkpoint of step 20 turned out damaged: training went on from 10, and failed at 16.
+  AttemptReport second = Harness::Attempt(Run(name), AttemptPhase::kEnded);
+  second.reason = TerminationReason::kHang;
+  second.items = {Harness::Checkpoint(1, 15)};
+  SyncWith(std::move(second));
+  EXPECT_EQ(h_.Row(name).checkpoint_step, 15);
+  EXPECT_EQ(h_.Row(name).failed_attempts, 0) << "5 new steps";
+  const auto kept = h_.store().ListCheckpoints(h_.Row(name).uid, -1, 10);
+  ASSERT_EQ(kept->size(), 2u);
+  EXPECT_EQ(kept->at(0).step, 10);
+  EXPECT_EQ(kept->at(1).step, 15) << "the damaged one is gone";
+  h_.Pass(seconds(10));
+  const auto third = h_.Sync(h_.Report("w"));
+  ASSERT_EQ(third.start.size(), 1u);
+  EXPECT_EQ(third.start[0].checkpoint_files, "files15");
+  EXPECT_EQ(third.start[0].older_checkpoint_files, "files10");
+  // And one that began anew, because neither could be read.
+  AttemptReport anew = Harness::Attempt(third.start[0].lease, AttemptPhase::kEnded);
+  anew.reason = TerminationReason::kHang;
+  anew.items = {Harness::Checkpoint(1, 5)};
+  SyncWith(std::move(anew));
+  EXPECT_EQ(h_.Row(name).failed_attempts, 0);
+  EXPECT_EQ(h_.store().ListCheckpoints(h_.Row(name).uid, -1, 10)->size(), 1u);
+  EXPECT_TRUE(h_.scheduler().Find(name).has_value());
 }
 
 TEST_F(SchedulerTest, ANonFiniteLossIsNotTriedAgain) {
@@ -216,6 +328,8 @@ TEST_F(SchedulerTest, PauseResumeCancel) {
   EXPECT_EQ(told.renewed.size(), 1u) << "it must live on to write its checkpoint";
   End(lease, TerminationReason::kPausedByUser);
   EXPECT_EQ(h_.State(name), JobState::kPaused);
+  EXPECT_EQ(h_.Row(name).recovery_count, 0) << "a pause is no loss";
+  EXPECT_EQ(h_.scheduler().Snapshot(h_.At()).recoveries_total, 0);
   h_.Pass(std::chrono::hours(100));
   EXPECT_EQ(h_.State(name), JobState::kPaused);
   ASSERT_TRUE(h_.scheduler().Resume(name, 0, h_.At(), nullptr).ok());
@@ -241,11 +355,20 @@ TEST_F(SchedulerTest, CancelOfALeaseThatNeverLeftEndsAtOnce) {
   EXPECT_EQ(h_.scheduler().Snapshot(h_.At()).slots_used, 0);
 }
 
-TEST_F(SchedulerTest, AnEtagOfAnOlderVersionIsRefused) {
+TEST_F(SchedulerTest, AnEtagHoldsWhileTheStateDoesAndForThisJobOnly) {
   const std::string name = h_.Submit("a");
-  const int64_t version = h_.Row(name).version;
-  EXPECT_EQ(h_.scheduler().Cancel(name, version + 1, h_.At(), nullptr).status().reason(), "ETAG_MISMATCH");
-  EXPECT_TRUE(h_.scheduler().Cancel(name, version, h_.At(), nullptr).ok());
+  const int64_t queued = h_.Row(name).ChangeTag();
+  const core::LeaseId lease = Run(name);
+  EXPECT_EQ(h_.scheduler().Cancel(name, queued, h_.At(), nullptr).status().reason(), "ETAG_MISMATCH");
+  const int64_t running = h_.Row(name).ChangeTag();
+  AttemptReport report = Harness::Attempt(lease, AttemptPhase::kRunning);
+  report.items = {Harness::Checkpoint(1, 10), {.sequence = 2, .item = MetricItem{.step = 11, .payload = "m"}}};
+  SyncWith(std::move(report));
+  EXPECT_GT(h_.Row(name).version, h_.Row(name).generation);
+  h_.Restart();
+  EXPECT_TRUE(h_.scheduler().Pause(name, running, h_.At(), nullptr).ok()) << "metrics and checkpoints are no change of state";
+  EXPECT_EQ(h_.scheduler().Pause(name, running, h_.At(), nullptr).status().reason(), "ETAG_MISMATCH");
+  EXPECT_NE(ChangeTag("one", 1), ChangeTag("another", 1));
 }
 
 TEST_F(SchedulerTest, ARestartedAgentLosesItsLeasesAtOnce) {
@@ -253,8 +376,9 @@ TEST_F(SchedulerTest, ARestartedAgentLosesItsLeasesAtOnce) {
   const core::LeaseId old = Run(name);
   SyncRequest fresh = h_.Report("w");
   fresh.instance_uuid = "w-2";
-  h_.Sync(fresh);
-  EXPECT_EQ(h_.State(name), JobState::kRecovering);
+  const auto again = h_.Sync(fresh);
+  ASSERT_EQ(again.start.size(), 1u) << "the old gang is known to be gone: nothing to wait for";
+  EXPECT_EQ(again.start[0].lease.epoch, 2);
   EXPECT_EQ(h_.Row(name).recovery_count, 1);
   EXPECT_EQ(CommitAttempt(old).reason(), "LEASE_FENCED");
   const Status ghost = h_.scheduler().Synchronize(h_.Report("w"), h_.At(), nullptr);
@@ -269,7 +393,8 @@ TEST_F(SchedulerTest, ALeaseMissingFromAReportIsLostButNotInALateCopy) {
   ASSERT_TRUE(h_.scheduler().Synchronize(late, h_.At(), nullptr).ok());
   EXPECT_EQ(h_.State(name), JobState::kRunning);
   h_.Sync(h_.Report("w"));
-  EXPECT_EQ(h_.State(name), JobState::kRecovering);
+  EXPECT_EQ(h_.Row(name).recovery_count, 1);
+  EXPECT_EQ(h_.Row(name).epoch, 2);
   EXPECT_EQ(CommitAttempt(lease).reason(), "LEASE_FENCED");
 }
 
@@ -407,8 +532,10 @@ TEST_F(SchedulerTest, AnothersLeaseIsNotRenewed) {
 TEST(SchedulerConfig, TimingMustBeOrdered) {
   SchedulerConfig config;
   EXPECT_TRUE(config.Check().ok());
-  config.timing.self_fence = config.timing.lease;
-  EXPECT_EQ(config.Check().reason(), "BAD_TIMING");
+  config.timing.self_fence = config.timing.lease / 2;
+  EXPECT_TRUE(config.Check().ok());
+  config.timing.self_fence += milliseconds(1);
+  EXPECT_EQ(config.Check().reason(), "BAD_TIMING") << "no margin for clocks of different rates";
 }
 
 }  // namespace

@@ -91,6 +91,22 @@ TEST_F(WatchHubTest, ReplayThenLiveWithoutGapOrRepeat) {
   EXPECT_EQ(woken, 2);
 }
 
+TEST_F(WatchHubTest, ProgressThatTheReplayHasPassedDoesNotGoBackwards) {
+  Store(1, 10);
+  auto watcher = hub_->Watch("work", 0, nullptr);
+  ASSERT_TRUE(watcher.ok());
+  WatchItem progress;
+  progress.kind = WatchItem::Kind::kProgress;
+  progress.sequence = 3;
+  hub_->Publish("work", {progress}, false);
+  EXPECT_EQ((*(*watcher)->Next())->sequence, 1);
+  for (int64_t i = 2; i <= 10; ++i) EXPECT_EQ((*(*watcher)->Next())->sequence, i);
+  const auto live = (*watcher)->Next();
+  ASSERT_TRUE(live.ok() && live->has_value());
+  EXPECT_EQ((*live)->kind, WatchItem::Kind::kProgress);
+  EXPECT_EQ((*live)->sequence, 10);
+}
+
 TEST_F(WatchHubTest, AFloodDuringReplayIsReadFromTheStore) {
   Store(1, 10);
   auto watcher = hub_->Watch("work", 0, nullptr);

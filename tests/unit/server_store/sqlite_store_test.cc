@@ -75,6 +75,7 @@ TEST_F(SqliteStoreTest, EveryFieldComesBack) {
   EXPECT_EQ(store_->GetWork(row.name)->row, row);
   EXPECT_EQ(store_->GetWork(row.name)->payload->spec, std::string("s\0x", 3));
   row.version = 2;
+  row.generation = 3;
   row.state = JobState::kRunning;
   row.reason = core::TerminationReason::kHang;
   row.failure = {.code = 13, .reason = "R", .message = "m"};
@@ -171,8 +172,8 @@ TEST_F(SqliteStoreTest, UsedResourcesStayAndReservedNamesAreTaken) {
   row.version = 2;
   row.state = JobState::kSucceeded;
   ASSERT_TRUE(Write({Update(row), InsertResource{.row = made, .by_work = row.uid}}).ok());
-  EXPECT_EQ(Write({DeleteResource{.name = Model("m").name, .version = 9}}).reason(), "ETAG_MISMATCH");
-  EXPECT_TRUE(Write({DeleteResource{.name = Model("m").name, .version = 1}}).ok());
+  EXPECT_EQ(Write({DeleteResource{.name = Model("m").name, .tag = ChangeTag("a namesake", 1)}}).reason(), "ETAG_MISMATCH");
+  EXPECT_TRUE(Write({DeleteResource{.name = Model("m").name, .tag = Model("m").ChangeTag()}}).ok());
   EXPECT_EQ(*store_->GetResource(adapter), made);
 }
 
@@ -276,7 +277,8 @@ TEST_F(SqliteStoreTest, ObjectsLiveWhileOwned) {
   };
   ASSERT_TRUE(Write({object("o1"), object("o2"), object("o3"), AddObjectOwner{"o1", "upload"}}).ok());
   EXPECT_EQ(Write({AddObjectOwner{"none", "x"}}).reason(), "OBJECT_NOT_FOUND");
-  EXPECT_EQ(Write({DeleteObject{"o1"}}).reason(), "OBJECT_OWNED");
+  ASSERT_TRUE(Write({DeleteObject{"o1"}}).ok());
+  EXPECT_TRUE(store_->GetObject("o1").ok()) << "an owned object stays";
   EXPECT_EQ(store_->ListUnownedObjects(2, 10)->size(), 2u);
   for (int step = 1; step <= 3; ++step) {
     ASSERT_TRUE(Write({PutCheckpoint{{.work_uid = "uid-a", .step = step, .attempt = 1, .create_ms = 1, .files = "f",
@@ -288,7 +290,51 @@ TEST_F(SqliteStoreTest, ObjectsLiveWhileOwned) {
   EXPECT_EQ(store_->ListCheckpoints("uid-a", -1, 10)->size(), 2u);
   ASSERT_EQ(store_->ListUnownedObjects(2, 10)->size(), 1u);
   EXPECT_EQ(store_->ListUnownedObjects(2, 10)->front().uid, "o1");
-  EXPECT_TRUE(Write({DeleteObject{"o1"}}).ok());
+  ASSERT_TRUE(Write({DeleteObject{"o1"}}).ok());
+  EXPECT_EQ(store_->GetObject("o1").status().reason(), "OBJECT_NOT_FOUND");
+  EXPECT_THAT(*store_->ListDoomedKeys(0, "", 10), ::testing::ElementsAre("k/o1")) << "until the bytes are gone";
+  ASSERT_TRUE(Write({ForgetKey{"k/o1"}}).ok());
+  EXPECT_TRUE(store_->ListDoomedKeys(0, "", 10)->empty());
+}
+
+TEST_F(SqliteStoreTest, ACheckpointOrResourceTakesItsObjectsOverFromTheirUploads) {
+  ASSERT_TRUE(Write({Insert(Row("a")), InsertResource{.row = Model("m"), .by_work = {}}}).ok());
+  const auto uploaded = [&](const std::string& uid) {
+    const ObjectRow object{.project = "default", .uid = uid, .key = "k/" + uid, .size_bytes = 1, .sha256 = "h", .create_ms = 1};
+    const UploadRow upload{.project = "default", .uid = uid, .size_bytes = 1, .sha256 = "h", .received_bytes = 1,
+                           .finished = true, .object_uid = uid, .create_ms = 1, .expire_ms = 1'000'000};
+    UploadRow begun = upload;
+    begun.finished = false;
+    ASSERT_TRUE(Write({PutUpload{begun}}).ok());
+    ASSERT_TRUE(Write({InsertObject{object}, AddObjectOwner{uid, uid}, PutUpload{upload}}).ok());
+  };
+  for (const char* uid : {"o1", "o1again", "o2", "o3", "file", "source"}) uploaded(uid);
+  const auto checkpoint = [](int64_t step, const std::string& object) {
+    return PutCheckpoint{{.work_uid = "uid-a", .step = step, .attempt = 1, .create_ms = 1, .files = "f", .validation_loss = {},
+                          .object_uids = {object}}};
+  };
+  ASSERT_TRUE(Write({AddObjectOwner{"file", Model("m").name}, AddObjectOwner{"source", "uid-a"}}).ok());
+  ASSERT_TRUE(Write({checkpoint(1, "o1"), checkpoint(2, "o2"), checkpoint(3, "o3")}).ok());
+  EXPECT_TRUE(store_->ListUnownedObjects(2, 10)->empty());
+  // The same step again, after the later ones turned out unusable: all that they held is free at once.
+  ASSERT_TRUE(Write({checkpoint(1, "o1again")}).ok());
+  std::vector<std::string> free;
+  for (const ObjectRow& object : *store_->ListUnownedObjects(2, 10)) free.push_back(object.uid);
+  EXPECT_THAT(free, ::testing::UnorderedElementsAre("o1", "o2", "o3"));
+  ASSERT_TRUE(Write({DeleteResource{.name = Model("m").name}, RemoveObjectOwner{.object_uid = {}, .owner = "uid-a"}}).ok());
+  free.clear();
+  for (const ObjectRow& object : *store_->ListUnownedObjects(2, 10)) free.push_back(object.uid);
+  EXPECT_THAT(free, ::testing::UnorderedElementsAre("o1", "o2", "o3", "o1again", "file")) << "work leaves the upload its source";
+}
+
+TEST_F(SqliteStoreTest, ADoomedKeyIsSavedByAnObjectOnly) {
+  const ObjectRow object{.project = "default", .uid = "o", .key = "k", .size_bytes = 1, .sha256 = "h", .create_ms = 1};
+  ASSERT_TRUE(Write({DoomKey{"default", "k", 10}, DoomKey{"default", "lost", 20}, DoomKey{"default", "lost", 5}}).ok());
+  EXPECT_TRUE(store_->ListDoomedKeys(9, "", 10)->empty());
+  EXPECT_THAT(*store_->ListDoomedKeys(10, "", 10), ::testing::ElementsAre("k"));
+  EXPECT_THAT(*store_->ListDoomedKeys(20, "k", 10), ::testing::ElementsAre("lost"));
+  ASSERT_TRUE(Write({InsertObject{object}, DoomKey{"default", "k", 0}}).ok());
+  EXPECT_THAT(*store_->ListDoomedKeys(20, "", 10), ::testing::ElementsAre("lost"));
 }
 
 TEST_F(SqliteStoreTest, DeleteTakesEverythingOfEndedWork) {
@@ -300,8 +346,8 @@ TEST_F(SqliteStoreTest, DeleteTakesEverythingOfEndedWork) {
   ASSERT_TRUE(Write({Update(row), AddEvent{{.work_uid = row.uid, .sequence = 1, .time_ms = 0, .level = 1, .type = "T",
                                             .message = "", .attempt = 0}}})
                   .ok());
-  EXPECT_EQ(Write({DeleteWork{.uid = row.uid, .version = 1}}).reason(), "ETAG_MISMATCH");
-  EXPECT_TRUE(Write({DeleteWork{.uid = row.uid, .version = 2}}).ok());
+  EXPECT_EQ(Write({DeleteWork{.uid = row.uid, .tag = ChangeTag(row.uid, 2)}}).reason(), "ETAG_MISMATCH");
+  EXPECT_TRUE(Write({DeleteWork{.uid = row.uid, .tag = row.ChangeTag()}}).ok());
   EXPECT_TRUE(store_->ListEvents(row.uid, 0, 10)->empty());
   EXPECT_EQ(Write({DeleteWork{.uid = row.uid}}).code(), StatusCode::kNotFound);
 }

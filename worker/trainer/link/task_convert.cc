@@ -113,8 +113,8 @@ StatusOr<TrainRequest> ToTrainRequest(const v1::TaskAssignment& assignment) {
   }
   request.output_dir = assignment.output_directory();
   request.checkpoint_dir = assignment.checkpoint_directory();
-  if (const auto checkpoint = OptionalDirectory(assignment, "checkpoint"); !checkpoint.empty()) {
-    request.resume_from.push_back(checkpoint);
+  for (const char* name : {"checkpoint", "checkpoint_before"}) {
+    if (const auto checkpoint = OptionalDirectory(assignment, name); !checkpoint.empty()) request.resume_from.push_back(checkpoint);
   }
   request.device = DeviceOf(assignment, request.spec.compute_dtype, request.spec.threads);
   return request;
