@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 
 #include "common/logging.h"
 #include "common/sha256.h"
@@ -16,6 +17,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr auto kPartsLive = std::chrono::hours(24);
+constexpr size_t kKeyLength = 64;
 
 int64_t FolderBytes(const fs::path& folder) {
   int64_t bytes = 0;
@@ -24,6 +26,28 @@ int64_t FolderBytes(const fs::path& folder) {
     if (it->is_regular_file(error)) bytes += static_cast<int64_t>(it->file_size(error));
   }
   return bytes;
+}
+
+struct EntryName {
+  std::string key;
+  int64_t number = 1;
+};
+
+/// `<key>` or `<key>.<n>`; nullopt for any other name.
+std::optional<EntryName> ParseEntryName(const std::string& name) {
+  EntryName parsed{.key = name.substr(0, kKeyLength)};
+  if (!IsSha256Hex(parsed.key)) return std::nullopt;
+  if (name.size() == kKeyLength) return parsed;
+  const char* end = name.data() + name.size();
+  const auto [rest, error] = std::from_chars(name.data() + kKeyLength + 1, end, parsed.number);
+  if (name[kKeyLength] != '.' || error != std::errc() || rest != end || parsed.number < 2) return std::nullopt;
+  return parsed;
+}
+
+void Remove(const fs::path& path) {
+  std::error_code error;
+  fs::remove_all(path, error);
+  if (error) LogWarn("cache entry not removed", {{"path", path.string()}, {"error", error.message()}});
 }
 
 }  // namespace
@@ -44,7 +68,7 @@ CachePin& CachePin::operator=(CachePin&& other) noexcept {
 CachePin::~CachePin() { Release(); }
 
 void CachePin::Release() {
-  if (cache_ != nullptr) cache_->Unpin(key_);
+  if (cache_ != nullptr) cache_->Unpin(key_, path_);
   cache_ = nullptr;
 }
 
@@ -64,12 +88,9 @@ Status Cache::Scan() {
   for (const char* part : {"files", "folders"}) {
     for (const auto& item : fs::directory_iterator(directory_ / part, error)) {
       const std::string name = item.path().filename().string();
-      const auto used = item.last_write_time(error);
-      if (IsSha256Hex(name)) {
-        const bool folder = item.is_directory(error);
-        const int64_t size = folder ? FolderBytes(item.path()) : static_cast<int64_t>(item.file_size(error));
-        entries_[name] = Entry{.path = item.path(), .size_bytes = size, .used = used};
-      } else if (!name.ends_with(".part") || fs::file_time_type::clock::now() - used > kPartsLive) {
+      if (const auto parsed = ParseEntryName(name)) {
+        TakeOverLocked(item.path(), parsed->key, parsed->number);
+      } else if (!name.ends_with(".part") || fs::file_time_type::clock::now() - item.last_write_time(error) > kPartsLive) {
         fs::remove_all(item.path(), error);
       }
     }
@@ -79,16 +100,33 @@ Status Cache::Scan() {
   return OkStatus();
 }
 
+void Cache::TakeOverLocked(const fs::path& path, const std::string& key, int64_t number) {
+  last_number_ = std::max(last_number_, number);
+  const auto found = entries_.find(key);
+  // Two of one key: an agent ended while a dropped one was in use. The younger has the higher number.
+  if (found != entries_.end()) {
+    const auto other = ParseEntryName(found->second.path.filename().string());
+    if (other && other->number > number) return Remove(path);
+    Remove(found->second.path);
+  }
+  std::error_code error;
+  const bool folder = fs::is_directory(path, error);
+  const int64_t size = folder ? FolderBytes(path) : static_cast<int64_t>(fs::file_size(path, error));
+  entries_[key] = Entry{.path = path, .size_bytes = size, .used = fs::last_write_time(path, error)};
+}
+
+fs::path Cache::FreePathLocked(const char* part, const std::string& key) {
+  const bool taken = std::any_of(dropped_.begin(), dropped_.end(), [&](const auto& item) { return item.second.key == key; });
+  return directory_ / part / (taken ? fmt::format("{}.{}", key, ++last_number_) : key);
+}
+
 bool Cache::UsableLocked(const std::string& key, int64_t size_bytes) {
   const auto found = entries_.find(key);
   if (found == entries_.end()) return false;
   struct stat info = {};
-  if (!found->second.dropped && ::stat(found->second.path.c_str(), &info) == 0 && info.st_size == size_bytes) return true;
-  if (!found->second.dropped) {
-    LogWarn("a cached file has another size than its resource says; fetching it again", {{"sha256", key}});
-    ::unlink(found->second.path.c_str());
-  }
-  if (found->second.pins == 0) entries_.erase(found);
+  if (::stat(found->second.path.c_str(), &info) == 0 && info.st_size == size_bytes) return true;
+  LogWarn("a cached file has another size than its resource says; fetching it again", {{"sha256", key}});
+  DropLocked(key);
   return false;
 }
 
@@ -98,6 +136,7 @@ StatusOr<CachePin> Cache::Get(const v1::File& file, const Fetch& fetch, const st
     return InvalidArgument("BAD_FILE", fmt::format("{} is listed with size {} and SHA-256 \"{}\"", file.path(),
                                                    file.size_bytes(), key));
   }
+  fs::path path;
   {
     MutexLock lock(mutex_);
     while (true) {
@@ -108,9 +147,9 @@ StatusOr<CachePin> Cache::Get(const v1::File& file, const Fetch& fetch, const st
       }
       fetched_.wait(lock, stop, [&] { return !fetching_.contains(key); });
     }
-    fetching_[key] = true;
+    fetching_.insert(key);
+    path = FreePathLocked("files", key);
   }
-  const fs::path path = directory_ / "files" / key;
   Status status = fetch(path);
   if (status.reason() == "NO_SPACE") {
     {
@@ -130,7 +169,7 @@ StatusOr<CachePin> Cache::Get(const v1::File& file, const Fetch& fetch, const st
   fetching_.erase(key);
   fetched_.notify_all();
   if (!status.ok()) return status;
-  InsertLocked(key, Entry{.path = path, .size_bytes = file.size_bytes(), .used = {}});
+  entries_[key] = Entry{.path = path, .size_bytes = file.size_bytes(), .used = {}};
   CachePin pin = PinLocked(key);
   EvictLocked();
   return pin;
@@ -140,26 +179,26 @@ std::optional<CachePin> Cache::FindFolder(const std::string& key) {
   MutexLock lock(mutex_);
   const auto found = entries_.find(key);
   std::error_code error;
-  if (found == entries_.end() || found->second.dropped || !fs::is_directory(found->second.path, error)) {
-    return std::nullopt;
-  }
+  if (found == entries_.end() || !fs::is_directory(found->second.path, error)) return std::nullopt;
   return PinLocked(key);
 }
 
 StatusOr<CachePin> Cache::AddFolder(const std::string& key, const fs::path& folder) {
   SBORA_CHECK(IsSha256Hex(key), "cache folder key \"{}\"", key);
-  const fs::path path = directory_ / "folders" / key;
   const int64_t size = FolderBytes(folder);
   MutexLock lock(mutex_);
   std::error_code error;
-  const auto there = entries_.find(key);
-  if (there != entries_.end() && !there->second.dropped && fs::is_directory(there->second.path, error)) {
-    fs::remove_all(folder, error);
-    return PinLocked(key);
+  if (const auto there = entries_.find(key); there != entries_.end()) {
+    if (fs::is_directory(there->second.path, error)) {
+      fs::remove_all(folder, error);
+      return PinLocked(key);
+    }
+    DropLocked(key);
   }
+  const fs::path path = FreePathLocked("folders", key);
   fs::rename(folder, path, error);
   if (error) return FromErrno(error.value(), fmt::format("renaming {} into the cache", folder.string()));
-  InsertLocked(key, Entry{.path = path, .size_bytes = size, .used = {}});
+  entries_[key] = Entry{.path = path, .size_bytes = size, .used = {}};
   CachePin pin = PinLocked(key);
   EvictLocked();
   return pin;
@@ -168,12 +207,18 @@ StatusOr<CachePin> Cache::AddFolder(const std::string& key, const fs::path& fold
 void Cache::Drop(const CachePin& pin) {
   MutexLock lock(mutex_);
   const auto found = entries_.find(pin.key_);
-  if (found == entries_.end() || found->second.dropped) return;
-  found->second.dropped = true;
-  found->second.size_bytes = 0;
-  std::error_code error;
-  fs::remove_all(found->second.path, error);
-  if (error) LogWarn("damaged cache entry not removed", {{"path", found->second.path.string()}, {"error", error.message()}});
+  // Another attempt may have dropped it already, and a good one may be there again.
+  if (found != entries_.end() && found->second.path == pin.path_) DropLocked(pin.key_);
+}
+
+void Cache::DropLocked(const std::string& key) {
+  const auto found = entries_.find(key);
+  if (found->second.pins > 0) {
+    dropped_[found->second.path] = Dropped{.key = key, .pins = found->second.pins};
+  } else {
+    Remove(found->second.path);
+  }
+  entries_.erase(found);
 }
 
 int64_t Cache::used_bytes() const {
@@ -190,12 +235,6 @@ CachePin Cache::PinLocked(const std::string& key) {
   std::error_code error;
   fs::last_write_time(entry.path, entry.used, error);  // the order of use survives a restart
   return CachePin(this, key, entry.path);
-}
-
-void Cache::InsertLocked(const std::string& key, Entry entry) {
-  const auto found = entries_.find(key);
-  if (found != entries_.end()) entry.pins = found->second.pins;
-  entries_[key] = std::move(entry);
 }
 
 void Cache::RemoveAllUnusedLocked() {
@@ -227,11 +266,16 @@ void Cache::EvictLocked() {
   }
 }
 
-void Cache::Unpin(const std::string& key) {
+void Cache::Unpin(const std::string& key, const fs::path& path) {
   MutexLock lock(mutex_);
-  const auto found = entries_.find(key);
-  if (found == entries_.end()) return;
-  if (--found->second.pins == 0 && found->second.dropped) entries_.erase(found);
+  if (const auto dropped = dropped_.find(path); dropped != dropped_.end()) {
+    if (--dropped->second.pins > 0) return;
+    Remove(path);
+    dropped_.erase(dropped);
+    return;
+  }
+  // A pinned entry leaves entries_ through dropped_ only.
+  --entries_.at(key).pins;
   EvictLocked();
 }
 

@@ -2,6 +2,9 @@
 /// hard links, removed least recently used first above a limit, never while in use. Also holds folders that the agent
 /// made itself (token caches), by key. Thread-safe.
 ///
+/// On disk: `files/<sha256>` and `folders/<key>`. An entry that was dropped while somebody had it pinned stays in its
+/// place until the last pin goes; what is put in under the same key meanwhile is named `<key>.<n>`, n rising.
+///
 ///     SBORA_ASSIGN_OR_RETURN(CachePin pin, cache->Get(file, fetch, stop));   // in use while `pin` lives
 #pragma once
 
@@ -12,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -52,8 +56,8 @@ class Cache {
   static StatusOr<std::unique_ptr<Cache>> Open(const std::filesystem::path& directory, int64_t max_bytes);
 
   /// The file, from here or through `fetch`; a second caller for the same file waits for the first. A file whose size
-  /// is not the listed one is fetched again. When the disk is full, all entries that nobody uses make room first. Errors: InvalidArgument BAD_FILE (hash or size not a hash or size), those
-  /// of `fetch`, Cancelled STOPPED.
+  /// is not the listed one is fetched again. When the disk is full, all entries that nobody uses make room first.
+  /// Errors: InvalidArgument BAD_FILE (hash or size not a hash or size), those of `fetch`, Cancelled STOPPED.
   StatusOr<CachePin> Get(const v1::File& file, const Fetch& fetch, const std::stop_token& stop);
 
   /// A folder made here before, by key (64 hex characters); nullopt when there is none.
@@ -61,7 +65,7 @@ class Cache {
   /// Takes over a complete folder by renaming it; when the key is there already, the old one stays and `folder` goes.
   StatusOr<CachePin> AddFolder(const std::string& key, const std::filesystem::path& folder);
 
-  /// The entry turned out to be damaged: nobody gets it again. Who has it pinned keeps its files open or linked.
+  /// The entry turned out to be damaged: nobody gets it again. It goes from the disk with its last pin.
   void Drop(const CachePin& pin);
 
   int64_t used_bytes() const;
@@ -73,15 +77,21 @@ class Cache {
     int64_t size_bytes = 0;
     std::filesystem::file_time_type used;
     int pins = 0;
-    bool dropped = false;  // its files are gone; the entry goes with the last pin
+  };
+  /// Out of entries_, still in use.
+  struct Dropped {
+    std::string key;
+    int pins = 0;
   };
 
   Cache(std::filesystem::path directory, int64_t max_bytes) : directory_(std::move(directory)), max_bytes_(max_bytes) {}
   Status Scan();
+  void TakeOverLocked(const std::filesystem::path& path, const std::string& key, int64_t number) SBORA_REQUIRES(mutex_);
+  std::filesystem::path FreePathLocked(const char* part, const std::string& key) SBORA_REQUIRES(mutex_);
   CachePin PinLocked(const std::string& key) SBORA_REQUIRES(mutex_);
-  void InsertLocked(const std::string& key, Entry entry) SBORA_REQUIRES(mutex_);
+  void DropLocked(const std::string& key) SBORA_REQUIRES(mutex_);
   void EvictLocked() SBORA_REQUIRES(mutex_);
-  void Unpin(const std::string& key);
+  void Unpin(const std::string& key, const std::filesystem::path& path);
   void RemoveAllUnusedLocked() SBORA_REQUIRES(mutex_);
   bool UsableLocked(const std::string& key, int64_t size_bytes) SBORA_REQUIRES(mutex_);
 
@@ -90,7 +100,9 @@ class Cache {
   mutable Mutex mutex_;
   std::condition_variable_any fetched_;
   std::map<std::string, Entry> entries_ SBORA_GUARDED_BY(mutex_);
-  std::map<std::string, bool> fetching_ SBORA_GUARDED_BY(mutex_);
+  std::map<std::filesystem::path, Dropped> dropped_ SBORA_GUARDED_BY(mutex_);
+  int64_t last_number_ SBORA_GUARDED_BY(mutex_) = 1;  // the highest n in a name `<key>.<n>`
+  std::set<std::string> fetching_ SBORA_GUARDED_BY(mutex_);
 };
 
 /// OK for a name of letters, digits, '.', '_' and '-' that is neither empty, "." nor ".." nor longer than 200; else

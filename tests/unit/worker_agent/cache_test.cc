@@ -192,6 +192,49 @@ TEST_F(CacheTest, ADroppedFileIsFetchedAgain) {
   EXPECT_EQ(fetches_, 2);
 }
 
+TEST_F(CacheTest, ADroppedFolderStaysForThoseWhoUseItAndGoesWithTheLast) {
+  const std::string key = Sha256Hex("key");
+  const auto make = [&](const std::string& text) {
+    fs::create_directories(folder_->path() / "made");
+    EXPECT_TRUE(WriteFileAtomic(folder_->path() / "made" / "file", text).ok());
+    return cache_->AddFolder(key, folder_->path() / "made");
+  };
+  auto first = make("old");
+  ASSERT_TRUE(first.ok());
+  std::optional<CachePin> second = cache_->FindFolder(key);
+  ASSERT_TRUE(second);
+  const fs::path old_path = first->path();
+  cache_->Drop(*first);
+  cache_->Drop(*second);  // the second attempt finds the damage too
+  first = CachePin();
+  EXPECT_EQ(*ReadFile(second->path() / "file", 10), "old");
+  EXPECT_FALSE(cache_->FindFolder(key));
+
+  auto fresh = make("new");
+  ASSERT_TRUE(fresh.ok()) << fresh.status();
+  cache_->Drop(*second);  // says nothing about the new one
+  second.reset();
+  EXPECT_FALSE(fs::exists(old_path));
+  const auto found = cache_->FindFolder(key);
+  ASSERT_TRUE(found);
+  EXPECT_EQ(*ReadFile(found->path() / "file", 10), "new");
+}
+
+TEST_F(CacheTest, OfTwoWithOneKeyARestartKeepsTheYounger) {
+  const fs::path files = folder_->path() / "cache" / "files";
+  const std::string key = Sha256Hex("young");
+  ASSERT_TRUE(WriteFileAtomic(files / (key + ".2"), "young").ok());
+  ASSERT_TRUE(WriteFileAtomic(files / key, "o l d").ok());
+  ASSERT_TRUE(WriteFileAtomic(files / (key + ".x"), "junk").ok());
+  Open(1000);
+  EXPECT_EQ(cache_->used_bytes(), 5);
+  EXPECT_EQ(std::distance(fs::directory_iterator(files), {}), 1);
+  const auto pin = Get("young");
+  ASSERT_TRUE(pin.ok());
+  EXPECT_EQ(fetches_, 0);
+  EXPECT_EQ(*ReadFile(pin->path(), 10), "young");
+}
+
 TEST_F(CacheTest, ADroppedOrMissingFolderIsMadeAgain) {
   const std::string key = Sha256Hex("key");
   const auto make = [&](const std::string& text) {
