@@ -67,7 +67,8 @@ Status Agent::Open() {
   const fs::path data_dir = fs::absolute(config_.data_dir());
   SBORA_ASSIGN_OR_RETURN(lock_file_, LockDataDir(data_dir));
   SBORA_RETURN_IF_ERROR(CleanUpAttempts(data_dir / "attempts").status());
-  SBORA_ASSIGN_OR_RETURN(cache_, Cache::Open(data_dir / "cache", config_.cache_bytes()));
+  SBORA_ASSIGN_OR_RETURN(cache_, Cache::Open(data_dir / "cache", config_.cache_bytes(),
+                                             [this] { metrics_.AddDamagedCacheFile(); }));
   HostFacts host = DiscoverHost();
   if (!kTrainerUsesGpus && !host.gpus.empty()) {
     LogInfo("GPUs are not offered: the trainer of this version computes on CPUs", {{"gpus", std::ssize(host.gpus)}});
