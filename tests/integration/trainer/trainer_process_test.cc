@@ -286,23 +286,6 @@ TEST_F(TrainerProcessTest, WeightsThatTheLastUpdateSpoiledAreNotCommitted) {
   EXPECT_FALSE(fs::exists(Path("spoiled") / "output" / "adapter_model.safetensors"));
 }
 
-TEST_F(TrainerProcessTest, EachMicroBatchIsASignOfLife) {
-  ASSERT_NO_FATAL_FAILURE(Prepare());
-  int64_t ticks[2] = {};
-  for (const int micro_batch : {5, 1}) {
-    TaskAssignment task = TrainAssignment("alive", 4);
-    task.mutable_directories()->erase("validation_cache");
-    auto& spec = *task.mutable_task()->mutable_train()->mutable_spec();
-    spec.mutable_validation()->set_keep_best(false);
-    spec.mutable_checkpoint()->set_checkpoint_every_steps(0);
-    spec.mutable_training()->set_micro_batch_size(micro_batch);
-    const TrainerRun run = RunTrainer(task, Log());
-    ASSERT_EQ(run.exit_code, 0) << Slurp(Log());
-    ticks[micro_batch == 1 ? 1 : 0] = run.ticks;
-  }
-  EXPECT_EQ(ticks[1] - ticks[0], 4 + 4 + 4 + 2);  // steps of 5, 5, 5 and 3 samples
-}
-
 TEST_F(TrainerProcessTest, ADamagedTokenCacheIsNotTheUsersFault) {
   ASSERT_NO_FATAL_FAILURE(Prepare());
   for (const auto& item : fs::directory_iterator(Path("token_cache"))) {

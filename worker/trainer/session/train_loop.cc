@@ -82,8 +82,6 @@ TrainLoop::Pending TrainLoop::Launch(int64_t step) {
   at::Tensor loss_sum = at::zeros({}, at::TensorOptions(at::kDouble).device(parts_.model->device()));
   parts_.adapter->ZeroGradients();
   for (const auto& samples : pending.batch.micro_batches) {
-    // A step of many micro-batches may take longer than the watchdog waits: each is a sign of life.
-    if (&samples != &pending.batch.micro_batches.front()) ReportProgress(last_metrics_);
     const PackedBatch packed = parts_.data->Pack(samples);
     if (packed.supervised_rows.empty()) continue;
     const LossResult loss = parts_.model->ForwardLoss(packed, parts_.adapter, context);

@@ -38,10 +38,11 @@ StatusOr<Data> OpenData(const TrainRequest& request, int64_t vocab_size) {
 
 StatusOr<std::unique_ptr<LlamaModel>> LoadModel(const TrainRequest& request, const TorchPlan& plan,
                                                 TaskObserver& observer) {
-  return LlamaModel::Load(request.model_dir,
-                          {.device = plan.device, .dtype = plan.dtype, .progress = [&](int64_t done, int64_t total) {
-                             observer.OnProgress({.phase = fmt::format("loading model ({} of {} tensors)", done, total)});
-                           }});
+  const auto progress = [&observer](int64_t done, int64_t total) {
+    observer.OnProgress({.phase = fmt::format("loading model ({} of {} tensors)", done, total)});
+  };
+  return LlamaModel::Load(request.model_dir, {.device = plan.device, .dtype = plan.dtype, .progress = progress,
+                                              .layer_done = [&observer] { observer.OnAlive(); }});
 }
 
 core::AdapterConfig ConfigOf(const TrainRequest& request, const core::ModelConfig& base) {
@@ -103,6 +104,7 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
   SBORA_ASSIGN_OR_RETURN(const Data data, OpenData(request, model->config().vocab_size));
   SBORA_ASSIGN_OR_RETURN(const auto adapter,
                          CreateAdapter(model->config(), request.spec.adapter, request.indices, plan.device));
+  adapter->SetGradientReadyHook([&observer](const AdapterModule&) { observer.OnAlive(); });
   const core::AdapterConfig config = ConfigOf(request, model->config());
   const AdapterLayout layout = LayoutOf(*adapter, config);
   CheckpointStore store(request.checkpoint_dir, layout,
