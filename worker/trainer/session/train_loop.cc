@@ -10,6 +10,7 @@
 
 #include "common/status_macros.h"
 #include "worker/trainer/session/adapter_binding.h"
+#include "worker/trainer/session/torch_runtime.h"
 
 namespace sbora::trainer {
 namespace {
@@ -169,6 +170,7 @@ Status TrainLoop::Checkpoint() {
   SBORA_RETURN_IF_ERROR(CheckFinite(parameters));
   const auto first_moment = ToHost(optimizer_.first_moment());
   const auto second_moment = ToHost(optimizer_.second_moment());
+  state_.place = CurrentPlace(parts_.model->device(), parts_.model->dtype());
   SBORA_ASSIGN_OR_RETURN(const std::string folder,
                          parts_.checkpoints->Save(state_, parameters, first_moment, second_moment, best_));
   checkpointed_step_ = state_.step;
