@@ -413,6 +413,19 @@ TEST_F(AgentTest, TwoAgentsNeverShareADataFolder) {
   EXPECT_THAT(LogText(), HasSubstr("DATA_DIR_IN_USE"));
 }
 
+TEST_F(AgentTest, GpusAreReportedAndNotOffered) {
+  ::setenv("LD_LIBRARY_PATH", SBORA_FAKE_NVML, 1);
+  const auto worker = StartWorker();
+  ::unsetenv("LD_LIBRARY_PATH");
+  const std::string uid = coordinator_.AddTrainLease("steps=1");
+  ASSERT_TRUE(coordinator_.WaitFor(uid, [](const LeaseView& view) { return view.committed; })) << LogText();
+  const worker::v1::SynchronizeRequest request = coordinator_.LastRequest();
+  EXPECT_THAT(request.gpus(), ElementsAre("Test GPU", "Test GPU"));
+  ASSERT_THAT(request.slots(), SizeIs(2));
+  for (const auto& slot : request.slots()) EXPECT_EQ(slot.device(), "cpu");
+  EXPECT_THAT(LogText(), HasSubstr("GPUs are reported but not offered"));
+}
+
 TEST_F(AgentTest, BadFlagsNameThemselves) {
   for (const auto& [flags, name] : std::vector<std::pair<std::vector<std::string>, std::string>>{
            {{"--name", "Not_A_Label"}, "--name=Not_A_Label"},
