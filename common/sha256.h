@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <string_view>
 
@@ -36,8 +37,8 @@ struct FileDigest {
   int64_t size_bytes = 0;
   std::string sha256;
 };
-/// Reads the whole file in 1 MiB pieces.
-StatusOr<FileDigest> DigestFile(const std::filesystem::path& path);
+/// Reads the whole file in 1 MiB pieces. Errors: those of opening and reading; Cancelled STOPPED.
+StatusOr<FileDigest> DigestFile(const std::filesystem::path& path, const std::stop_token& stop = {});
 
 /// True for 64 lower-case hex characters.
 bool IsSha256Hex(std::string_view text);

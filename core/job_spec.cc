@@ -45,17 +45,24 @@ class Violations {
   std::vector<FieldViolation> found_;
 };
 
-Status NotImplemented(std::string_view field, std::string_view feature) {
-  return Unimplemented("FEATURE_NOT_IMPLEMENTED", fmt::format("{}: {} is not implemented yet", field, feature))
+/// `instead`: what works, with its verb.
+Status NotImplemented(std::string_view field, std::string_view feature, std::string_view instead) {
+  const std::string what = fmt::format("{} is not implemented yet; {}", feature, instead);
+  return Unimplemented("FEATURE_NOT_IMPLEMENTED", fmt::format("{}: {}", field, what))
       .WithMetadata("feature", std::string(feature))
-      .WithViolation(field, fmt::format("{} is not implemented yet", feature));
+      .WithViolation(field, what);
 }
 
 Status CheckImplemented(const JobSpec& spec) {
-  if (!UsesIndices(spec.adapter.method)) return NotImplemented("spec.adapter.method", AdapterMethodName(spec.adapter.method));
-  if (spec.quantization != Quantization::kNone) return NotImplemented("spec.quantization", "nf4");
-  if (spec.ranks > 1) return NotImplemented("spec.resources.ranks", "training on several ranks");
-  return OkStatus();
+  if (!UsesIndices(spec.adapter.method)) {
+    return NotImplemented("spec.adapter.method", AdapterMethodName(spec.adapter.method), "use sbora_fa or sbora_fb");
+  }
+  if (spec.quantization != Quantization::kNone) return NotImplemented("spec.quantization", "nf4", "use none");
+  if (spec.ranks > 1) return NotImplemented("spec.resources.ranks", "training on several ranks", "use 1");
+  if (!kTrainerUsesGpus && spec.compute_dtype == ComputeDtype::kBFloat16) {
+    return NotImplemented("spec.resources.compute_dtype", "computing in bfloat16", "use COMPUTE_DTYPE_AUTO or FLOAT32");
+  }
+  return CheckDevice(spec.device, "spec.resources.device");
 }
 
 void CheckTraining(const TrainingSpec& training, int64_t ranks, Violations& violations) {
@@ -117,6 +124,11 @@ Status CheckJobSpec(const JobSpec& spec) {
   violations.NotNegative("spec.limits.max_total_seconds", spec.max_total_seconds);
   Status status = violations.Finish();
   return status.ok() ? CheckImplemented(spec) : status;
+}
+
+Status CheckDevice(DeviceKind device, std::string_view field) {
+  if (kTrainerUsesGpus || device != DeviceKind::kCuda) return OkStatus();
+  return NotImplemented(field, "computing on GPUs", "use DEVICE_AUTO or DEVICE_CPU");
 }
 
 Status ResolveAgainstModel(const ModelConfig& model, JobSpec& spec) {

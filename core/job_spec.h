@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/status.h"
@@ -19,6 +20,10 @@ enum class CutoffPolicy { kTruncate, kDrop, kReject };
 enum class Schedule { kConstant, kLinear, kCosine };
 enum class DeviceKind { kAuto, kCpu, kCuda };
 enum class ComputeDtype { kAuto, kFloat32, kBFloat16 };
+
+/// Whether sbora-trainer computes on GPUs. Until it does, whatever asks for one is refused when it is created, and workers
+/// report the GPUs they find without offering them: an offered GPU draws the jobs that name no device.
+inline constexpr bool kTrainerUsesGpus = false;
 
 struct AdapterSpec {
   AdapterMethod method = AdapterMethod::kSboraFa;
@@ -81,6 +86,9 @@ struct JobSpec {
 /// for each, field paths as in FineTuningSpec (for example "spec.adapter.rank").
 /// What is specified but not built yet is UNIMPLEMENTED FEATURE_NOT_IMPLEMENTED naming it.
 Status CheckJobSpec(const JobSpec& spec);
+
+/// UNIMPLEMENTED FEATURE_NOT_IMPLEMENTED naming `field` for a device that no trainer can use.
+Status CheckDevice(DeviceKind device, std::string_view field);
 
 /// Fills in what depends on the model (cutoff_tokens), then checks rank against each target's width and the cutoff
 /// against the context. Errors: as CheckJobSpec.

@@ -167,7 +167,10 @@ StatusOr<ExportedFolder> MergeAdapter(const fs::path& base_dir, const fs::path& 
     return Unimplemented("EXPORT_METHOD", "full fine-tuning has no adapter; its artifact is a checkpoint already");
   }
   SBORA_ASSIGN_OR_RETURN(const ModelFolder base, ModelFolder::Open(base_dir));
-  const std::string hash = options.known_base_hash.empty() ? base.ComputeBaseHash() : options.known_base_hash;
+  const auto alive = [&] {
+    if (options.progress) options.progress(0, static_cast<int64_t>(base.tensor_names().size()));
+  };
+  const std::string hash = options.known_base_hash.empty() ? base.ComputeBaseHash(alive) : options.known_base_hash;
   if (hash != adapter.config().base_hash) {
     return FailedPrecondition("BASE_HASH_MISMATCH",
                               fmt::format("the adapter was trained on base {} ({}), {} is base {}",

@@ -123,13 +123,14 @@ StatusOr<TensorView> ModelFolder::Tensor(std::string_view name) const {
   return shards_[it->second].Tensor(name);
 }
 
-std::string ModelFolder::ComputeBaseHash() const {
+std::string ModelFolder::ComputeBaseHash(const std::function<void()>& tensor_done) const {
   Sha256 hash;
   for (const std::string& name : names_) {
     const auto view = Tensor(name);
     SBORA_CHECK(view.ok(), "{} vanished after Open", name);
     hash.Update(fmt::format("{}\n{}\n{}\n", name, DTypeName(view->dtype), fmt::join(view->shape, ",")));
     hash.Update(view->data);
+    if (tensor_done) tensor_done();
   }
   return hash.FinishHex();
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
@@ -33,8 +34,9 @@ class ModelFolder {
   StatusOr<TensorView> Tensor(std::string_view name) const;
 
   /// Identity of the weights: SHA-256 (lower-case hex) over sorted tensor names, dtypes, shapes and bytes. Independent
-  /// of sharding, metadata, config and tokenizer. Reads all weights once.
-  std::string ComputeBaseHash() const;
+  /// of sharding, metadata, config and tokenizer. Reads all weights once, which takes minutes for large
+  /// models; `tensor_done` is called after each tensor.
+  std::string ComputeBaseHash(const std::function<void()>& tensor_done = {}) const;
 
  private:
   ModelFolder() = default;

@@ -164,7 +164,10 @@ class Importer {
     model_.parameter_count = ParameterCount(model_.config);
     // Hashed from what was written, so that the hash speaks of the files that will be used.
     SBORA_ASSIGN_OR_RETURN(const ModelFolder written, ModelFolder::Open(out_dir_));
-    model_.base_hash = written.ComputeBaseHash();
+    const auto count = static_cast<int64_t>(specs.size());
+    model_.base_hash = written.ComputeBaseHash([&] {
+      if (options_.progress) options_.progress(count, count);
+    });
     return OkStatus();
   }
 

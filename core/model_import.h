@@ -19,7 +19,8 @@ namespace sbora::core {
 
 struct ImportOptions {
   int64_t max_shard_bytes = int64_t{2} << 30;
-  /// Called on the importing thread after each tensor.
+  /// Called on the importing thread after each tensor that was written, and again, with all of them done, after each that
+  /// was hashed.
   std::function<void(int64_t tensors_done, int64_t tensors_total)> progress;
   /// Polled between tensors; true ends the import with CANCELLED.
   std::function<bool()> cancelled;

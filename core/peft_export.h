@@ -27,7 +27,7 @@ StatusOr<ExportedFolder> ExportPeft(const std::filesystem::path& adapter_dir, co
                                     const std::string& base_path = {});
 
 struct MergeOptions {
-  /// Called after each tensor.
+  /// Called after each tensor; with 0 done after each that is hashed before.
   std::function<void(int64_t tensors_done, int64_t tensors_total)> progress;
   std::function<bool()> cancelled;
   /// Skips hashing the base (reads it once less) when the caller already knows its base hash.

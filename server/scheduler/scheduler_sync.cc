@@ -31,14 +31,6 @@ Status Replaced(const WorkerRow& worker) {
                                                            worker.name, worker.instance_uuid));
 }
 
-std::vector<std::string> GpuNames(const std::vector<SlotInfo>& slots) {
-  std::vector<std::string> names;
-  for (const SlotInfo& slot : slots) {
-    if (slot.device == DeviceKind::kCuda) names.push_back(slot.gpu_name);
-  }
-  return names;
-}
-
 }  // namespace
 
 LeaseEntry* Scheduler::FindLease(const core::LeaseId& id) {
@@ -85,7 +77,7 @@ void Scheduler::TakeSlots(Draft& draft, WorkerEntry& worker, const SyncRequest& 
   worker.row.version = request.version;
   worker.row.host = request.host;
   worker.row.slots_total = static_cast<int32_t>(request.slots.size());
-  worker.row.gpus = GpuNames(request.slots);
+  worker.row.gpus = request.gpus;
   const bool draining = request.draining || worker.row.drain_asked;
   worker.row.state = draining ? WorkerState::kDraining : WorkerState::kReady;
   if (before.state == WorkerState::kLost) {

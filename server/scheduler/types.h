@@ -53,7 +53,6 @@ struct SubmitRequest {
 struct SlotInfo {
   std::string id;
   DeviceKind device = DeviceKind::kCpu;
-  std::string gpu_name;
 };
 
 /// A report item as taken from the wire; the scheduler gives events and metrics their sequence.
@@ -96,6 +95,7 @@ struct SyncRequest {
   std::string version;
   std::string host;
   std::vector<SlotInfo> slots;
+  std::vector<std::string> gpus;  // names, of all in the machine
   bool draining = false;
   int64_t acknowledged_sequence = 0;
   std::vector<AttemptReport> attempts;

@@ -55,7 +55,9 @@ Status CheckSpec(const v1::EvaluationSpec& spec) {
   if (spec.max_samples() < 0) bad = bad.WithViolation(prefix + "max_samples", "must be 0 (all) or more");
   if (spec.threads() < 0 || spec.threads() > 1024) bad = bad.WithViolation(prefix + "threads", "must be 0 to 1024");
   bad = CheckGeneration(spec.generation(), prefix + "generation.", bad);
-  return bad.violations().empty() ? OkStatus() : bad;
+  if (!bad.violations().empty()) return bad;
+  SBORA_ASSIGN_OR_RETURN(const core::DeviceKind device, core::ParseDevice(spec.device()));
+  return core::CheckDevice(device, prefix + "device");
 }
 
 Status CheckGenerate(const v1::GenerateRequest& request) {

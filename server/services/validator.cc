@@ -216,8 +216,9 @@ StatusOr<data::ValidationReport> DatasetValidator::Check(const Work& work) {
   }
   const MonotonicTime deadline = services_.clock->Now() + services_.check_limit;
   const auto late = [&] { return services_.clock->Now() >= deadline; };
-  const Status checked = CheckDirectory(temp.path(), [&] { return late() || called_off(); });
-  return checked.code() == StatusCode::kCancelled && late() ? CheckTookTooLong(services_.check_limit) : checked;
+  StatusOr<data::ValidationReport> checked = CheckDirectory(temp.path(), [&] { return late() || called_off(); });
+  if (checked.status().code() == StatusCode::kCancelled && late()) return CheckTookTooLong(services_.check_limit);
+  return checked;
 }
 
 }  // namespace sbora::server

@@ -217,8 +217,9 @@ StatusOr<SyncRequest> SyncRequestOf(const ServiceContext& services, const worker
   sync.version = request.version();
   sync.host = request.host();
   for (const worker::v1::Slot& slot : request.slots()) {
-    sync.slots.push_back({slot.id(), slot.device() == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu, slot.gpu_name()});
+    sync.slots.push_back({slot.id(), slot.device() == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu});
   }
+  sync.gpus.assign(request.gpus().begin(), request.gpus().end());
   sync.draining = request.draining();
   sync.acknowledged_sequence = request.acknowledged_sequence();
   for (const worker::v1::AttemptReport& from : request.attempts()) {

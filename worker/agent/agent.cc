@@ -15,6 +15,7 @@
 #include "common/ids.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
+#include "core/job_spec.h"
 #include "worker/agent/slots.h"
 
 namespace sbora::agent {
@@ -27,8 +28,6 @@ constexpr Duration kAliveLimit = std::chrono::seconds(60);
 constexpr std::chrono::milliseconds kFarewell{300};
 /// News of training waits at most this long while the coordinator holds a call.
 constexpr Duration kNewsWait = std::chrono::seconds(1);
-/// A GPU that is offered draws the jobs that name no device, and a trainer without CUDA can only refuse them.
-constexpr bool kTrainerUsesGpus = false;
 /// Share of drain_seconds in which a gang may write its last checkpoint; the rest is for its upload.
 constexpr double kCheckpointShare = 0.7;
 
@@ -67,10 +66,12 @@ Status Agent::Open() {
   const fs::path data_dir = fs::absolute(config_.data_dir());
   SBORA_ASSIGN_OR_RETURN(lock_file_, LockDataDir(data_dir));
   SBORA_RETURN_IF_ERROR(CleanUpAttempts(data_dir / "attempts").status());
-  SBORA_ASSIGN_OR_RETURN(cache_, Cache::Open(data_dir / "cache", config_.cache_bytes()));
+  SBORA_ASSIGN_OR_RETURN(cache_, Cache::Open(data_dir / "cache", config_.cache_bytes(),
+                                             [this] { metrics_.AddDamagedCacheFile(); }));
   HostFacts host = DiscoverHost();
-  if (!kTrainerUsesGpus && !host.gpus.empty()) {
-    LogInfo("GPUs are not offered: the trainer of this version computes on CPUs", {{"gpus", std::ssize(host.gpus)}});
+  for (const HostFacts::Gpu& gpu : host.gpus) gpus_.push_back(gpu.name);
+  if (!core::kTrainerUsesGpus && !host.gpus.empty()) {
+    LogInfo("GPUs are reported but not offered: the trainer of this version computes on CPUs", {{"gpus", std::ssize(host.gpus)}});
     host.gpus.clear();
   }
   slots_ = MakeSlots(host, config_.cpu_slots());
@@ -212,6 +213,7 @@ wp::SynchronizeRequest Agent::MakeRequest() {
   request.set_version(SBORA_VERSION);
   request.set_host(HostName());
   for (const wp::Slot& slot : slots_) *request.add_slots() = slot;
+  for (const std::string& gpu : gpus_) request.add_gpus(gpu);
   request.set_draining(state_.draining);
   request.set_acknowledged_sequence(state_.acknowledged_sequence);
   reported_.clear();

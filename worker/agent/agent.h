@@ -53,6 +53,7 @@ class Agent {
   const std::string instance_uuid_;
   UniqueFd lock_file_;
   std::vector<worker::v1::Slot> slots_;
+  std::vector<std::string> gpus_;  // names
   AgentMetrics metrics_;
   std::unique_ptr<Spawner> spawner_;
   std::unique_ptr<Cache> cache_;

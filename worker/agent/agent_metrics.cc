@@ -40,7 +40,10 @@ AgentMetrics::AgentMetrics()
                            .Add({})),
       synchronize_(Counters(registry_, "sbora_worker_synchronize_total", "Calls of the coordinator by result.")),
       attempts_(OneGauge(registry_, "sbora_worker_attempts", "Attempts that the agent holds.")),
-      cache_bytes_(OneGauge(registry_, "sbora_worker_cache_bytes", "Bytes in the file cache.")) {
+      cache_bytes_(OneGauge(registry_, "sbora_worker_cache_bytes", "Bytes in the file cache.")),
+      cache_damaged_(Counters(registry_, "sbora_worker_cache_damaged_files_total",
+                              "Cached files whose size or hash was not that of their resource; each was fetched again.")
+                         .Add({})) {
   prometheus::BuildGauge()
       .Name("sbora_build_info")
       .Help("1, with version and revision as labels.")
@@ -80,6 +83,8 @@ void AgentMetrics::AddSynchronize(bool ok) { synchronize_.Add({{"result", ok ? "
 void AgentMetrics::SetAttempts(int count) { attempts_.Set(count); }
 
 void AgentMetrics::SetCacheBytes(int64_t bytes) { cache_bytes_.Set(static_cast<double>(bytes)); }
+
+void AgentMetrics::AddDamagedCacheFile() { cache_damaged_.Increment(); }
 
 std::string AgentMetrics::Text() const {
   std::vector<prometheus::MetricFamily> families = registry_.Collect();

@@ -28,6 +28,7 @@ class AgentMetrics {
   void AddSynchronize(bool ok);
   void SetAttempts(int count);
   void SetCacheBytes(int64_t bytes);
+  void AddDamagedCacheFile();
 
   /// The text of /metrics.
   std::string Text() const;
@@ -46,6 +47,7 @@ class AgentMetrics {
   prometheus::Family<prometheus::Counter>& synchronize_;
   prometheus::Gauge& attempts_;
   prometheus::Gauge& cache_bytes_;
+  prometheus::Counter& cache_damaged_;
 };
 
 }  // namespace sbora::agent

@@ -199,7 +199,7 @@ std::optional<Verdict> Attempt::PrepareTokenCaches() {
   if (!key) return std::nullopt;
   if (auto found = context_.cache.FindFolder(*key); found) {
     UseTokenCaches(found->path());
-    pins_.push_back(*std::move(found));
+    token_caches_ = *std::move(found);
     return std::nullopt;
   }
   SetPhase("tokenising the data");
@@ -219,11 +219,11 @@ std::optional<Verdict> Attempt::PrepareTokenCaches() {
   if (!outcome.ok()) return OfFailure(outcome.status());
   const bool good = outcome->cause == KillCause::kNone && !outcome->error && outcome->exits.size() == 1 &&
                     !outcome->exits[0].exit.signaled && outcome->exits[0].exit.value == 0;
-  if (!good) return JudgeGang(*outcome);
+  if (!good) return RecheckInputs(JudgeGang(*outcome));
   auto pin = context_.cache.AddFolder(*key, folder);
   if (!pin.ok()) return OfFailure(pin.status());
   UseTokenCaches(pin->path());
-  pins_.push_back(*std::move(pin));
+  token_caches_ = *std::move(pin);
   return std::nullopt;
 }
 
@@ -243,17 +243,29 @@ Verdict Attempt::RunRanks() {
   SetPhase("starting the ranks");
   auto outcome = RunOneGang(MakeGang(false), MakeObserver());
   if (!outcome.ok()) return OfFailure(outcome.status());
-  Verdict verdict = JudgeGang(*outcome);
-  if (verdict.failure.code() == static_cast<int>(StatusCode::kDataLoss)) DropInputs();
+  Verdict verdict = RecheckInputs(JudgeGang(*outcome));
   context_.metrics.AddRankExit(ExitLabel(verdict.reason));
   if (verdict.reason == v1::TERMINATION_REASON_NON_FINITE) context_.metrics.AddNonFinite();
   result_ = std::move(outcome->result);
   return verdict;
 }
 
-void Attempt::DropInputs() {
-  LogWarn("the trainer found damaged data; what it read is fetched anew next time", {{"job", lease_.resource()}});
-  for (const CachePin& pin : pins_) context_.cache.Drop(pin);
+Verdict Attempt::RecheckInputs(Verdict verdict) {
+  const bool damage_said = verdict.failure.code() == static_cast<int>(StatusCode::kDataLoss);
+  if (!damage_said && verdict.reason != v1::TERMINATION_REASON_INVALID_INPUT) return verdict;
+  SetPhase("checking the inputs");
+  Status damage;
+  for (const CachePin& pin : pins_) {
+    const Status checked = context_.cache.Recheck(pin, work_stop_.get_token());
+    if (checked.code() == StatusCode::kDataLoss && damage.ok()) damage = checked;
+  }
+  if (token_caches_ && (damage_said || !damage.ok())) {
+    LogWarn("the token cache may be damaged; it is made anew next time", {{"job", lease_.resource()}});
+    context_.cache.Drop(*token_caches_);
+  }
+  if (damage.ok()) return verdict;
+  return Verdict{.reason = v1::TERMINATION_REASON_TRAINER_ERROR,
+                 .failure = ToFailure(damage.WithContext(fmt::format("the trainer failed ({})", verdict.failure.message())))};
 }
 
 StatusOr<GangOutcome> Attempt::RunOneGang(GangOptions options, const GangObserver& observer) {
@@ -489,6 +501,7 @@ void Attempt::End(Verdict verdict) {
 void Attempt::RemoveFolder() {
   checkpoints_.reset();
   pins_.clear();
+  token_caches_.reset();
   std::error_code error;
   fs::remove_all(folder_, error);
   if (error) LogWarn("attempt folder not removed", {{"folder", folder_.string()}, {"error", error.message()}});

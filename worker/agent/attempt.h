@@ -80,8 +80,10 @@ class Attempt {
   std::optional<Verdict> PrepareTokenCaches();
   void UseTokenCaches(const std::filesystem::path& folder);
   Verdict RunRanks();
-  /// Out of the cache with everything this attempt reads: the same damage would meet the next one.
-  void DropInputs();
+  /// A trainer cannot tell damaged bytes from bad ones. When it found fault with what it read, the files are hashed
+  /// again: with a damaged one the verdict becomes TRAINER_ERROR, CACHE_DAMAGED, which is tried again; a bad input stays
+  /// what it is. Damaged files leave the cache, and so does the token cache, which has no hash to clear it.
+  Verdict RecheckInputs(Verdict verdict);
   GangOptions MakeGang(bool prepare_only) const;
   RankOptions MakeRank(int rank, bool prepare_only) const;
   GangObserver MakeObserver();
@@ -109,7 +111,8 @@ class Attempt {
   std::stop_source work_stop_;    // any order: ends fetching
   std::stop_source upload_stop_;  // an order to kill: ends uploads and the commit too
   std::map<std::string, std::string> directories_;
-  std::vector<CachePin> pins_;
+  std::vector<CachePin> pins_;  // of files
+  std::optional<CachePin> token_caches_;
   std::unique_ptr<CheckpointUploader> checkpoints_;
   std::optional<worker::v1::TaskResult> result_;
   int64_t trained_tokens_ = 0;

@@ -1,12 +1,15 @@
 #include "worker/agent/cache.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 
+#include "common/clock.h"
 #include "common/logging.h"
 #include "common/sha256.h"
 #include "common/status_macros.h"
@@ -16,6 +19,8 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr auto kPartsLive = std::chrono::hours(24);
+constexpr size_t kKeyLength = 64;
+constexpr int64_t kNanosInSecond = 1'000'000'000;
 
 int64_t FolderBytes(const fs::path& folder) {
   int64_t bytes = 0;
@@ -24,6 +29,30 @@ int64_t FolderBytes(const fs::path& folder) {
     if (it->is_regular_file(error)) bytes += static_cast<int64_t>(it->file_size(error));
   }
   return bytes;
+}
+
+int64_t Nanoseconds(const timespec& time) { return int64_t{time.tv_sec} * kNanosInSecond + time.tv_nsec; }
+
+struct EntryName {
+  std::string key;
+  int64_t number = 1;
+};
+
+/// `<key>` or `<key>.<n>`; nullopt for any other name.
+std::optional<EntryName> ParseEntryName(const std::string& name) {
+  EntryName parsed{.key = name.substr(0, kKeyLength)};
+  if (!IsSha256Hex(parsed.key)) return std::nullopt;
+  if (name.size() == kKeyLength) return parsed;
+  const char* end = name.data() + name.size();
+  const auto [rest, error] = std::from_chars(name.data() + kKeyLength + 1, end, parsed.number);
+  if (name[kKeyLength] != '.' || error != std::errc() || rest != end || parsed.number < 2) return std::nullopt;
+  return parsed;
+}
+
+void Remove(const fs::path& path) {
+  std::error_code error;
+  fs::remove_all(path, error);
+  if (error) LogWarn("cache entry not removed", {{"path", path.string()}, {"error", error.message()}});
 }
 
 }  // namespace
@@ -44,12 +73,13 @@ CachePin& CachePin::operator=(CachePin&& other) noexcept {
 CachePin::~CachePin() { Release(); }
 
 void CachePin::Release() {
-  if (cache_ != nullptr) cache_->Unpin(key_);
+  if (cache_ != nullptr) cache_->Unpin(key_, path_);
   cache_ = nullptr;
 }
 
-StatusOr<std::unique_ptr<Cache>> Cache::Open(const fs::path& directory, int64_t max_bytes) {
-  std::unique_ptr<Cache> cache(new Cache(directory, max_bytes));
+StatusOr<std::unique_ptr<Cache>> Cache::Open(const fs::path& directory, int64_t max_bytes,
+                                             std::function<void()> on_damaged) {
+  std::unique_ptr<Cache> cache(new Cache(directory, max_bytes, std::move(on_damaged)));
   SBORA_RETURN_IF_ERROR(cache->Scan());
   return cache;
 }
@@ -64,12 +94,9 @@ Status Cache::Scan() {
   for (const char* part : {"files", "folders"}) {
     for (const auto& item : fs::directory_iterator(directory_ / part, error)) {
       const std::string name = item.path().filename().string();
-      const auto used = item.last_write_time(error);
-      if (IsSha256Hex(name)) {
-        const bool folder = item.is_directory(error);
-        const int64_t size = folder ? FolderBytes(item.path()) : static_cast<int64_t>(item.file_size(error));
-        entries_[name] = Entry{.path = item.path(), .size_bytes = size, .used = used};
-      } else if (!name.ends_with(".part") || fs::file_time_type::clock::now() - used > kPartsLive) {
+      if (const auto parsed = ParseEntryName(name)) {
+        TakeOverLocked(item.path(), parsed->key, parsed->number);
+      } else if (!name.ends_with(".part") || fs::file_time_type::clock::now() - item.last_write_time(error) > kPartsLive) {
         fs::remove_all(item.path(), error);
       }
     }
@@ -79,38 +106,88 @@ Status Cache::Scan() {
   return OkStatus();
 }
 
+void Cache::TakeOverLocked(const fs::path& path, const std::string& key, int64_t number) {
+  last_number_ = std::max(last_number_, number);
+  const auto found = entries_.find(key);
+  // Two of one key: an agent ended while a dropped one was in use. The younger has the higher number.
+  if (found != entries_.end()) {
+    const auto other = ParseEntryName(found->second.path.filename().string());
+    if (other && other->number > number) return Remove(path);
+    Remove(found->second.path);
+  }
+  std::error_code error;
+  const bool folder = fs::is_directory(path, error);
+  const int64_t size = folder ? FolderBytes(path) : static_cast<int64_t>(fs::file_size(path, error));
+  struct stat info = {};
+  ::stat(path.c_str(), &info);
+  entries_[key] = Entry{.path = path, .size_bytes = size, .used_ns = Nanoseconds(info.st_atim)};
+}
+
+fs::path Cache::FreePathLocked(const char* part, const std::string& key) {
+  const bool taken = std::any_of(dropped_.begin(), dropped_.end(), [&](const auto& item) { return item.second.key == key; });
+  return directory_ / part / (taken ? fmt::format("{}.{}", key, ++last_number_) : key);
+}
+
 bool Cache::UsableLocked(const std::string& key, int64_t size_bytes) {
   const auto found = entries_.find(key);
   if (found == entries_.end()) return false;
   struct stat info = {};
-  if (!found->second.dropped && ::stat(found->second.path.c_str(), &info) == 0 && info.st_size == size_bytes) return true;
-  if (!found->second.dropped) {
-    LogWarn("a cached file has another size than its resource says; fetching it again", {{"sha256", key}});
-    ::unlink(found->second.path.c_str());
-  }
-  if (found->second.pins == 0) entries_.erase(found);
+  if (::stat(found->second.path.c_str(), &info) == 0 && info.st_size == size_bytes) return true;
+  LogWarn("a cached file has another size than its resource says; fetching it again", {{"sha256", key}});
+  if (on_damaged_) on_damaged_();
+  DropLocked(key);
   return false;
 }
 
+std::optional<Cache::Identity> Cache::IdentityOf(const fs::path& path) {
+  struct stat info = {};
+  if (::stat(path.c_str(), &info) != 0) return std::nullopt;
+  return Identity{.inode = info.st_ino, .size_bytes = info.st_size, .modified_ns = Nanoseconds(info.st_mtim)};
+}
+
 StatusOr<CachePin> Cache::Get(const v1::File& file, const Fetch& fetch, const std::stop_token& stop) {
-  const std::string& key = file.sha256();
-  if (!IsSha256Hex(key) || file.size_bytes() < 0) {
+  if (!IsSha256Hex(file.sha256()) || file.size_bytes() < 0) {
     return InvalidArgument("BAD_FILE", fmt::format("{} is listed with size {} and SHA-256 \"{}\"", file.path(),
-                                                   file.size_bytes(), key));
+                                                   file.size_bytes(), file.sha256()));
   }
+  SBORA_ASSIGN_OR_RETURN(std::optional<CachePin> found, FindOrClaim(file, stop));
+  if (found) return *std::move(found);
+  auto fetched = FetchClaimed(file, fetch);
+  Unclaim(file.sha256());
+  return fetched;
+}
+
+/// The file when it is here and good, else nothing: the key is then claimed and the caller fetches it.
+StatusOr<std::optional<CachePin>> Cache::FindOrClaim(const v1::File& file, const std::stop_token& stop) {
+  const std::string& key = file.sha256();
+  CachePin pin;  // outlives the lock, which its release takes
   {
     MutexLock lock(mutex_);
-    while (true) {
-      if (stop.stop_requested()) return Cancelled("STOPPED", "stopped while fetching files");
-      if (!fetching_.contains(key)) {
-        if (UsableLocked(key, file.size_bytes())) return PinLocked(key);
-        break;
-      }
-      fetched_.wait(lock, stop, [&] { return !fetching_.contains(key); });
+    unclaimed_.wait(lock, stop, [&]() SBORA_NO_THREAD_SAFETY_ANALYSIS { return !claimed_.contains(key); });
+    if (stop.stop_requested()) return Cancelled("STOPPED", "stopped while fetching files");
+    if (!UsableLocked(key, file.size_bytes())) {
+      claimed_.insert(key);
+      return std::nullopt;
     }
-    fetching_[key] = true;
+    pin = PinLocked(key);
+    const Entry& entry = entries_.at(key);
+    if (entry.checked && entry.checked == IdentityOf(entry.path)) return std::optional(std::move(pin));
+    claimed_.insert(key);
   }
-  const fs::path path = directory_ / "files" / key;
+  const Status checked = Recheck(pin, stop);
+  if (checked.code() == StatusCode::kDataLoss) return std::nullopt;
+  Unclaim(key);
+  if (!checked.ok()) return checked;
+  return std::optional(std::move(pin));
+}
+
+StatusOr<CachePin> Cache::FetchClaimed(const v1::File& file, const Fetch& fetch) {
+  const std::string& key = file.sha256();
+  fs::path path;
+  {
+    MutexLock lock(mutex_);
+    path = FreePathLocked("files", key);
+  }
   Status status = fetch(path);
   if (status.reason() == "NO_SPACE") {
     {
@@ -119,47 +196,71 @@ StatusOr<CachePin> Cache::Get(const v1::File& file, const Fetch& fetch, const st
     }
     status = fetch(path);
   }
-  struct stat info = {};
-  if (status.ok() && (::stat(path.c_str(), &info) != 0 || info.st_size != file.size_bytes())) {
-    status = DataLoss("SIZE_MISMATCH", fmt::format("{} has {} bytes, listed are {}", file.path(),
-                                                   static_cast<int64_t>(info.st_size), file.size_bytes()));
+  SBORA_RETURN_IF_ERROR(status);
+  ::chmod(path.c_str(), 0444);  // it is linked into attempts: nobody writes through a link
+  const std::optional<Identity> identity = IdentityOf(path);
+  if (!identity || identity->size_bytes != file.size_bytes()) {
     ::unlink(path.c_str());
+    return DataLoss("SIZE_MISMATCH", fmt::format("{} has {} bytes, listed are {}", file.path(),
+                                                 identity ? identity->size_bytes : 0, file.size_bytes()));
   }
-  if (status.ok()) ::chmod(path.c_str(), 0444);  // it is linked into attempts: nobody writes through a link
   MutexLock lock(mutex_);
-  fetching_.erase(key);
-  fetched_.notify_all();
-  if (!status.ok()) return status;
-  InsertLocked(key, Entry{.path = path, .size_bytes = file.size_bytes(), .used = {}});
+  entries_[key] = Entry{.path = path, .size_bytes = file.size_bytes(), .checked = identity};
   CachePin pin = PinLocked(key);
   EvictLocked();
   return pin;
+}
+
+void Cache::Unclaim(const std::string& key) {
+  MutexLock lock(mutex_);
+  claimed_.erase(key);
+  unclaimed_.notify_all();
+}
+
+Status Cache::Recheck(const CachePin& pin, const std::stop_token& stop) {
+  const std::optional<Identity> identity = IdentityOf(pin.path_);
+  const StatusOr<FileDigest> digest = DigestFile(pin.path_, stop);
+  if (digest.status().code() == StatusCode::kCancelled) return digest.status();
+  if (digest.ok() && digest->sha256 == pin.key_) {
+    MutexLock lock(mutex_);
+    const auto found = entries_.find(pin.key_);
+    if (found != entries_.end() && found->second.path == pin.path_) found->second.checked = identity;
+    return OkStatus();
+  }
+  const std::string what = digest.ok() ? fmt::format("its bytes have the SHA-256 {}", digest->sha256)
+                                       : digest.status().ToString();
+  LogWarn("a cached file is damaged; it is dropped and fetched again when it is needed",
+          {{"sha256", pin.key_}, {"found", what}});
+  if (on_damaged_) on_damaged_();
+  Drop(pin);
+  return DataLoss("CACHE_DAMAGED", fmt::format("the cached file {} is damaged: {}; the next attempt fetches it again",
+                                              pin.key_, what));
 }
 
 std::optional<CachePin> Cache::FindFolder(const std::string& key) {
   MutexLock lock(mutex_);
   const auto found = entries_.find(key);
   std::error_code error;
-  if (found == entries_.end() || found->second.dropped || !fs::is_directory(found->second.path, error)) {
-    return std::nullopt;
-  }
+  if (found == entries_.end() || !fs::is_directory(found->second.path, error)) return std::nullopt;
   return PinLocked(key);
 }
 
 StatusOr<CachePin> Cache::AddFolder(const std::string& key, const fs::path& folder) {
   SBORA_CHECK(IsSha256Hex(key), "cache folder key \"{}\"", key);
-  const fs::path path = directory_ / "folders" / key;
   const int64_t size = FolderBytes(folder);
   MutexLock lock(mutex_);
   std::error_code error;
-  const auto there = entries_.find(key);
-  if (there != entries_.end() && !there->second.dropped && fs::is_directory(there->second.path, error)) {
-    fs::remove_all(folder, error);
-    return PinLocked(key);
+  if (const auto there = entries_.find(key); there != entries_.end()) {
+    if (fs::is_directory(there->second.path, error)) {
+      fs::remove_all(folder, error);
+      return PinLocked(key);
+    }
+    DropLocked(key);
   }
+  const fs::path path = FreePathLocked("folders", key);
   fs::rename(folder, path, error);
   if (error) return FromErrno(error.value(), fmt::format("renaming {} into the cache", folder.string()));
-  InsertLocked(key, Entry{.path = path, .size_bytes = size, .used = {}});
+  entries_[key] = Entry{.path = path, .size_bytes = size};
   CachePin pin = PinLocked(key);
   EvictLocked();
   return pin;
@@ -168,12 +269,18 @@ StatusOr<CachePin> Cache::AddFolder(const std::string& key, const fs::path& fold
 void Cache::Drop(const CachePin& pin) {
   MutexLock lock(mutex_);
   const auto found = entries_.find(pin.key_);
-  if (found == entries_.end() || found->second.dropped) return;
-  found->second.dropped = true;
-  found->second.size_bytes = 0;
-  std::error_code error;
-  fs::remove_all(found->second.path, error);
-  if (error) LogWarn("damaged cache entry not removed", {{"path", found->second.path.string()}, {"error", error.message()}});
+  // Another attempt may have dropped it already, and a good one may be there again.
+  if (found != entries_.end() && found->second.path == pin.path_) DropLocked(pin.key_);
+}
+
+void Cache::DropLocked(const std::string& key) {
+  const auto found = entries_.find(key);
+  if (found->second.pins > 0) {
+    dropped_[found->second.path] = Dropped{.key = key, .pins = found->second.pins};
+  } else {
+    Remove(found->second.path);
+  }
+  entries_.erase(found);
 }
 
 int64_t Cache::used_bytes() const {
@@ -186,16 +293,11 @@ int64_t Cache::used_bytes() const {
 CachePin Cache::PinLocked(const std::string& key) {
   Entry& entry = entries_.at(key);
   ++entry.pins;
-  entry.used = fs::file_time_type::clock::now();
-  std::error_code error;
-  fs::last_write_time(entry.path, entry.used, error);  // the order of use survives a restart
+  entry.used_ns = std::chrono::nanoseconds(SystemClock().WallNow().time_since_epoch()).count();
+  const timespec times[2] = {{.tv_sec = entry.used_ns / kNanosInSecond, .tv_nsec = entry.used_ns % kNanosInSecond},
+                             {.tv_sec = 0, .tv_nsec = UTIME_OMIT}};  // the time of modification is the bytes' own
+  ::utimensat(AT_FDCWD, entry.path.c_str(), times, 0);
   return CachePin(this, key, entry.path);
-}
-
-void Cache::InsertLocked(const std::string& key, Entry entry) {
-  const auto found = entries_.find(key);
-  if (found != entries_.end()) entry.pins = found->second.pins;
-  entries_[key] = std::move(entry);
 }
 
 void Cache::RemoveAllUnusedLocked() {
@@ -217,7 +319,7 @@ void Cache::EvictLocked() {
   while (bytes > max_bytes_) {
     auto oldest = entries_.end();
     for (auto it = entries_.begin(); it != entries_.end(); ++it) {
-      if (it->second.pins == 0 && (oldest == entries_.end() || it->second.used < oldest->second.used)) oldest = it;
+      if (it->second.pins == 0 && (oldest == entries_.end() || it->second.used_ns < oldest->second.used_ns)) oldest = it;
     }
     if (oldest == entries_.end()) return;  // all in use: the limit gives way, the attempt does not
     std::error_code error;
@@ -227,11 +329,16 @@ void Cache::EvictLocked() {
   }
 }
 
-void Cache::Unpin(const std::string& key) {
+void Cache::Unpin(const std::string& key, const fs::path& path) {
   MutexLock lock(mutex_);
-  const auto found = entries_.find(key);
-  if (found == entries_.end()) return;
-  if (--found->second.pins == 0 && found->second.dropped) entries_.erase(found);
+  if (const auto dropped = dropped_.find(path); dropped != dropped_.end()) {
+    if (--dropped->second.pins > 0) return;
+    Remove(path);
+    dropped_.erase(dropped);
+    return;
+  }
+  // A pinned entry leaves entries_ through dropped_ only.
+  --entries_.at(key).pins;
   EvictLocked();
 }
 

@@ -1,4 +1,5 @@
-/// What this machine offers: one slot for each GPU, and `cpu_slots` slots that share the cores.
+/// What this machine offers: `cpu_slots` slots that share the cores, and one slot for each GPU. The agent leaves the GPUs
+/// out while core::kTrainerUsesGpus is false, and only reports their names.
 #pragma once
 
 #include <vector>

@@ -212,6 +212,7 @@ worker::v1::SynchronizeRequest ContractTest::SyncRequest() const {
   worker::v1::Slot& slot = *request.add_slots();
   slot.set_id("cpu0");
   slot.set_device("cpu");
+  request.add_gpus("Test GPU");  // in the machine, offered by no slot
   for (const auto& [uid, report] : attempts_) *request.add_attempts() = report;
   return request;
 }

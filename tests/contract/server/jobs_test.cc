@@ -137,6 +137,14 @@ TEST_F(JobsTest, MissingThingsAndLaterFeaturesAreNamed) {
   request = GoodJob("first");
   request.mutable_fine_tuning_job()->mutable_spec()->set_quantization(v1::QUANTIZATION_NF4);
   EXPECT_TRUE(Fails(Create(request), grpc::UNIMPLEMENTED, "FEATURE_NOT_IMPLEMENTED"));
+  request = GoodJob("first");
+  request.mutable_fine_tuning_job()->mutable_spec()->mutable_resources()->set_device(v1::DEVICE_CUDA);
+  const grpc::Status on_gpu = Create(request);
+  EXPECT_TRUE(Fails(on_gpu, grpc::UNIMPLEMENTED, "FEATURE_NOT_IMPLEMENTED"));
+  EXPECT_THAT(on_gpu.error_message(), ::testing::HasSubstr("computing on GPUs is not implemented yet; use DEVICE_AUTO or DEVICE_CPU"));
+  request.mutable_fine_tuning_job()->mutable_spec()->mutable_resources()->set_device(v1::DEVICE_AUTO);
+  request.mutable_fine_tuning_job()->mutable_spec()->mutable_resources()->set_compute_dtype(v1::COMPUTE_DTYPE_BFLOAT16);
+  EXPECT_TRUE(Fails(Create(request), grpc::UNIMPLEMENTED, "FEATURE_NOT_IMPLEMENTED"));
   request.clear_fine_tuning_job();
   EXPECT_TRUE(Fails(Create(request), grpc::INVALID_ARGUMENT, "FIELD_REQUIRED"));
 }

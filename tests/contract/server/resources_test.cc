@@ -282,6 +282,11 @@ TEST_F(ResourcesTest, EvaluationsAreCheckedRunAndRead) {
   spec.set_dataset("missing");
   EXPECT_TRUE(Fails(Call(*evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, request, &job), grpc::NOT_FOUND, "DATASET_NOT_FOUND"));
   spec.set_dataset("data");
+  spec.set_device(v1::DEVICE_CUDA);
+  const grpc::Status on_gpu = Call(*evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, request, &job);
+  EXPECT_TRUE(Fails(on_gpu, grpc::UNIMPLEMENTED, "FEATURE_NOT_IMPLEMENTED"));
+  EXPECT_THAT(on_gpu.error_message(), HasSubstr("evaluation_job.spec.device: computing on GPUs is not implemented yet"));
+  spec.clear_device();
   ASSERT_TRUE(Call(*evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, request, &job).ok());
   EXPECT_EQ(job.state(), v1::EvaluationJob::STATE_QUEUED);
   const std::string queued_etag = job.etag();
@@ -337,6 +342,9 @@ TEST_F(ResourcesTest, AdminTellsOfServerAndWorkers) {
   ASSERT_TRUE(Call(*admin_, &v1::AdminService::Stub::ListWorkers, v1::ListWorkersRequest(), &workers).ok());
   ASSERT_EQ(workers.workers_size(), 1);
   EXPECT_EQ(workers.workers(0).name(), "workers/agent");
+  EXPECT_EQ(workers.workers(0).slots_total(), 1);
+  ASSERT_EQ(workers.workers(0).gpus_size(), 1);
+  EXPECT_EQ(workers.workers(0).gpus(0), "Test GPU");
   v1::DrainWorkerRequest drain;
   drain.set_name("workers/agent");
   v1::Worker drained;

@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "common/file.h"
+#include "common/sha256.h"
 #include "tests/integration/agent/fake_coordinator.h"
 #include "tests/integration/agent/worker_process.h"
 
@@ -64,6 +65,21 @@ class AgentTest : public ::testing::Test {
       if (item.has_checkpoint()) steps.push_back(item.checkpoint().step());
     }
     return steps;
+  }
+  /// The largest file of the cache.
+  fs::path CachedWeights() {
+    fs::path largest;
+    for (const auto& item : fs::directory_iterator(data_dir() / "cache" / "files")) {
+      if (largest.empty() || item.file_size() > fs::file_size(largest)) largest = item.path();
+    }
+    return largest;
+  }
+  /// Another byte in the same place, as a disk that rots: size and times stay.
+  static void Rot(const fs::path& path) {
+    const auto modified = fs::last_write_time(path);
+    fs::permissions(path, fs::perms::owner_write, fs::perm_options::add);
+    std::fstream(path, std::ios::in | std::ios::out | std::ios::binary).put('?');
+    fs::last_write_time(path, modified);
   }
   /// Attempts end with their folders removed; the removal may be a moment behind the report of a fenced one.
   bool WaitForNoAttemptFolders() {
@@ -311,6 +327,49 @@ TEST_F(AgentTest, WithoutAnyGoodCheckpointTrainingBeginsAnew) {
   EXPECT_EQ(view.items.at(3).metric().step(), 1);
 }
 
+TEST_F(AgentTest, RotInTheCacheIsFoundAtTheFirstUseAfterARestart) {
+  auto worker = StartWorker();
+  const std::string first = coordinator_.AddTrainLease("steps=1");
+  ASSERT_TRUE(coordinator_.WaitFor(first, [](const LeaseView& view) { return view.committed; })) << LogText();
+  worker->Signal(SIGTERM);
+  ASSERT_EQ(worker->WaitForExit(), 0) << LogText();
+  const fs::path weights = CachedWeights();
+  Rot(weights);
+  ASSERT_NE(DigestFile(weights)->sha256, weights.filename());
+  worker = StartWorker();
+  const std::string second = coordinator_.AddTrainLease("steps=2");
+  ASSERT_TRUE(coordinator_.WaitFor(second, [](const LeaseView& view) { return view.committed; })) << LogText();
+  EXPECT_EQ(DigestFile(weights)->sha256, weights.filename());
+  EXPECT_THAT(LogText(), HasSubstr("a cached file is damaged"));
+}
+
+TEST_F(AgentTest, DamageThatTheTrainerMeetsIsNotTheUsersFault) {
+  const auto worker = StartWorker();
+  const std::string uid = coordinator_.AddTrainLease("steps=100;step_ms=20;invalid_at=50");
+  ASSERT_TRUE(WaitForStep(uid, 1)) << LogText();
+  const fs::path weights = CachedWeights();
+  Rot(weights);
+  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
+  const LeaseView view = coordinator_.View(uid);
+  EXPECT_EQ(view.ended->reason(), v1::TERMINATION_REASON_TRAINER_ERROR);
+  EXPECT_EQ(view.ended->failure().reason(), "CACHE_DAMAGED");
+  EXPECT_EQ(view.ended->failure().code(), static_cast<int>(StatusCode::kDataLoss));
+  EXPECT_THAT(view.ended->failure().message(), HasSubstr("the header is no JSON"));
+  const std::string next = coordinator_.AddTrainLease("steps=2");
+  ASSERT_TRUE(coordinator_.WaitFor(next, [](const LeaseView& lease) { return lease.committed; })) << LogText();
+  EXPECT_EQ(DigestFile(weights)->sha256, weights.filename());
+}
+
+TEST_F(AgentTest, BadInputStaysBadInputAndTheCacheStays) {
+  const auto worker = StartWorker();
+  const std::string uid = coordinator_.AddTrainLease("steps=9;invalid_at=1");
+  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
+  const LeaseView view = coordinator_.View(uid);
+  EXPECT_EQ(view.ended->reason(), v1::TERMINATION_REASON_INVALID_INPUT);
+  EXPECT_EQ(view.ended->failure().reason(), "SAFETENSORS_MALFORMED");
+  EXPECT_TRUE(fs::exists(CachedWeights()));
+}
+
 TEST_F(AgentTest, BadFileNameIsRefused) {
   const auto worker = StartWorker();
   const v1::File escape = coordinator_.FileOf("../../escape", "3");
@@ -367,6 +426,19 @@ TEST_F(AgentTest, TwoAgentsNeverShareADataFolder) {
   const auto second = StartWorker();
   EXPECT_EQ(second->WaitForExit(), 1);
   EXPECT_THAT(LogText(), HasSubstr("DATA_DIR_IN_USE"));
+}
+
+TEST_F(AgentTest, GpusAreReportedAndNotOffered) {
+  ::setenv("LD_LIBRARY_PATH", SBORA_FAKE_NVML, 1);
+  const auto worker = StartWorker();
+  ::unsetenv("LD_LIBRARY_PATH");
+  const std::string uid = coordinator_.AddTrainLease("steps=1");
+  ASSERT_TRUE(coordinator_.WaitFor(uid, [](const LeaseView& view) { return view.committed; })) << LogText();
+  const worker::v1::SynchronizeRequest request = coordinator_.LastRequest();
+  EXPECT_THAT(request.gpus(), ElementsAre("Test GPU", "Test GPU"));
+  ASSERT_THAT(request.slots(), SizeIs(2));
+  for (const auto& slot : request.slots()) EXPECT_EQ(slot.device(), "cpu");
+  EXPECT_THAT(LogText(), HasSubstr("GPUs are reported but not offered"));
 }
 
 TEST_F(AgentTest, BadFlagsNameThemselves) {

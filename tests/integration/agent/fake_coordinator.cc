@@ -142,6 +142,11 @@ bool FakeCoordinator::SawDraining() {
   return saw_draining_;
 }
 
+wp::SynchronizeRequest FakeCoordinator::LastRequest() {
+  MutexLock lock(mutex_);
+  return last_request_;
+}
+
 bool FakeCoordinator::WaitFor(const std::string& uid, const std::function<bool(const LeaseView&)>& done) {
   const MonotonicTime limit = SystemClock().Now() + std::chrono::seconds(20);
   while (SystemClock().Now() < limit) {
@@ -182,6 +187,7 @@ grpc::Status FakeCoordinator::Synchronize(grpc::ServerContext* context, const wp
   if (silent_) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "cut off");
   instances_.insert(request->instance_uuid());
   saw_draining_ = saw_draining_ || request->draining();
+  last_request_ = *request;
   std::set<std::string> reported;
   for (const auto& report : request->attempts()) {
     reported.insert(report.lease().uid());

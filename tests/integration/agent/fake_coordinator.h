@@ -52,6 +52,8 @@ class FakeCoordinator : public worker::v1::WorkerService::Service, public v1::Tr
   LeaseView View(const std::string& uid);
   std::set<std::string> Instances();
   bool SawDraining();
+  /// The newest one.
+  worker::v1::SynchronizeRequest LastRequest();
   worker::v1::LeaseTiming timing;
 
   /// Waits until `done` holds for the lease; false after 20 s.
@@ -94,6 +96,7 @@ class FakeCoordinator : public worker::v1::WorkerService::Service, public v1::Tr
   std::set<std::string> instances_;
   bool silent_ = false;
   bool saw_draining_ = false;
+  worker::v1::SynchronizeRequest last_request_;
   std::optional<int64_t> break_after_;
   int64_t next_epoch_ = 1;
   int64_t sequence_ = 0;

@@ -107,6 +107,16 @@ int64_t FirstStep(const TaskAssignment& task) {
   return step;
 }
 
+[[noreturn]] void Fail(sbora::v1::TerminationReason termination, int code, const char* reason, const std::string& text) {
+  TrainerMessage message;
+  message.mutable_error()->set_reason(termination);
+  message.mutable_error()->mutable_failure()->set_code(code);
+  message.mutable_error()->mutable_failure()->set_reason(reason);
+  message.mutable_error()->mutable_failure()->set_message(text);
+  Send(message);
+  _exit(1);
+}
+
 void Misbehave(std::map<std::string, int64_t>& script, int64_t step, int rank) {
   const auto now = [&](const char* name) {
     const auto found = script.find(name);
@@ -117,13 +127,10 @@ void Misbehave(std::map<std::string, int64_t>& script, int64_t step, int rank) {
     ::write(2, "last words\n", 11) < 0 ? _exit(1) : _exit(9);
   }
   if (now("error_at")) {
-    TrainerMessage message;
-    message.mutable_error()->set_reason(sbora::v1::TERMINATION_REASON_NON_FINITE);
-    message.mutable_error()->mutable_failure()->set_code(13);
-    message.mutable_error()->mutable_failure()->set_reason("NON_FINITE");
-    message.mutable_error()->mutable_failure()->set_message("loss is nan at step " + std::to_string(step));
-    Send(message);
-    _exit(1);
+    Fail(sbora::v1::TERMINATION_REASON_NON_FINITE, 13, "NON_FINITE", "loss is nan at step " + std::to_string(step));
+  }
+  if (now("invalid_at")) {
+    Fail(sbora::v1::TERMINATION_REASON_INVALID_INPUT, 3, "SAFETENSORS_MALFORMED", "the header is no JSON");
   }
   if (now("hang_at")) Pause(3'600'000);
   if (now("orphan_at") && ::fork() == 0) Pause(3'600'000);

@@ -89,6 +89,23 @@ class TrainerProcessTest : public ::testing::Test {
     return task;
   }
 
+  /// The same task with SBoRA-FB, whose indices are output rows.
+  static void UseFb(TaskAssignment& task) {
+    auto& train = *task.mutable_task()->mutable_train();
+    train.mutable_spec()->mutable_adapter()->set_method(sbora::v1::METHOD_SBORA_FB);
+    train.clear_indices();
+    const auto config = TinyModelConfig();
+    for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+      for (const auto module : {core::LinearModule::kQ, core::LinearModule::kDown}) {
+        const std::string path = core::ModulePath(layer, module);
+        auto* indices = train.add_indices();
+        indices->set_module(path);
+        const auto drawn = core::DrawIndices(42, path, core::LinearModuleShape(config, module).out_features, kRank);
+        for (const int32_t index : *drawn) indices->add_indices(index);
+      }
+    }
+  }
+
   void Prepare() {
     TaskAssignment task = TrainAssignment("prepare");
     task.set_prepare_only(true);
@@ -208,6 +225,62 @@ TEST_F(TrainerProcessTest, OfTwoFetchedCheckpointsTheOlderStandsInForADamagedNew
   EXPECT_TRUE(AdapterBytes("elsewhere") == AdapterBytes("reference"));
 }
 
+TEST_F(TrainerProcessTest, AKilledRunGivesTheSameBytesWithEitherMethodAndSeveralThreads) {
+  ASSERT_NO_FATAL_FAILURE(Prepare());
+  for (const auto& [method, threads] : {std::pair{"fb", 1}, {"fa", 2}, {"fb", 2}}) {
+    const std::string name = std::string(method) + "-" + std::to_string(threads);
+    SCOPED_TRACE(name);
+    const auto assignment = [&](const std::string& work) {
+      TaskAssignment task = TrainAssignment(work);
+      if (method == std::string("fb")) UseFb(task);
+      task.set_threads(threads);
+      return task;
+    };
+    ASSERT_EQ(RunTrainer(assignment(name), Log()).exit_code, 0) << Slurp(Log());
+    const TrainerRun killed = RunTrainer(assignment(name + "-killed"), Log(),
+                                         [](TrainerProcess& process, const TrainerMessage& message) {
+                                           if (message.has_checkpoint() && message.checkpoint().step() == 4) process.Signal(SIGKILL);
+                                         });
+    ASSERT_EQ(killed.exit_code, 128 + SIGKILL);
+    const TrainerRun resumed = RunTrainer(assignment(name + "-killed"), Log());
+    ASSERT_EQ(resumed.exit_code, 0) << Slurp(Log());
+    ASSERT_NE(resumed.FindEvent("RESUMED"), nullptr);
+    EXPECT_EQ(resumed.FindEvent("RESUMED_DIFFERENTLY"), nullptr);
+    EXPECT_TRUE(AdapterBytes(name + "-killed") == AdapterBytes(name));
+  }
+}
+
+TEST_F(TrainerProcessTest, AResumeTakesTheThreadsOfItsCheckpointOrSaysThatItCannot) {
+  ASSERT_NO_FATAL_FAILURE(Prepare());
+  TaskAssignment two = TrainAssignment("two");
+  two.set_threads(2);
+  ASSERT_EQ(RunTrainer(two, Log()).exit_code, 0) << Slurp(Log());
+  const auto resume = [&](const std::string& work, int slot_cores, int spec_threads) {
+    TaskAssignment task = TrainAssignment(work);
+    task.set_threads(slot_cores);
+    task.mutable_task()->mutable_train()->mutable_spec()->mutable_resources()->set_threads(spec_threads);
+    (*task.mutable_directories())["checkpoint"] = (Path("two") / "checkpoints" / "ckpt-6").string();
+    const TrainerRun run = RunTrainer(task, Log());
+    EXPECT_EQ(run.exit_code, 0) << Slurp(Log());
+    EXPECT_EQ(run.metrics.front().step(), 7);
+    return run;
+  };
+  const TrainerRun wider = resume("wider", 3, 0);
+  EXPECT_THAT(wider.FindEvent("RESUMED")->message(), ::testing::HasSubstr("with 2 threads on cpu in float32"));
+  EXPECT_EQ(wider.FindEvent("RESUMED_DIFFERENTLY"), nullptr);
+  EXPECT_TRUE(AdapterBytes("wider") == AdapterBytes("two"));
+
+  const TrainerRun narrower = resume("narrower", 1, 0);
+  const auto* differently = narrower.FindEvent("RESUMED_DIFFERENTLY");
+  ASSERT_NE(differently, nullptr);
+  EXPECT_EQ(differently->level(), sbora::v1::FineTuningEvent::LEVEL_WARN);
+  EXPECT_THAT(differently->message(), ::testing::ContainsRegex("with 2 threads .*with 1 threads"));
+
+  const TrainerRun told = resume("told", 1, 3);  // the spec's word counts
+  EXPECT_THAT(told.FindEvent("RESUMED")->message(), ::testing::HasSubstr("with 3 threads"));
+  EXPECT_NE(told.FindEvent("RESUMED_DIFFERENTLY"), nullptr);
+}
+
 TEST_F(TrainerProcessTest, ADamagedCheckpointIsNamedAndTheOneBeforeIsUsed) {
   ASSERT_NO_FATAL_FAILURE(TrainUndisturbed());
   fs::remove_all(Path("reference") / "output2");
@@ -300,23 +373,6 @@ TEST_F(TrainerProcessTest, WeightsThatTheLastUpdateSpoiledAreNotCommitted) {
   ASSERT_TRUE(run.error) << Slurp(Log());
   EXPECT_EQ(run.error->failure().reason(), "NON_FINITE");
   EXPECT_FALSE(fs::exists(Path("spoiled") / "output" / "adapter_model.safetensors"));
-}
-
-TEST_F(TrainerProcessTest, EachMicroBatchIsASignOfLife) {
-  ASSERT_NO_FATAL_FAILURE(Prepare());
-  int64_t ticks[2] = {};
-  for (const int micro_batch : {5, 1}) {
-    TaskAssignment task = TrainAssignment("alive", 4);
-    task.mutable_directories()->erase("validation_cache");
-    auto& spec = *task.mutable_task()->mutable_train()->mutable_spec();
-    spec.mutable_validation()->set_keep_best(false);
-    spec.mutable_checkpoint()->set_checkpoint_every_steps(0);
-    spec.mutable_training()->set_micro_batch_size(micro_batch);
-    const TrainerRun run = RunTrainer(task, Log());
-    ASSERT_EQ(run.exit_code, 0) << Slurp(Log());
-    ticks[micro_batch == 1 ? 1 : 0] = run.ticks;
-  }
-  EXPECT_EQ(ticks[1] - ticks[0], 4 + 4 + 4 + 2);  // steps of 5, 5, 5 and 3 samples
 }
 
 TEST_F(TrainerProcessTest, ADamagedTokenCacheIsNotTheUsersFault) {

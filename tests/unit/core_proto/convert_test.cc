@@ -141,6 +141,22 @@ TEST(ConvertTest, NoFieldIsLost) {
   }
 }
 
+TEST(ConvertTest, GpusAreRefusedByNameWhileTheTrainerCannotUseThem) {
+  v1::FineTuningSpec spec = MinimalSpec();
+  spec.mutable_resources()->set_device(v1::DEVICE_CUDA);
+  const Status device = ParseSpec(spec).status();
+  EXPECT_EQ(device.code(), StatusCode::kUnimplemented);
+  EXPECT_EQ(device.reason(), "FEATURE_NOT_IMPLEMENTED");
+  EXPECT_EQ(device.violations().at(0).field, "spec.resources.device");
+  EXPECT_NE(device.message().find("use DEVICE_AUTO or DEVICE_CPU"), std::string::npos) << device;
+  spec.mutable_resources()->set_device(v1::DEVICE_CPU);
+  EXPECT_TRUE(ParseSpec(spec).ok());
+  spec.mutable_resources()->set_compute_dtype(v1::COMPUTE_DTYPE_BFLOAT16);
+  EXPECT_EQ(ParseSpec(spec).status().violations().at(0).field, "spec.resources.compute_dtype");
+  spec.mutable_resources()->set_compute_dtype(v1::COMPUTE_DTYPE_FLOAT32);
+  EXPECT_TRUE(ParseSpec(spec).ok());
+}
+
 TEST(ConvertTest, LeafNamesAreUniqueSoThatEachCanBeAFlag) {
   std::set<std::string> names;
   for (const Leaf& leaf : AllLeaves()) EXPECT_TRUE(names.insert(leaf.field->name()).second) << leaf.path;

@@ -118,7 +118,7 @@ class CoordinatorTest : public ::testing::Test {
     SyncRequest request;
     request.worker = "w";
     request.instance_uuid = "w-1";
-    request.slots = {{.id = "s0", .device = DeviceKind::kCpu, .gpu_name = {}}};
+    request.slots = {{.id = "s0", .device = DeviceKind::kCpu}};
     return request;
   }
   void AwaitServing(bool serving) {

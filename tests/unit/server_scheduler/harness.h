@@ -87,7 +87,7 @@ class Harness {
     SyncRequest request;
     request.worker = worker;
     request.instance_uuid = worker + "-1";
-    for (int i = 0; i < slots; ++i) request.slots.push_back({.id = fmt::format("s{}", i), .device = DeviceKind::kCpu, .gpu_name = {}});
+    for (int i = 0; i < slots; ++i) request.slots.push_back({.id = fmt::format("s{}", i), .device = DeviceKind::kCpu});
     return request;
   }
 

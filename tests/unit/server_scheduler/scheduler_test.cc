@@ -467,7 +467,7 @@ TEST_F(SchedulerTest, PriorityThenOrderAndNoStarvationOfGangs) {
 
 TEST_F(SchedulerTest, AutoWaitsForAGpuAndCpuWorkDoesNotTakeIt) {
   SyncRequest gpu = h_.Report("g", 1);
-  gpu.slots.push_back({.id = "gpu0", .device = DeviceKind::kCuda, .gpu_name = "H"});
+  gpu.slots.push_back({.id = "gpu0", .device = DeviceKind::kCuda});
   h_.Sync(gpu);
   h_.Submit("auto1");
   h_.Submit("auto2");

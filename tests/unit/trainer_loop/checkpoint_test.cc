@@ -5,9 +5,11 @@
 
 #include <fstream>
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "common/file.h"
+#include "core/manifest.h"
 
 namespace sbora::trainer {
 namespace {
@@ -33,7 +35,8 @@ class CheckpointTest : public testing::Test {
   static TrainState State(int64_t step) {
     return {.step = step, .epoch = 0.1 * static_cast<double>(step), .trained_tokens = 100 * step, .seconds = 1.5,
             .last_loss = 1.0 / 3.0, .last_validation_loss = 0.1, .last_validation_step = step,
-            .best_validation_loss = 0.1, .best_step = step};
+            .best_validation_loss = 0.1, .best_step = step,
+            .place = {.threads = 2, .device = "cpu", .dtype = "float32"}};
   }
   void Save(int64_t step) {
     auto store = Store();
@@ -171,6 +174,26 @@ TEST_F(CheckpointTest, TheNewerOfLocalAndFetchedWins) {
   EXPECT_EQ(Store().LoadNewest({fetched}).checkpoint->state.step, 4);
   Save(6);
   EXPECT_EQ(Store().LoadNewest({fetched}).checkpoint->state.step, 6);
+}
+
+TEST_F(CheckpointTest, OneThatDoesNotSayWhatComputedItIsStillGood) {
+  Save(4);
+  nlohmann::json json = nlohmann::json::parse(Slurp(Folder(4) / "state.json"));
+  const auto replace = [&] {
+    Spill(Folder(4) / "state.json", json.dump());
+    fs::remove(Folder(4) / "manifest.json");
+    const auto manifest = core::BuildManifest(Folder(4), {{"step", 4}});
+    ASSERT_TRUE(manifest.ok() && core::WriteManifest(Folder(4), *manifest).ok());
+  };
+  EXPECT_EQ(json["threads"], 2);
+  json["threads"] = -1;
+  replace();
+  EXPECT_EQ(Store().Load(Folder(4)).status().reason(), "CHECKPOINT_STATE_MALFORMED");
+  for (const char* name : {"threads", "device", "dtype"}) json.erase(name);
+  replace();
+  const auto loaded = Store().Load(Folder(4));
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->state.place, ComputePlace());
 }
 
 TEST_F(CheckpointTest, AFolderLeftHalfWrittenIsNoCheckpoint) {

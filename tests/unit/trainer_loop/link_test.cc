@@ -7,7 +7,9 @@
 #include <thread>
 #include <vector>
 
+#include "common/clock.h"
 #include "common/file.h"
+#include "worker/trainer/link/agent_link.h"
 #include "worker/trainer/link/failure.h"
 #include "worker/trainer/link/frame.h"
 #include "worker/trainer/link/outgoing_queue.h"
@@ -108,6 +110,37 @@ TEST(OutgoingQueueTest, OnlyTheNewestProgressWaits) {
   ASSERT_GE(got.size(), 2u);
   EXPECT_LE(got.size(), 3u);  // one may have left before the large frame was queued behind it
   EXPECT_EQ(got.back(), "99999");
+}
+
+TEST(AgentLinkTest, SignsOfLifeRepeatTheLastProgressNowAndThen) {
+  Pair pair;
+  v1::AgentMessage task;
+  task.mutable_task()->set_job("job");
+  ASSERT_TRUE(WriteAll(pair.theirs.get(), EncodeFrame(task.SerializeAsString()), "test").ok());
+  const auto next = [&] {
+    v1::TrainerMessage message;
+    const auto frame = ReadFrame(pair.theirs.get());
+    EXPECT_TRUE(frame.ok() && *frame && message.ParseFromString(**frame));
+    return message.progress();
+  };
+  const auto link = AgentLink::Start(pair.ours.get());
+  ASSERT_TRUE(link.ok()) << link.status();
+  const MonotonicTime start = SystemClock().Now();
+  (*link)->OnProgress({.step = 3, .phase = "training"});
+  EXPECT_EQ(next().ticks(), 1);
+  int64_t calls = 0;
+  for (; SystemClock().Now() - start < 4 * AgentLink::kAliveEvery; ++calls) (*link)->OnAlive();
+  (*link)->OnProgress({.step = 4, .phase = {}});
+  int64_t ticks = 1;
+  for (v1::Progress progress = next(); progress.progress().step() != 4; progress = next()) {
+    EXPECT_GT(progress.ticks(), ticks);
+    EXPECT_EQ(progress.progress().step(), 3);
+    EXPECT_EQ(progress.progress().phase(), "training");
+    ticks = progress.ticks();
+  }
+  EXPECT_GE(ticks, 2);
+  EXPECT_LE(ticks, 5);  // however often it was called
+  EXPECT_GT(calls, 1000);
 }
 
 TEST(OutgoingQueueTest, AReaderThatIsGoneIsReported) {

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <atomic>
+#include <fstream>
 #include <thread>
 
 #include "common/file.h"
@@ -31,7 +32,7 @@ class CacheTest : public ::testing::Test {
     Open(1000);
   }
   void Open(int64_t limit) {
-    auto cache = Cache::Open(folder_->path() / "cache", limit);
+    auto cache = Cache::Open(folder_->path() / "cache", limit, [this] { ++damaged_; });
     ASSERT_TRUE(cache.ok()) << cache.status();
     cache_ = *std::move(cache);
   }
@@ -45,7 +46,16 @@ class CacheTest : public ::testing::Test {
   std::unique_ptr<TempDirectory> folder_;
   std::unique_ptr<Cache> cache_;
   int fetches_ = 0;
+  int damaged_ = 0;
 };
+
+/// Other bytes of the same number in the same place, as a disk that rots: nothing but the bytes changes.
+void Rot(const fs::path& path) {
+  const auto modified = fs::last_write_time(path);
+  fs::permissions(path, fs::perms::owner_write, fs::perm_options::add);
+  std::fstream(path, std::ios::in | std::ios::out | std::ios::binary).put('?');
+  fs::last_write_time(path, modified);
+}
 
 TEST_F(CacheTest, FetchesOnceAndAgainAfterARestartNot) {
   ASSERT_TRUE(Get("abc").ok());
@@ -93,6 +103,67 @@ TEST_F(CacheTest, ShortenedFileIsFetchedAgain) {
   ASSERT_TRUE(pin.ok());
   EXPECT_EQ(*ReadFile(pin->path(), 10), "abcdef");
   EXPECT_EQ(fetches_, 2);
+}
+
+TEST_F(CacheTest, RotOfTheSameSizeIsFoundAtTheFirstUseAfterARestart) {
+  fs::path path;
+  {
+    auto pin = Get("abcdef");
+    ASSERT_TRUE(pin.ok());
+    path = pin->path();
+  }
+  Rot(path);
+  ASSERT_EQ(*ReadFile(path, 10), "?bcdef");
+  Open(1000);
+  auto pin = Get("abcdef");
+  ASSERT_TRUE(pin.ok()) << pin.status();
+  EXPECT_EQ(*ReadFile(pin->path(), 10), "abcdef");
+  EXPECT_EQ(fetches_, 2);
+  EXPECT_EQ(damaged_, 1);
+}
+
+TEST_F(CacheTest, AFileThatWasTouchedIsCheckedAgain) {
+  auto pin = Get("abcdef");
+  ASSERT_TRUE(pin.ok());
+  const fs::path path = pin->path();
+  ASSERT_TRUE(Get("abcdef").ok());
+  EXPECT_EQ(damaged_, 0);
+  Rot(path);
+  fs::last_write_time(path, fs::last_write_time(path) + std::chrono::seconds(1));
+  auto again = Get("abcdef");
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(*ReadFile(again->path(), 10), "abcdef");
+  EXPECT_EQ(*ReadFile(path, 10), "?bcdef");  // still there for the one who has it
+  EXPECT_EQ(fetches_, 2);
+  pin = CachePin();
+  EXPECT_FALSE(fs::exists(path));
+}
+
+TEST_F(CacheTest, RecheckLooksAtTheBytesWhateverWasCheckedBefore) {
+  auto pin = Get("abcdef");
+  ASSERT_TRUE(pin.ok());
+  EXPECT_TRUE(cache_->Recheck(*pin, {}).ok());
+  EXPECT_EQ(cache_->used_bytes(), 6);
+  std::stop_source stopped;
+  stopped.request_stop();
+  EXPECT_EQ(cache_->Recheck(*pin, stopped.get_token()).reason(), "STOPPED");
+  Rot(pin->path());
+  const Status status = cache_->Recheck(*pin, {});
+  EXPECT_EQ(status.reason(), "CACHE_DAMAGED");
+  EXPECT_EQ(status.code(), StatusCode::kDataLoss);
+  EXPECT_EQ(cache_->used_bytes(), 0);
+  EXPECT_EQ(damaged_, 1);
+}
+
+TEST_F(CacheTest, TheOrderOfUseSurvivesARestart) {
+  ASSERT_TRUE(Get(std::string(400, 'a')).ok());
+  ASSERT_TRUE(Get(std::string(400, 'b')).ok());
+  ASSERT_TRUE(Get(std::string(400, 'a')).ok());
+  Open(1000);
+  ASSERT_TRUE(Get(std::string(400, 'c')).ok());  // "b" makes room
+  EXPECT_EQ(fetches_, 3);
+  ASSERT_TRUE(Get(std::string(400, 'a')).ok());
+  EXPECT_EQ(fetches_, 3);
 }
 
 TEST_F(CacheTest, TwoCallersFetchOnce) {
@@ -190,6 +261,49 @@ TEST_F(CacheTest, ADroppedFileIsFetchedAgain) {
   fresh = CachePin();
   ASSERT_TRUE(Get("abc").ok());
   EXPECT_EQ(fetches_, 2);
+}
+
+TEST_F(CacheTest, ADroppedFolderStaysForThoseWhoUseItAndGoesWithTheLast) {
+  const std::string key = Sha256Hex("key");
+  const auto make = [&](const std::string& text) {
+    fs::create_directories(folder_->path() / "made");
+    EXPECT_TRUE(WriteFileAtomic(folder_->path() / "made" / "file", text).ok());
+    return cache_->AddFolder(key, folder_->path() / "made");
+  };
+  auto first = make("old");
+  ASSERT_TRUE(first.ok());
+  std::optional<CachePin> second = cache_->FindFolder(key);
+  ASSERT_TRUE(second);
+  const fs::path old_path = first->path();
+  cache_->Drop(*first);
+  cache_->Drop(*second);  // the second attempt finds the damage too
+  first = CachePin();
+  EXPECT_EQ(*ReadFile(second->path() / "file", 10), "old");
+  EXPECT_FALSE(cache_->FindFolder(key));
+
+  auto fresh = make("new");
+  ASSERT_TRUE(fresh.ok()) << fresh.status();
+  cache_->Drop(*second);  // says nothing about the new one
+  second.reset();
+  EXPECT_FALSE(fs::exists(old_path));
+  const auto found = cache_->FindFolder(key);
+  ASSERT_TRUE(found);
+  EXPECT_EQ(*ReadFile(found->path() / "file", 10), "new");
+}
+
+TEST_F(CacheTest, OfTwoWithOneKeyARestartKeepsTheYounger) {
+  const fs::path files = folder_->path() / "cache" / "files";
+  const std::string key = Sha256Hex("young");
+  ASSERT_TRUE(WriteFileAtomic(files / (key + ".2"), "young").ok());
+  ASSERT_TRUE(WriteFileAtomic(files / key, "o l d").ok());
+  ASSERT_TRUE(WriteFileAtomic(files / (key + ".x"), "junk").ok());
+  Open(1000);
+  EXPECT_EQ(cache_->used_bytes(), 5);
+  EXPECT_EQ(std::distance(fs::directory_iterator(files), {}), 1);
+  const auto pin = Get("young");
+  ASSERT_TRUE(pin.ok());
+  EXPECT_EQ(fetches_, 0);
+  EXPECT_EQ(*ReadFile(pin->path(), 10), "young");
 }
 
 TEST_F(CacheTest, ADroppedOrMissingFolderIsMadeAgain) {

@@ -21,6 +21,7 @@ constexpr char kStateFile[] = "state.json";
 constexpr std::string_view kPrefix = "ckpt-";
 constexpr int64_t kStateVersion = 1;
 constexpr int64_t kMaxStateBytes = 1 << 20;
+constexpr int64_t kMaxThreads = 1024;  // as of a job's spec
 
 std::string FolderName(int64_t step) { return fmt::format("{}{}", kPrefix, step); }
 
@@ -43,7 +44,10 @@ std::string ToJson(const TrainState& state, const std::string& run_hash) {
                          {"seconds", state.seconds},
                          {"last_loss", state.last_loss},
                          {"last_validation_step", state.last_validation_step},
-                         {"best_step", state.best_step}};
+                         {"best_step", state.best_step},
+                         {"threads", state.place.threads},
+                         {"device", state.place.device},
+                         {"dtype", state.place.dtype}};
   if (state.last_validation_loss) json["last_validation_loss"] = *state.last_validation_loss;
   if (state.best_validation_loss) json["best_validation_loss"] = *state.best_validation_loss;
   return json.dump(2) + "\n";
@@ -53,7 +57,7 @@ Status Malformed(const std::filesystem::path& path, std::string_view what) {
   return InvalidArgument("CHECKPOINT_STATE_MALFORMED", fmt::format("{}: {}", path.string(), what));
 }
 
-/// Reads numbers by name and remembers the first that is missing or ill-typed.
+/// Reads fields by name and remembers the first that is missing or ill-typed.
 class Fields {
  public:
   explicit Fields(const nlohmann::json& json) : json_(json) {}
@@ -69,6 +73,14 @@ class Fields {
     if (it != json_.end() && it->is_number()) return it->get<double>();
     Fail(name);
     return 0;
+  }
+  int64_t OptionalInt(const char* name) { return json_.contains(name) ? Int(name) : 0; }
+  std::string OptionalText(const char* name) {
+    const auto it = json_.find(name);
+    if (it == json_.end()) return {};
+    if (it->is_string()) return it->get<std::string>();
+    Fail(name);
+    return {};
   }
   std::optional<double> OptionalNumber(const char* name) {
     return json_.contains(name) ? std::optional(Number(name)) : std::nullopt;
@@ -109,7 +121,12 @@ StatusOr<TrainState> ReadState(const std::filesystem::path& path, const std::str
   state.best_step = fields.Int("best_step");
   state.last_validation_loss = fields.OptionalNumber("last_validation_loss");
   state.best_validation_loss = fields.OptionalNumber("best_validation_loss");
-  if (!fields.bad_field().empty()) return Malformed(path, fields.bad_field() + " is missing or no number");
+  state.place = {.threads = fields.OptionalInt("threads"), .device = fields.OptionalText("device"),
+                 .dtype = fields.OptionalText("dtype")};
+  if (!fields.bad_field().empty()) return Malformed(path, fields.bad_field() + " is missing or of another type");
+  if (state.place.threads < 0 || state.place.threads > kMaxThreads) {
+    return Malformed(path, fmt::format("threads is {}, must be from 0 to {}", state.place.threads, kMaxThreads));
+  }
   if (state.step < 0) return Malformed(path, "step is negative");
   return state;
 }

@@ -6,7 +6,7 @@
 ///     SBORA_ASSIGN_OR_RETURN(const std::string folder, store.Save(state, parameters, m, v, best));
 ///
 /// A folder holds adapter.safetensors (as the artifact, float32), optimizer.safetensors (`m`, `v`: [P] float32),
-/// best_adapter.safetensors when a best was kept, state.json (the cursor), and manifest.json with size and SHA-256 of
+/// best_adapter.safetensors when a best was kept, state.json (cursor, threads, device), and manifest.json with size and SHA-256 of
 /// each, written last. All is written and fsynced under a temporary name, renamed, the parent fsynced, and read back
 /// before an older checkpoint goes. No generator state exists: order and masks are functions of the step.
 /// Errors are Statuses; a failed Save leaves the older checkpoints. Threading: one thread at a time.
@@ -24,6 +24,15 @@
 
 namespace sbora::trainer {
 
+/// What computes. The same build adds up in the same order only where all of this is the same.
+struct ComputePlace {
+  int64_t threads = 0;      ///< of the CPU; 0: not known
+  std::string device = {};  ///< "cpu" or "cuda"
+  std::string dtype = {};   ///< of activations: "float32" or "bfloat16"
+
+  bool operator==(const ComputePlace&) const = default;
+};
+
 /// Where a run stands. All that is needed to go on bit-identically beside parameters and moments.
 struct TrainState {
   int64_t step = 0;            ///< optimizer steps done; the next one has this number
@@ -35,6 +44,7 @@ struct TrainState {
   int64_t last_validation_step = 0;
   std::optional<double> best_validation_loss;
   int64_t best_step = 0;
+  ComputePlace place = {};  ///< of step - 1; not known in checkpoints of early versions
 
   bool operator==(const TrainState&) const = default;
 };

@@ -142,9 +142,7 @@ void AgentLink::Finish() {
 }
 
 void AgentLink::OnProgress(const TaskProgress& progress) {
-  v1::TrainerMessage message;
-  message.mutable_progress()->set_ticks(++ticks_);
-  auto* out = message.mutable_progress()->mutable_progress();
+  auto* out = progress_.mutable_progress()->mutable_progress();
   out->set_step(progress.step);
   out->set_total_steps(progress.total_steps);
   out->set_loss(progress.loss);
@@ -154,7 +152,17 @@ void AgentLink::OnProgress(const TaskProgress& progress) {
   out->set_remaining_seconds(progress.remaining_seconds);
   out->set_trained_tokens(progress.trained_tokens);
   out->set_phase(progress.phase);
-  outgoing_->SendProgress(EncodeFrame(message.SerializeAsString()));
+  TellProgress();
+}
+
+void AgentLink::OnAlive() {
+  if (SystemClock().Now() - told_ >= kAliveEvery) TellProgress();
+}
+
+void AgentLink::TellProgress() {
+  told_ = SystemClock().Now();
+  progress_.mutable_progress()->set_ticks(progress_.progress().ticks() + 1);
+  outgoing_->SendProgress(EncodeFrame(progress_.SerializeAsString()));
 }
 
 void AgentLink::OnMetrics(const StepMetrics& metrics) {

@@ -30,6 +30,8 @@ namespace sbora::trainer {
 
 class AgentLink : public TaskObserver {
  public:
+  static constexpr Duration kAliveEvery = std::chrono::milliseconds(250);
+
   /// Reads the task and starts the threads. Takes the descriptor's number, not its ownership: it lives as long as the
   /// process. Errors: DATA_LOSS and INVALID_ARGUMENT PROTOCOL when the first message is no task.
   static StatusOr<std::unique_ptr<AgentLink>> Start(int fd);
@@ -44,6 +46,8 @@ class AgentLink : public TaskObserver {
   void Finish();
 
   void OnProgress(const TaskProgress& progress) override;
+  /// Repeats the last progress with one more tick when kAliveEvery has gone by without any; else reads a clock.
+  void OnAlive() override;
   void OnMetrics(const StepMetrics& metrics) override;
   void OnCheckpoint(int64_t step, const std::string& directory, std::optional<double> validation_loss) override;
   void OnEvent(EventLevel level, std::string_view type, const std::string& message) override;
@@ -57,10 +61,12 @@ class AgentLink : public TaskObserver {
   void Read();
   void Watch(const std::stop_token& stop);
   void Send(const v1::TrainerMessage& message);
+  void TellProgress();
 
   const int fd_;
   const v1::TaskAssignment task_;
-  int64_t ticks_ = 0;
+  v1::TrainerMessage progress_;  // the last; its ticks count all that were told
+  MonotonicTime told_{};
   std::atomic<bool> finishing_ = false;
   Mutex mutex_;
   MonotonicTime renewed_ SBORA_GUARDED_BY(mutex_);

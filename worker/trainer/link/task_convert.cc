@@ -41,8 +41,11 @@ StatusOr<data::DatasetFormat> ParseFormat(sbora::v1::DatasetFormat format) {
 }
 
 DevicePlan DeviceOf(const v1::TaskAssignment& assignment, core::ComputeDtype dtype, int64_t spec_threads) {
-  const auto threads = spec_threads > 0 ? static_cast<int>(spec_threads) : assignment.threads();
-  return {.device = assignment.device().empty() ? "cpu" : assignment.device(), .dtype = dtype, .threads = threads};
+  const bool fixed = spec_threads > 0;
+  return {.device = assignment.device().empty() ? "cpu" : assignment.device(),
+          .dtype = dtype,
+          .threads = fixed ? static_cast<int>(spec_threads) : assignment.threads(),
+          .threads_fixed = fixed};
 }
 
 StatusOr<GenerationSettings> ParseGeneration(const sbora::v1::GenerationSpec& spec) {

@@ -16,6 +16,7 @@ namespace {
 /// What all layers of one forward pass share.
 struct Pass {
   const core::ModelConfig& config;
+  const std::function<void()>& layer_done;
   const AdapterSet* adapter = nullptr;
   bool train = false;
   ops::DropoutPlan dropout;
@@ -91,6 +92,7 @@ static at::Tensor RunLayers(const Pass& pass, const std::vector<Layer>& layers, 
     const at::Tensor gate_TF = linear(LinearModule::kGate, m_TH);
     const at::Tensor up_TF = linear(LinearModule::kUp, m_TH);
     h_TH = h_TH + linear(LinearModule::kDown, ops::SwiGlu(gate_TF, up_TF));
+    if (pass.layer_done) pass.layer_done();
   }
   return h_TH;
 }
@@ -109,8 +111,8 @@ at::Tensor LlamaModel::Weight(int64_t layer, core::LinearModule module) const {
 at::Tensor LlamaModel::Hidden(const PackedBatch& batch, const std::vector<int64_t>& rows, AdapterSet* adapter,
                               const TrainContext& context) const {
   CheckBatch(batch, weights_->config);
-  Pass pass{.config = weights_->config, .adapter = adapter, .train = context.training && adapter != nullptr,
-            .dropout = {}, .cos_TD2 = {}, .sin_TD2 = {}};
+  Pass pass{.config = weights_->config, .layer_done = weights_->options.layer_done, .adapter = adapter,
+            .train = context.training && adapter != nullptr, .dropout = {}, .cos_TD2 = {}, .sin_TD2 = {}};
   at::AutoGradMode grad_mode(pass.train);
   if (adapter != nullptr) pass.dropout = PlanDropout(batch, *adapter, context);
   SetAngles(pass, batch.positions, weights_->inverse_frequency_D2);
@@ -156,7 +158,8 @@ at::Tensor LlamaModel::Prefill(const std::vector<std::vector<int64_t>>& prompts,
     cache.SetLength(row, static_cast<int64_t>(prompt.size()));
   }
   CheckBatch(batch, weights_->config);
-  Pass pass{.config = weights_->config, .adapter = adapter, .train = false, .dropout = {}, .cos_TD2 = {}, .sin_TD2 = {}};
+  Pass pass{.config = weights_->config, .layer_done = weights_->options.layer_done, .adapter = adapter, .train = false,
+            .dropout = {}, .cos_TD2 = {}, .sin_TD2 = {}};
   SetAngles(pass, batch.positions, weights_->inverse_frequency_D2);
   const int64_t head_dim = weights_->config.head_dim;
   const auto attend = [&](int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
@@ -184,7 +187,8 @@ at::Tensor LlamaModel::Step(const std::vector<int64_t>& tokens, KvCache& cache, 
   const int64_t span = cache.max_length() + 1;
   cache.Reserve(span);
   for (int64_t row = 0; row < batch; ++row) cache.SetLength(row, positions[static_cast<size_t>(row)] + 1);
-  Pass pass{.config = weights_->config, .adapter = adapter, .train = false, .dropout = {}, .cos_TD2 = {}, .sin_TD2 = {}};
+  Pass pass{.config = weights_->config, .layer_done = weights_->options.layer_done, .adapter = adapter, .train = false,
+            .dropout = {}, .cos_TD2 = {}, .sin_TD2 = {}};
   SetAngles(pass, positions, weights_->inverse_frequency_D2);
   const int64_t head_dim = weights_->config.head_dim;
   const int64_t kv_heads = weights_->config.num_kv_heads;

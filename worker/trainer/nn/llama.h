@@ -44,6 +44,8 @@ class LlamaModel {
     at::ScalarType dtype = at::kFloat;
     /// Ticks after each tensor; for progress counters.
     std::function<void(int64_t tensors_done, int64_t tensors_total)> progress = nullptr;
+    /// A sign of life: called after each layer of every forward pass, of training, scoring and generation alike.
+    std::function<void()> layer_done = nullptr;
   };
 
   /// Reads config.json and *.safetensors (one file, or shards with an index) as core's model import writes them.

@@ -26,6 +26,7 @@ class Stopwatch : public TaskObserver {
   Stopwatch(int64_t warmup_steps, BenchReport& report) : warmup_steps_(warmup_steps), report_(report) {}
 
   void OnProgress(const TaskProgress&) override {}
+  void OnAlive() override {}
   void OnMetrics(const StepMetrics& metrics) override {
     if (metrics.step == 1) report_.first_loss = metrics.loss;
     report_.last_loss = metrics.loss;

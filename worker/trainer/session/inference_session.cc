@@ -4,10 +4,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
-#include "common/clock.h"
 #include "common/status_macros.h"
 #include "worker/trainer/nn/generate.h"
 #include "worker/trainer/nn/llama.h"
@@ -24,9 +22,8 @@ struct InferenceSession::Impl {
 
 namespace {
 
-// Of one pass of scoring, so that memory and the time between two signs of life stay bounded.
+// Of one pass of scoring, so that memory and the time between two looks for a stop stay bounded.
 constexpr int64_t kMaxScoredTokens = 4096;
-constexpr Duration kSignOfLife = std::chrono::seconds(1);
 
 Status Stopped() { return Cancelled("TASK_STOPPED", "a stop was asked for"); }
 
@@ -61,11 +58,12 @@ StatusOr<std::unique_ptr<InferenceSession>> InferenceSession::Load(const Options
     SBORA_ASSIGN_OR_RETURN(const TorchPlan plan, SetUpTorch(options.device));
     auto impl = std::make_unique<Impl>();
     impl->observer = &observer;
-    SBORA_ASSIGN_OR_RETURN(
-        impl->model,
-        LlamaModel::Load(options.model_dir, {.device = plan.device, .dtype = plan.dtype, .progress = [&](int64_t done, int64_t total) {
-                           observer.OnProgress({.phase = fmt::format("loading model ({} of {} tensors)", done, total)});
-                         }}));
+    const auto progress = [&observer](int64_t done, int64_t total) {
+      observer.OnProgress({.phase = fmt::format("loading model ({} of {} tensors)", done, total)});
+    };
+    SBORA_ASSIGN_OR_RETURN(impl->model, LlamaModel::Load(options.model_dir, {.device = plan.device, .dtype = plan.dtype,
+                                                                             .progress = progress,
+                                                                             .layer_done = [&observer] { observer.OnAlive(); }}));
     if (!options.adapter_dir.empty()) {
       SBORA_ASSIGN_OR_RETURN(impl->adapter, LoadAdapter(options.adapter_dir, impl->model->config(), options.base_hash,
                                                         plan.device));
@@ -81,7 +79,6 @@ StatusOr<std::vector<std::vector<int64_t>>> InferenceSession::Generate(
     const at::NoGradGuard no_grad;
     std::vector<std::vector<int64_t>> answers;
     const auto batch_size = static_cast<size_t>(std::max<int64_t>(1, settings.batch_size));
-    MonotonicTime told = SystemClock().Now();
     for (size_t first = 0; first < prompts.size(); first += batch_size) {
       const size_t last = std::min(prompts.size(), first + batch_size);
       const std::vector<std::vector<int64_t>> batch(prompts.begin() + static_cast<std::ptrdiff_t>(first),
@@ -94,14 +91,7 @@ StatusOr<std::vector<std::vector<int64_t>>> InferenceSession::Generate(
                                     .seed = settings.seed,
                                     .first_prompt = static_cast<int64_t>(first),
                                     .batch_size = settings.batch_size,
-                                    .on_step = [&](int64_t) {
-                                      // Long answers take longer than the watchdog waits: a sign of life each second.
-                                      if (SystemClock().Now() - told >= kSignOfLife) {
-                                        told = SystemClock().Now();
-                                        on_batch(static_cast<int64_t>(first));
-                                      }
-                                      return !impl_->observer->StopRequested();
-                                    }};
+                                    .on_step = [&](int64_t) { return !impl_->observer->StopRequested(); }};
       SBORA_ASSIGN_OR_RETURN(auto generations, trainer::Generate(*impl_->model, impl_->adapter.get(), batch, options));
       if (impl_->observer->StopRequested()) return Stopped();
       for (auto& generation : generations) answers.push_back(std::move(generation.ids));

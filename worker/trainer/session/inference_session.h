@@ -56,8 +56,8 @@ class InferenceSession {
 
   const core::ModelConfig& config() const;
 
-  /// One list of ids per prompt, without prompt and end token. `on_batch` gets the number of prompts done,
-  /// after each batch and about once a second within it.
+  /// One list of ids per prompt, without prompt and end token. `on_batch` gets the number of prompts done, after each
+  /// batch; within one the observer hears OnAlive.
   StatusOr<std::vector<std::vector<int64_t>>> Generate(const std::vector<std::vector<int64_t>>& prompts,
                                                        const GenerationSettings& settings,
                                                        const std::function<void(int64_t done)>& on_batch);

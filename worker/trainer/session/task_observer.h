@@ -1,6 +1,7 @@
 /// What a running task tells its surroundings, and the one thing it asks them. Plain data, no LibTorch, no protobuf.
 ///
-/// Threading: all calls come from the thread that runs the task. Implementations must return soon; one that waits holds
+/// Threading: all calls come from the thread that runs the task, but for OnAlive, which may come from the thread of a
+/// backward pass while that one waits for it: never two at once. Implementations must return soon; one that waits holds
 /// the training up (the protocol link documents for how long it may).
 #pragma once
 
@@ -42,6 +43,9 @@ class TaskObserver {
   virtual ~TaskObserver() = default;
   /// Each call is a sign of life: steps, loaded tensors, validation batches, samples, checkpoints.
   virtual void OnProgress(const TaskProgress& progress) = 0;
+  /// A sign of life without news: after each layer of a forward pass and each module of a backward pass, because one
+  /// micro-batch of a large model takes longer than the agent waits. Called often; must cost next to nothing.
+  virtual void OnAlive() = 0;
   virtual void OnMetrics(const StepMetrics& metrics) = 0;
   /// The folder `directory` of the checkpoint directory is complete, durable and verified.
   virtual void OnCheckpoint(int64_t step, const std::string& directory, std::optional<double> validation_loss) = 0;

@@ -55,11 +55,18 @@ StatusOr<TorchPlan> SetUpTorch(const DevicePlan& plan) {
   }
   SBORA_ASSIGN_OR_RETURN(result.dtype, ResolveDtype(plan.dtype, result.device));
   TuneAllocator();
-  if (plan.threads > 0) at::set_num_threads(plan.threads);
+  if (plan.threads > 0) UseThreads(plan.threads);
   at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
   at::globalContext().setDeterministicFillUninitializedMemory(false);
   return result;
 }
+
+ComputePlace CurrentPlace(at::Device device, at::ScalarType dtype) {
+  return {.threads = at::get_num_threads(), .device = device.is_cuda() ? "cuda" : "cpu",
+          .dtype = dtype == at::kBFloat16 ? "bfloat16" : "float32"};
+}
+
+void UseThreads(int64_t threads) { at::set_num_threads(static_cast<int>(threads)); }
 
 Status StatusFromCurrentException() {
   try {

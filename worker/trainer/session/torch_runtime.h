@@ -10,6 +10,7 @@
 
 #include "common/status.h"
 #include "common/status_macros.h"
+#include "worker/trainer/checkpoint/checkpoint_store.h"
 #include "worker/trainer/session/device.h"
 
 namespace sbora::trainer {
@@ -23,6 +24,11 @@ struct TorchPlan {
 /// Errors: INVALID_ARGUMENT DEVICE_UNKNOWN; UNIMPLEMENTED DEVICE_UNAVAILABLE when this build or machine has no such
 /// device; UNIMPLEMENTED COMPUTE_DTYPE for bfloat16 on a CPU.
 StatusOr<TorchPlan> SetUpTorch(const DevicePlan& plan);
+
+/// Threads, device and element type of what computes now.
+ComputePlace CurrentPlace(at::Device device, at::ScalarType dtype);
+/// Changes the number of CPU threads from here on. REQUIRED: at least 1.
+void UseThreads(int64_t threads);
 
 /// The exception in flight as a Status. REQUIRED: called in a catch block.
 Status StatusFromCurrentException();

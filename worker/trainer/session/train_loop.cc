@@ -10,6 +10,7 @@
 
 #include "common/status_macros.h"
 #include "worker/trainer/session/adapter_binding.h"
+#include "worker/trainer/session/torch_runtime.h"
 
 namespace sbora::trainer {
 namespace {
@@ -82,8 +83,6 @@ TrainLoop::Pending TrainLoop::Launch(int64_t step) {
   at::Tensor loss_sum = at::zeros({}, at::TensorOptions(at::kDouble).device(parts_.model->device()));
   parts_.adapter->ZeroGradients();
   for (const auto& samples : pending.batch.micro_batches) {
-    // A step of many micro-batches may take longer than the watchdog waits: each is a sign of life.
-    if (&samples != &pending.batch.micro_batches.front()) ReportProgress(last_metrics_);
     const PackedBatch packed = parts_.data->Pack(samples);
     if (packed.supervised_rows.empty()) continue;
     const LossResult loss = parts_.model->ForwardLoss(packed, parts_.adapter, context);
@@ -171,6 +170,7 @@ Status TrainLoop::Checkpoint() {
   SBORA_RETURN_IF_ERROR(CheckFinite(parameters));
   const auto first_moment = ToHost(optimizer_.first_moment());
   const auto second_moment = ToHost(optimizer_.second_moment());
+  state_.place = CurrentPlace(parts_.model->device(), parts_.model->dtype());
   SBORA_ASSIGN_OR_RETURN(const std::string folder,
                          parts_.checkpoints->Save(state_, parameters, first_moment, second_moment, best_));
   checkpointed_step_ = state_.step;

@@ -82,7 +82,7 @@ class TrainLoop {
   MonotonicTime checkpointed_at_;
   MonotonicTime step_started_;
   double mean_step_seconds_ = 0;
-  StepMetrics last_metrics_;  ///< of the last step done, for signs of life between steps
+  StepMetrics last_metrics_;  ///< of the last step done, for progress while validating
 };
 
 }  // namespace sbora::trainer

@@ -38,10 +38,11 @@ StatusOr<Data> OpenData(const TrainRequest& request, int64_t vocab_size) {
 
 StatusOr<std::unique_ptr<LlamaModel>> LoadModel(const TrainRequest& request, const TorchPlan& plan,
                                                 TaskObserver& observer) {
-  return LlamaModel::Load(request.model_dir,
-                          {.device = plan.device, .dtype = plan.dtype, .progress = [&](int64_t done, int64_t total) {
-                             observer.OnProgress({.phase = fmt::format("loading model ({} of {} tensors)", done, total)});
-                           }});
+  const auto progress = [&observer](int64_t done, int64_t total) {
+    observer.OnProgress({.phase = fmt::format("loading model ({} of {} tensors)", done, total)});
+  };
+  return LlamaModel::Load(request.model_dir, {.device = plan.device, .dtype = plan.dtype, .progress = progress,
+                                              .layer_done = [&observer] { observer.OnAlive(); }});
 }
 
 core::AdapterConfig ConfigOf(const TrainRequest& request, const core::ModelConfig& base) {
@@ -66,7 +67,30 @@ void ReportRejected(const LoadReport& report, TaskObserver& observer) {
   }
 }
 
-Status RestoreNewest(const TrainRequest& request, const CheckpointStore& store, TrainLoop& loop, TaskObserver& observer) {
+std::string Describe(const ComputePlace& place) {
+  return fmt::format("{} threads on {} in {}", place.threads, place.device, place.dtype);
+}
+
+/// Computes as the checkpoint was computed where that is possible, and says so where it is not.
+ComputePlace TakePlace(const TrainRequest& request, const TrainState& state, const TorchPlan& plan, TaskObserver& observer) {
+  const ComputePlace& before = state.place;
+  ComputePlace now = CurrentPlace(plan.device, plan.dtype);
+  if (before.threads == 0) return now;
+  if (!request.device.threads_fixed && before.threads < now.threads) {
+    UseThreads(before.threads);
+    now = CurrentPlace(plan.device, plan.dtype);
+  }
+  if (now == before) return now;
+  observer.OnEvent(EventLevel::kWarn, "RESUMED_DIFFERENTLY",
+                   fmt::format("the {} steps of the checkpoint were computed with {}, those from here on with {}: the last "
+                               "bits of the adapter will differ from those of a run that nothing interrupted. For the same "
+                               "bits use workers whose slots have {} cores, or set resources.threads",
+                               state.step, Describe(before), Describe(now), before.threads));
+  return now;
+}
+
+Status RestoreNewest(const TrainRequest& request, const TorchPlan& plan, const CheckpointStore& store, TrainLoop& loop,
+                     TaskObserver& observer) {
   const LoadReport report = store.LoadNewest(request.resume_from);
   ReportRejected(report, observer);
   for (const auto& [folder, why] : report.rejected) {
@@ -75,9 +99,10 @@ Status RestoreNewest(const TrainRequest& request, const CheckpointStore& store, 
   }
   if (!report.checkpoint) return OkStatus();
   loop.Restore(*report.checkpoint);
-  observer.OnEvent(EventLevel::kInfo, "RESUMED", fmt::format("resumed from {} at step {}",
+  const ComputePlace place = TakePlace(request, report.checkpoint->state, plan, observer);
+  observer.OnEvent(EventLevel::kInfo, "RESUMED", fmt::format("resumed from {} at step {} with {}",
                                                              report.checkpoint->folder.filename().string(),
-                                                             report.checkpoint->state.step));
+                                                             report.checkpoint->state.step, Describe(place)));
   return OkStatus();
 }
 
@@ -103,6 +128,7 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
   SBORA_ASSIGN_OR_RETURN(const Data data, OpenData(request, model->config().vocab_size));
   SBORA_ASSIGN_OR_RETURN(const auto adapter,
                          CreateAdapter(model->config(), request.spec.adapter, request.indices, plan.device));
+  adapter->SetGradientReadyHook([&observer](const AdapterModule&) { observer.OnAlive(); });
   const core::AdapterConfig config = ConfigOf(request, model->config());
   const AdapterLayout layout = LayoutOf(*adapter, config);
   CheckpointStore store(request.checkpoint_dir, layout,
@@ -116,7 +142,7 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
                                 .validation = data.validation.get(),
                                 .checkpoints = &store,
                                 .observer = &observer});
-  SBORA_RETURN_IF_ERROR(RestoreNewest(request, store, loop, observer));
+  SBORA_RETURN_IF_ERROR(RestoreNewest(request, plan, store, loop, observer));
   SBORA_ASSIGN_OR_RETURN(const bool finished, loop.Run());
   const TrainOutcome outcome = OutcomeOf(loop, finished);
   if (!finished) return outcome;

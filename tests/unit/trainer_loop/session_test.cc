@@ -1,0 +1,120 @@
+// Whole sessions in this process on a tiny model: what they tell their surroundings.
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "common/file.h"
+#include "common/status_macros.h"
+#include "core/r_index.h"
+#include "tests/testing/tiny_model.h"
+#include "worker/trainer/session/inference_session.h"
+#include "worker/trainer/session/train_session.h"
+#include "worker/trainer/tasks/prepare.h"
+
+namespace sbora::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kLayers = 2;
+constexpr int kModules = 2 * kLayers;  // q and down in each layer
+
+/// Counts what it is told.
+class Counter : public TaskObserver {
+ public:
+  void OnProgress(const TaskProgress&) override {}
+  void OnAlive() override { ++alive; }
+  void OnMetrics(const StepMetrics&) override { ++steps; }
+  void OnCheckpoint(int64_t, const std::string&, std::optional<double>) override {}
+  void OnEvent(EventLevel, std::string_view, const std::string&) override {}
+  bool StopRequested() override { return false; }
+
+  int64_t alive = 0;
+  int64_t steps = 0;
+};
+
+class SessionTest : public ::testing::Test {
+ protected:
+  SessionTest() : temp_(*TempDirectory::Create(fs::temp_directory_path(), "session-test")) {
+    EXPECT_TRUE(testing::WriteTinyModel(Path("model"), {.num_layers = kLayers}).ok());
+    EXPECT_TRUE(testing::WriteTinyDataset(Path("dataset") / "data.jsonl", 14).ok());
+  }
+  fs::path Path(const std::string& name) const { return temp_.path() / name; }
+
+  /// Two steps of five samples in micro-batches of two; four samples to validate.
+  core::JobSpec Spec() const {
+    core::JobSpec spec;
+    spec.adapter.rank = 4;
+    spec.adapter.target_modules = {core::LinearModule::kQ, core::LinearModule::kDown};
+    spec.data.cutoff_tokens = 64;
+    spec.data.validation_samples = 4;
+    spec.training.batch_size = 5;
+    spec.training.micro_batch_size = 2;
+    spec.training.max_steps = 2;
+    spec.checkpoint_every_seconds = 0;
+    return spec;
+  }
+
+  StatusOr<TrainRequest> Prepared() {
+    TrainRequest request;
+    request.spec = Spec();
+    request.model_dir = Path("model");
+    request.output_dir = Path("output");
+    request.checkpoint_dir = Path("checkpoints");
+    request.device.threads = 1;
+    PrepareRequest prepare;
+    prepare.spec = request.spec;
+    prepare.model_dir = request.model_dir;
+    prepare.dataset = Path("dataset");
+    prepare.token_cache_dir = Path("token_cache");
+    prepare.validation_cache_dir = Path("validation_cache");
+    fs::create_directories(prepare.token_cache_dir);
+    fs::create_directories(prepare.validation_cache_dir);
+    Counter counter;
+    SBORA_RETURN_IF_ERROR(PrepareTokenCaches(prepare, counter));
+    SBORA_ASSIGN_OR_RETURN(request.token_cache, OnlyFile(prepare.token_cache_dir, ".train.tokens"));
+    SBORA_ASSIGN_OR_RETURN(request.validation_cache, OnlyFile(prepare.validation_cache_dir, ".validation.tokens"));
+    const auto config = testing::TinyModelConfig({.num_layers = kLayers});
+    for (int64_t layer = 0; layer < kLayers; ++layer) {
+      for (const auto module : request.spec.adapter.target_modules) {
+        const std::string path = core::ModulePath(layer, module);
+        const int64_t width = core::LinearModuleShape(config, module).in_features;
+        SBORA_ASSIGN_OR_RETURN(auto index, core::DrawIndices(42, path, width, request.spec.adapter.rank));
+        request.indices.push_back({path, std::move(index)});
+      }
+    }
+    return request;
+  }
+
+  TempDirectory temp_;
+};
+
+TEST_F(SessionTest, EachLayerOfAForwardAndEachModuleOfABackwardPassIsASignOfLife) {
+  const auto request = Prepared();
+  ASSERT_TRUE(request.ok()) << request.status();
+  Counter counter;
+  const auto outcome = RunTraining(*request, counter);
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(counter.steps, 2);
+  const int64_t micro_batches = 2 * 3;
+  const int64_t validation_batches = 2;
+  EXPECT_EQ(counter.alive, micro_batches * (kLayers + kModules) + validation_batches * kLayers);
+}
+
+TEST_F(SessionTest, ScoringAndGenerationGiveSignsOfLifeInEachLayer) {
+  Counter counter;
+  InferenceSession::Options options;
+  options.model_dir = Path("model");
+  options.device.threads = 1;
+  const auto session = InferenceSession::Load(options, counter);
+  ASSERT_TRUE(session.ok()) << session.status();
+  const ScoredSample samples[] = {{.ids = {1, 2, 3}, .supervised = {false, true, true}}};
+  ASSERT_TRUE((*session)->AnswerLoss(samples, 1, [](int64_t) {}).ok());
+  EXPECT_EQ(counter.alive, kLayers);
+  counter.alive = 0;
+  ASSERT_TRUE((*session)->Generate({{1, 2, 3}}, {.max_new_tokens = 3, .eos_ids = {}}, [](int64_t) {}).ok());
+  EXPECT_EQ(counter.alive, 3 * kLayers);  // the prompt, then two of the three new tokens
+}
+
+}  // namespace
+}  // namespace sbora::trainer
