@@ -398,64 +398,6 @@ Verdict Attempt::OfPendingOrder() const {
   return Judge(outcome, "");
 }
 
-std::optional<Verdict> Attempt::Commit() {
-  SetState(State::kRunning);
-  SetPhase("uploading results");
-  wp::CommitAttemptRequest request;
-  if (const Status status = UploadOutputs(&request); !status.ok()) {
-    if (control_.order() == StopOrder::kFenced) return std::nullopt;
-    return OfFailure(status);
-  }
-  checkpoints_.reset();  // the result makes them needless
-  SetState(State::kCommitting);
-  request.set_worker(context_.worker);
-  request.set_instance_uuid(context_.instance_uuid);
-  *request.mutable_lease() = lease_.id();
-  *request.mutable_result() = *result_;
-  return CommitUntilAnswered(request);
-}
-
-Status Attempt::UploadOutputs(wp::CommitAttemptRequest* request) {
-  SBORA_ASSIGN_OR_RETURN(const auto files, PlainFiles(folder_ / "output"));
-  for (const fs::path& path : files) {
-    auto file = context_.transfer.Upload(lease_.project(), path, path.filename().string(), upload_stop_.get_token());
-    if (!file.ok()) return file.status();
-    context_.metrics.AddTransferred("upload", file->size_bytes());
-    *request->add_files() = *std::move(file);
-  }
-  return OkStatus();
-}
-
-std::optional<Verdict> Attempt::CommitUntilAnswered(wp::CommitAttemptRequest& request) {
-  Backoff backoff({.initial = std::chrono::milliseconds(100), .max_attempts = 1'000'000});
-  while (true) {
-    request.clear_items();
-    reports_.FillLast(request.mutable_items());
-    grpc::ClientContext context;
-    SetDeadline(context);
-    wp::CommitAttemptResponse response;
-    Status status;
-    {
-      const std::stop_callback cancel(upload_stop_.get_token(), [&] { context.TryCancel(); });
-      status = FromGrpc(context_.service.CommitAttempt(&context, request, &response));
-    }
-    if (status.ok()) {
-      LogInfo("attempt committed",
-              {{"job", lease_.resource()}, {"attempt", lease_.attempt()}, {"epoch", lease_.id().epoch()}});
-      return std::nullopt;
-    }
-    if (status.reason() == "LEASE_FENCED" || control_.order() == StopOrder::kFenced) {
-      LogWarn("commit refused: another attempt holds the lease; this one's result is dropped",
-              {{"job", lease_.resource()}, {"attempt", lease_.attempt()}, {"epoch", lease_.id().epoch()}});
-      return std::nullopt;
-    }
-    // A repeat of a commit that was taken answers OK, so everything that may be a lost answer is tried again.
-    const bool again = IsRetryable(status.code()) || status.code() == StatusCode::kDeadlineExceeded ||
-                       status.reason().starts_with("GRPC_");
-    if (!again || !backoff.Wait(SystemClock(), upload_stop_.get_token())) return OfFailure(status);
-  }
-}
-
 Status Attempt::SaveJournal(const std::vector<Child>& children, const std::optional<Cgroup>& cgroup) const {
   Journal journal{.lease_uid = lease_.id().uid(),
                   .epoch = lease_.id().epoch(),
