@@ -167,7 +167,7 @@ StatusOr<std::optional<CachePin>> Cache::FindOrClaim(const v1::File& file, const
     if (stop.stop_requested()) return Cancelled("STOPPED", "stopped while fetching files");
     if (!UsableLocked(key, file.size_bytes())) {
       claimed_.insert(key);
-      return std::nullopt;
+      return std::optional<CachePin>();
     }
     pin = PinLocked(key);
     const Entry& entry = entries_.at(key);
@@ -175,7 +175,7 @@ StatusOr<std::optional<CachePin>> Cache::FindOrClaim(const v1::File& file, const
     claimed_.insert(key);
   }
   const Status checked = Recheck(pin, stop);
-  if (checked.code() == StatusCode::kDataLoss) return std::nullopt;
+  if (checked.code() == StatusCode::kDataLoss) return std::optional<CachePin>();
   Unclaim(key);
   if (!checked.ok()) return checked;
   return std::optional(std::move(pin));
