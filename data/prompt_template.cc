@@ -165,7 +165,8 @@ StatusOr<TokenizedSample> Tokenize(const std::vector<Segment>& segments, PromptT
   std::string whole;
   for (const Segment& segment : segments) whole += segment.text;
   SBORA_ASSIGN_OR_RETURN(auto encoding, model.tokenizer->EncodeWithEnds(whole, special));
-  TokenizedSample sample{.ids = std::move(encoding.ids)};
+  TokenizedSample sample;
+  sample.ids = std::move(encoding.ids);
   const size_t count = sample.ids.size();
   sample.supervised.assign(count, 0);
   sample.response_start = static_cast<int64_t>(count);

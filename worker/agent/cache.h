@@ -56,14 +56,15 @@ class Cache {
   /// Puts the checked bytes at the path it is given, or fails and leaves nothing there.
   using Fetch = std::function<Status(const std::filesystem::path& destination)>;
 
-  /// Takes over what is there. `on_damaged` is called for each file that fails its check, from the thread that found it; it must
-  /// not call the cache.
+  /// Takes over what is there. `on_damaged` is called for each file that fails its check, from the thread that found
+  /// it; it must not call the cache.
   /// Errors: those of the file system.
   static StatusOr<std::unique_ptr<Cache>> Open(const std::filesystem::path& directory, int64_t max_bytes,
                                                std::function<void()> on_damaged = {});
 
   /// The file, from here or through `fetch`; a second caller for the same file waits for the first. A file of another
-  /// size or hash than listed is fetched again. Takes the time of reading the file where a check is due. When the disk is full, all entries that nobody uses make room first.
+  /// size or hash than listed is fetched again. Takes the time of reading the file where a check is due. When the disk is
+  /// full, all entries that nobody uses make room first.
   /// Errors: InvalidArgument BAD_FILE (hash or size not a hash or size), those of `fetch`, Cancelled STOPPED.
   StatusOr<CachePin> Get(const v1::File& file, const Fetch& fetch, const std::stop_token& stop);
 

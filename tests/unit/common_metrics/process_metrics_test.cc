@@ -28,7 +28,9 @@ TEST(ProcessMetrics, TellsOfThisProcess) {
   EXPECT_GE(values.at("process_max_fds"), before);
   const std::ifstream file("/proc/self/stat");
   for (const auto& family : ProcessMetrics()) {
-    if (family.name == "process_open_fds") EXPECT_EQ(family.metric[0].gauge.value, before + 1);
+    if (family.name == "process_open_fds") {
+      EXPECT_EQ(family.metric[0].gauge.value, before + 1);
+    }
   }
 }
 

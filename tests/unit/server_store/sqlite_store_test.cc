@@ -33,6 +33,11 @@ class SqliteStoreTest : public ::testing::Test {
     auto result = store_->Commit(sets);
     return result.ok() ? result->front() : result.status();
   }
+  std::vector<ObjectRow> UnownedObjects(int64_t created_before_ms, int limit) {
+    auto rows = store_->ListUnownedObjects(created_before_ms, limit);
+    EXPECT_TRUE(rows.ok()) << rows.status();
+    return rows.ok() ? *std::move(rows) : std::vector<ObjectRow>();
+  }
   static WorkRow Row(const std::string& id, WorkKind kind = WorkKind::kTrain, JobState state = JobState::kQueued) {
     WorkRow row;
     row.uid = "uid-" + id;
@@ -319,11 +324,11 @@ TEST_F(SqliteStoreTest, ACheckpointOrResourceTakesItsObjectsOverFromTheirUploads
   // The same step again, after the later ones turned out unusable: all that they held is free at once.
   ASSERT_TRUE(Write({checkpoint(1, "o1again")}).ok());
   std::vector<std::string> free;
-  for (const ObjectRow& object : *store_->ListUnownedObjects(2, 10)) free.push_back(object.uid);
+  for (const ObjectRow& object : UnownedObjects(2, 10)) free.push_back(object.uid);
   EXPECT_THAT(free, ::testing::UnorderedElementsAre("o1", "o2", "o3"));
   ASSERT_TRUE(Write({DeleteResource{.name = Model("m").name}, RemoveObjectOwner{.object_uid = {}, .owner = "uid-a"}}).ok());
   free.clear();
-  for (const ObjectRow& object : *store_->ListUnownedObjects(2, 10)) free.push_back(object.uid);
+  for (const ObjectRow& object : UnownedObjects(2, 10)) free.push_back(object.uid);
   EXPECT_THAT(free, ::testing::UnorderedElementsAre("o1", "o2", "o3", "o1again", "file")) << "work leaves the upload its source";
 }
 
