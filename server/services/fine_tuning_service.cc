@@ -7,6 +7,7 @@
 #include "common/status_macros.h"
 #include "server/services/convert.h"
 #include "server/services/job_planner.h"
+#include "server/services/job_regions.h"
 #include "server/services/requests.h"
 #include "server/services/rpc.h"
 #include "server/services/validator.h"
@@ -17,11 +18,23 @@ namespace {
 constexpr std::string_view kKind = "JOB";
 /// A page of long log lines ends early: messages have at most 4 MiB.
 constexpr size_t kMaxPageBytes = 2 << 20;
+/// Each try that fails was overtaken by another job; so many in a row are no longer chance.
+constexpr int kMaxReplans = 16;
 
 Status FilterError(const std::string& filter) {
   return Unimplemented("FILTER_NOT_SUPPORTED",
                        fmt::format("filter \"{}\" is not supported; write `state = RUNNING`, joined by OR", filter.substr(0, 200)))
       .WithMetadata("feature", "filter");
+}
+
+/// What an earlier call with the same request_id and content made.
+StatusOr<std::optional<Work>> EarlierJob(const ServiceContext& services, const v1::CreateFineTuningJobRequest& request) {
+  if (request.request_id().empty()) return std::optional<Work>();
+  SBORA_ASSIGN_OR_RETURN(const std::string project, core::ParseProject(request.parent(), "parent"));
+  SBORA_ASSIGN_OR_RETURN(const auto earlier, services.store().FindRequest(project, request.request_id()));
+  if (!earlier || earlier->hash != RequestHash("CreateFineTuningJob", request)) return std::optional<Work>();
+  SBORA_ASSIGN_OR_RETURN(Work work, services.store().GetWork(earlier->name));
+  return std::optional<Work>(std::move(work));
 }
 
 using Change = StatusOr<Work> (Coordinator::*)(std::string_view, int64_t);
@@ -64,6 +77,25 @@ StatusOr<std::vector<core::JobState>> ParseStateFilter(const std::string& filter
 }
 
 Status FineTuningServiceImpl::Create(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job) {
+  const bool disjoint = AsksForDisjoint(request.fine_tuning_job().spec().adapter());
+  return disjoint && !request.validate_only() ? CreateDisjoint(request, job) : CreateOnce(request, job);
+}
+
+Status FineTuningServiceImpl::CreateDisjoint(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job) {
+  MutexLock lock(disjoint_mutex_);
+  // A repeat must not be refused for what its own first call holds.
+  SBORA_ASSIGN_OR_RETURN(const std::optional<Work> earlier, EarlierJob(services_, request));
+  if (earlier) {
+    services_.metrics->CountSubmitted("duplicate");
+    SBORA_ASSIGN_OR_RETURN(job, JobOf(*earlier, services_.coordinator->Progress(earlier->row.uid)));
+    return OkStatus();
+  }
+  Status status = CreateOnce(request, job);
+  for (int again = 0; again < kMaxReplans && status.reason() == "REGIONS_MOVED"; ++again) status = CreateOnce(request, job);
+  return status;
+}
+
+Status FineTuningServiceImpl::CreateOnce(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job) {
   StatusOr<PlannedJob> planned = PlanFineTuning(services_, request);
   if (!planned.ok()) {
     services_.metrics->CountSubmitted("rejected");
