@@ -12,7 +12,8 @@ namespace {
 bool SameBits(float a, float b) { return std::bit_cast<uint32_t>(a) == std::bit_cast<uint32_t>(b); }
 
 /// Rounds the changed elements of a row into `out`; all others keep their bytes.
-Status StoreChanged(std::span<const float> base_I, std::span<const float> sum_I, DType dtype, std::span<std::byte> out) {
+Status StoreChanged(std::span<const float> base_I, std::span<const float> sum_I, DType dtype,
+                    std::span<std::byte> out) {
   const auto size = static_cast<size_t>(DTypeSize(dtype));
   for (size_t i = 0; i < base_I.size();) {
     if (SameBits(base_I[i], sum_I[i])) {
@@ -29,7 +30,8 @@ Status StoreChanged(std::span<const float> base_I, std::span<const float> sum_I,
 
 }  // namespace
 
-StatusOr<AdapterDelta> AdapterDelta::Load(const AdapterFolder& adapter, int64_t layer, LinearModule module, double weight) {
+StatusOr<AdapterDelta> AdapterDelta::Load(const AdapterFolder& adapter, int64_t layer, LinearModule module,
+                                          double weight) {
   const AdapterConfig& config = adapter.config();
   AdapterDelta delta;
   delta.method_ = config.method;

@@ -34,11 +34,12 @@ Status CheckAdapters(const std::vector<AdapterToMerge>& adapters) {
   if (adapters.empty()) return InvalidArgument("ADAPTERS_EMPTY", "no adapter is named; name at least one");
   for (size_t i = 0; i < adapters.size(); ++i) {
     if (i > 0 && adapters[i].name == adapters[i - 1].name) {
-      return InvalidArgument("ADAPTER_DUPLICATE", fmt::format("{} is named twice; give it one weight instead", adapters[i].name));
+      return InvalidArgument("ADAPTER_DUPLICATE",
+                             fmt::format("{} is named twice; give it one weight instead", adapters[i].name));
     }
     if (std::isfinite(adapters[i].weight)) continue;
-    return InvalidArgument("WEIGHT_NOT_FINITE", fmt::format("the weight of {} is {}; it must be finite", adapters[i].name,
-                                                            adapters[i].weight));
+    return InvalidArgument("WEIGHT_NOT_FINITE", fmt::format("the weight of {} is {}; it must be finite",
+                                                            adapters[i].name, adapters[i].weight));
   }
   return OkStatus();
 }
@@ -55,8 +56,9 @@ Status CheckBase(const ModelFolder& base, const AdapterConfig& adapter, const st
 
 Status CheckMethod(const AdapterToMerge& adapter, const AdapterConfig& config) {
   if (config.method != AdapterMethod::kFull) return OkStatus();
-  return Unimplemented("EXPORT_METHOD", fmt::format("{}: full fine-tuning has no adapter; its artifact is a checkpoint already",
-                                                    adapter.name));
+  return Unimplemented(
+      "EXPORT_METHOD",
+      fmt::format("{}: full fine-tuning has no adapter; its artifact is a checkpoint already", adapter.name));
 }
 
 }  // namespace
@@ -103,7 +105,8 @@ StatusOr<ExportedFolder> MergeAdapters(const fs::path& base_dir, std::vector<Ada
 
 StatusOr<ExportedFolder> MergeAdapter(const fs::path& base_dir, const fs::path& adapter_dir, const fs::path& out_dir,
                                       const MergeOptions& options) {
-  return MergeAdapters(base_dir, {{"the adapter", adapter_dir, 1.0}}, out_dir, {.merge = options, .allow_overlap = false});
+  return MergeAdapters(base_dir, {{"the adapter", adapter_dir, 1.0}}, out_dir,
+                       {.merge = options, .allow_overlap = false});
 }
 
 }  // namespace sbora::core

@@ -26,12 +26,12 @@ struct MergeSeveralOptions {
   bool allow_overlap = false;
 };
 
-/// Writes W0 + sum of weight * delta. Where the regions are disjoint the result is exact: the same bits whatever the order
-/// of `adapters`, and each adapter's rows or columns as in a merge of it alone with that weight. Where they overlap
-/// (allowed only on request) the sums are float32 in the order of names, rounded once, so that the result does not depend
-/// on the order given either. One adapter at weight 1 gives MergeAdapter's bits.
-/// Errors: those of MergeAdapter; INVALID_ARGUMENT ADAPTERS_EMPTY, ADAPTER_DUPLICATE, WEIGHT_NOT_FINITE;
-/// FAILED_PRECONDITION BASES_DIFFER, REGIONS_OVERLAP (core/region.h), BASE_HASH_MISMATCH.
+/// Writes W0 + sum of weight * delta. Where the regions are disjoint the result is exact: the same bits whatever the
+/// order of `adapters`, and each adapter's rows or columns as in a merge of it alone with that weight. Where they
+/// overlap (allowed only on request) the sums are float32 in the order of names, rounded once, so that the result does
+/// not depend on the order given either. One adapter at weight 1 gives MergeAdapter's bits. Errors: those of
+/// MergeAdapter; INVALID_ARGUMENT ADAPTERS_EMPTY, ADAPTER_DUPLICATE, WEIGHT_NOT_FINITE; FAILED_PRECONDITION
+/// BASES_DIFFER, REGIONS_OVERLAP (core/region.h), BASE_HASH_MISMATCH.
 StatusOr<ExportedFolder> MergeAdapters(const std::filesystem::path& base_dir, std::vector<AdapterToMerge> adapters,
                                        const std::filesystem::path& out_dir, const MergeSeveralOptions& options);
 

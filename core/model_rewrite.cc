@@ -15,10 +15,9 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kMaxCopiedBytes = 256 << 20;
-constexpr const char* kCopiedFiles[] = {"chat_template.jinja",     "config.json",
-                                        "generation_config.json",  "model.safetensors.index.json",
-                                        "special_tokens_map.json", "tokenizer.json",
-                                        "tokenizer_config.json"};
+constexpr const char* kCopiedFiles[] = {
+    "chat_template.jinja",     "config.json",    "generation_config.json", "model.safetensors.index.json",
+    "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"};
 
 Status CancelledAfter(int64_t done, int64_t total) {
   return Cancelled("CANCELLED", fmt::format("cancelled after {} of {} tensors", done, total));
@@ -54,8 +53,8 @@ class Rewriter {
     std::sort(views.begin(), views.end(), [](const auto& a, const auto& b) { return a.data.data() < b.data.data(); });
     std::vector<TensorSpec> specs;
     for (const TensorView& view : views) specs.push_back({view.name, view.dtype, view.shape});
-    SBORA_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::Create(out_dir_ / shard.path().filename(), std::move(specs),
-                                                                  shard.metadata()));
+    SBORA_ASSIGN_OR_RETURN(
+        auto writer, SafetensorsWriter::Create(out_dir_ / shard.path().filename(), std::move(specs), shard.metadata()));
     for (const TensorView& view : views) {
       if (options_.cancelled && options_.cancelled()) return CancelledAfter(done_, total_);
       SBORA_RETURN_IF_ERROR(AppendTensor(view, writer));

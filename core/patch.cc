@@ -101,10 +101,12 @@ class Patch {
                         values.shape == placement.ShapeOfValues(weight->shape) &&
                         placement.indices.back() < weight->shape[axis_ == RegionAxis::kInput ? 1 : 0];
       if (!fits) {
-        return FailedPrecondition("BASE_HASH_MISMATCH", fmt::format("{} does not fit {} of {}: it is of another base",
-                                                                    file_.path().string(), module, model.dir().string()));
+        return FailedPrecondition("BASE_HASH_MISMATCH",
+                                  fmt::format("{} does not fit {} of {}: it is of another base", file_.path().string(),
+                                              module, model.dir().string()));
       }
-      edits[module + std::string(kWeightSuffix)] = [&placement, values](const TensorView& view, std::span<std::byte> bytes) {
+      edits[module + std::string(kWeightSuffix)] = [&placement, values](const TensorView& view,
+                                                                        std::span<std::byte> bytes) {
         placement.ForEachRun(view, [&](size_t to, size_t from, size_t count) {
           std::memcpy(bytes.data() + to, values.data.data() + from, count);
         });
@@ -123,7 +125,8 @@ class Patch {
       return found == file_.metadata().end() ? std::string() : found->second;
     };
     if (get("sbora_patch") != kVersion) {
-      return Malformed(file_.path(), fmt::format("sbora_patch is \"{}\", this program reads {}", get("sbora_patch"), kVersion));
+      return Malformed(file_.path(),
+                       fmt::format("sbora_patch is \"{}\", this program reads {}", get("sbora_patch"), kVersion));
     }
     const std::string axis = get("axis");
     if (axis != "input" && axis != "output") return Malformed(file_.path(), "axis must be input or output");
@@ -138,7 +141,8 @@ class Patch {
     for (const TensorView& view : file_.tensors()) {
       if (!view.name.ends_with(kIndexSuffix)) continue;
       const std::string module = view.name.substr(0, view.name.size() - kIndexSuffix.size());
-      if (view.dtype != DType::kI32 || view.shape.size() != 1) return Malformed(file_.path(), view.name + " must be I32 [r]");
+      if (view.dtype != DType::kI32 || view.shape.size() != 1)
+        return Malformed(file_.path(), view.name + " must be I32 [r]");
       Placement placement{.axis = axis_, .indices = std::vector<int32_t>(static_cast<size_t>(view.elements()))};
       if (view.elements() > 0) std::memcpy(placement.indices.data(), view.data.data(), view.data.size());
       // Against the weight's own width once the model is there.
@@ -166,8 +170,8 @@ class Patch {
 };
 
 Status WrongBase(const std::string& expected, const std::string& found, const fs::path& model) {
-  return FailedPrecondition("BASE_HASH_MISMATCH", fmt::format("the patch is for base {}, {} is base {}", expected, model.string(),
-                                                              found))
+  return FailedPrecondition("BASE_HASH_MISMATCH",
+                            fmt::format("the patch is for base {}, {} is base {}", expected, model.string(), found))
       .WithMetadata("expected", expected)
       .WithMetadata("found", found);
 }
@@ -185,8 +189,9 @@ StatusOr<ExportedFolder> Overwrite(const ModelFolder& model, const Patch& patch,
   SBORA_ASSIGN_OR_RETURN(const WeightHashes hashes, HashBeforeAndAfter(model, edits, options.cancelled));
   if (hashes.before != direction.from) return wrong_model.WithMetadata("found", hashes.before);
   if (hashes.after != direction.to) {
-    return DataLoss("PATCH_CORRUPT", fmt::format("the patch promises weights of hash {}, its values give {}; fetch it again",
-                                                 direction.to, hashes.after));
+    return DataLoss("PATCH_CORRUPT",
+                    fmt::format("the patch promises weights of hash {}, its values give {}; fetch it again",
+                                direction.to, hashes.after));
   }
   return RewriteModel(model, edits, out_dir, {options.progress, options.cancelled});
 }
@@ -201,6 +206,7 @@ class PatchWriter {
     const AdapterConfig& config = adapter_.config();
     SBORA_ASSIGN_OR_RETURN(const WeightHashes hashes, HashBeforeAndAfter(base_, edits_, options.cancelled));
     if (hashes.before != config.base_hash) return WrongBase(config.base_hash, hashes.before, base_.dir());
+    SBORA_RETURN_IF_ERROR(RequireEmptyFolder(out_dir));
     SBORA_ASSIGN_OR_RETURN(const RegionSet regions, RegionsOf(adapter_));
     std::vector<TensorSpec> specs;
     for (const Region& region : regions) {
@@ -210,15 +216,15 @@ class PatchWriter {
       specs.push_back({region.module + std::string(kNewSuffix), weight.dtype, shape});
       specs.push_back({region.module + std::string(kOldSuffix), weight.dtype, shape});
     }
-    SBORA_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::Create(
-                                            out_dir / kPatchFile, std::move(specs),
-                                            {{"format", "pt"},
-                                             {"sbora_patch", std::string(kVersion)},
-                                             {"axis", std::string(RegionAxisName(AxisOf(config.method)))},
-                                             {"method", std::string(AdapterMethodName(config.method))},
-                                             {"base_model", config.base_model},
-                                             {"base_hash", hashes.before},
-                                             {"patched_hash", hashes.after}}));
+    SBORA_ASSIGN_OR_RETURN(auto writer,
+                           SafetensorsWriter::Create(out_dir / kPatchFile, std::move(specs),
+                                                     {{"format", "pt"},
+                                                      {"sbora_patch", std::string(kVersion)},
+                                                      {"axis", std::string(RegionAxisName(AxisOf(config.method)))},
+                                                      {"method", std::string(AdapterMethodName(config.method))},
+                                                      {"base_model", config.base_model},
+                                                      {"base_hash", hashes.before},
+                                                      {"patched_hash", hashes.after}}));
     int64_t done = 0;
     for (const Region& region : regions) {
       if (options.cancelled && options.cancelled()) return Cancelled("CANCELLED", "cancelled while writing the patch");
@@ -254,12 +260,12 @@ StatusOr<ExportedFolder> ExportPatch(const fs::path& base_dir, const fs::path& a
                                      const MergeOptions& options) {
   SBORA_ASSIGN_OR_RETURN(const AdapterFolder adapter, AdapterFolder::Open(adapter_dir));
   if (!UsesIndices(adapter.config().method)) {
-    return Unimplemented("EXPORT_METHOD", fmt::format("{} changes all weights of its targets, so a patch would be as large as "
-                                                      "they are; merge the adapter instead",
-                                                      AdapterMethodName(adapter.config().method)));
+    return FailedPrecondition("EXPORT_METHOD",
+                              fmt::format("{} changes all weights of its targets, so a patch would be as large as "
+                                          "they are; merge the adapter instead",
+                                          AdapterMethodName(adapter.config().method)));
   }
   SBORA_ASSIGN_OR_RETURN(const ModelFolder base, ModelFolder::Open(base_dir));
-  SBORA_RETURN_IF_ERROR(RequireEmptyFolder(out_dir));
   return PatchWriter(base, adapter).Write(out_dir, options);
 }
 
@@ -267,11 +273,12 @@ StatusOr<ExportedFolder> ApplyPatch(const fs::path& model_dir, const fs::path& p
                                     const MergeOptions& options) {
   SBORA_ASSIGN_OR_RETURN(const Patch patch, Patch::Open(patch_path));
   SBORA_ASSIGN_OR_RETURN(const ModelFolder model, ModelFolder::Open(model_dir));
-  const Status wrong = FailedPrecondition("BASE_HASH_MISMATCH",
-                                          fmt::format("the patch is for the base of hash {}, {} holds other weights (it may be "
-                                                      "patched already)",
-                                                      patch.base_hash(), model_dir.string()))
-                           .WithMetadata("expected", patch.base_hash());
+  const Status wrong =
+      FailedPrecondition("BASE_HASH_MISMATCH",
+                         fmt::format("the patch is for the base of hash {}, {} holds other weights (it may be "
+                                     "patched already)",
+                                     patch.base_hash(), model_dir.string()))
+          .WithMetadata("expected", patch.base_hash());
   return Overwrite(model, patch, {kNewSuffix, patch.base_hash(), patch.patched_hash()}, wrong, out_dir, options);
 }
 
@@ -279,11 +286,12 @@ StatusOr<ExportedFolder> ReversePatch(const fs::path& model_dir, const fs::path&
                                       const MergeOptions& options) {
   SBORA_ASSIGN_OR_RETURN(const Patch patch, Patch::Open(patch_path));
   SBORA_ASSIGN_OR_RETURN(const ModelFolder model, ModelFolder::Open(model_dir));
-  const Status wrong = FailedPrecondition("PATCH_NOT_APPLIED",
-                                          fmt::format("{} is not the base with this patch applied (hash {}); only that can be "
-                                                      "taken back",
-                                                      model_dir.string(), patch.patched_hash()))
-                           .WithMetadata("expected", patch.patched_hash());
+  const Status wrong =
+      FailedPrecondition("PATCH_NOT_APPLIED",
+                         fmt::format("{} is not the base with this patch applied (hash {}); only that can be "
+                                     "taken back",
+                                     model_dir.string(), patch.patched_hash()))
+          .WithMetadata("expected", patch.patched_hash());
   return Overwrite(model, patch, {kOldSuffix, patch.patched_hash(), patch.base_hash()}, wrong, out_dir, options);
 }
 

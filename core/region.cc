@@ -32,8 +32,11 @@ int64_t SharedCoordinates(const std::vector<int32_t>& a, const std::vector<int32
 }
 
 RegionOverlap Compare(const Region& first, const Region& second) {
-  RegionOverlap overlap{.module = first.module, .first_axis = first.axis, .second_axis = second.axis,
-                        .first_coordinates = std::ssize(first.indices), .second_coordinates = std::ssize(second.indices)};
+  RegionOverlap overlap{.module = first.module,
+                        .first_axis = first.axis,
+                        .second_axis = second.axis,
+                        .first_coordinates = std::ssize(first.indices),
+                        .second_coordinates = std::ssize(second.indices)};
   if (first.axis == RegionAxis::kWhole || second.axis == RegionAxis::kWhole) {
     overlap.shared_weights = std::min(first.Weights(), second.Weights());
   } else if (first.axis == second.axis) {
@@ -52,9 +55,10 @@ std::string Describe(const RegionOverlap& overlap) {
     return fmt::format("one of them changes all of {}", overlap.module);
   }
   if (overlap.AxesDiffer()) {
-    return fmt::format("one changes columns and the other rows of {}, which cross in {} weights ({:.2f} % of the smaller "
-                       "region)",
-                       overlap.module, overlap.shared_weights, 100.0 * overlap.share);
+    return fmt::format(
+        "one changes columns and the other rows of {}, which cross in {} weights ({:.2f} % of the smaller "
+        "region)",
+        overlap.module, overlap.shared_weights, 100.0 * overlap.share);
   }
   return fmt::format("both change {} of {} and {} {} coordinates of {} ({:.2f} % of the smaller region)",
                      overlap.shared_coordinates, overlap.first_coordinates, overlap.second_coordinates,
@@ -67,10 +71,11 @@ Status CheckPair(const RegionHolder& first, const RegionHolder& second) {
   const auto worst = std::find_if(common.begin(), common.end(), meets);
   if (worst == common.end()) return OkStatus();
   const auto count = std::count_if(common.begin(), common.end(), meets);
-  return FailedPrecondition("REGIONS_OVERLAP",
-                            fmt::format("{} and {} do not merge exactly: {}; they meet in {} of {} common modules. Leave one "
-                                        "of them out, or allow the overlap to have them added up in float32",
-                                        first.name, second.name, Describe(*worst), count, common.size()))
+  return FailedPrecondition(
+             "REGIONS_OVERLAP",
+             fmt::format("{} and {} do not merge exactly: {}; they meet in {} of {} common modules. Leave one "
+                         "of them out, or allow the overlap to have them added up in float32",
+                         first.name, second.name, Describe(*worst), count, common.size()))
       .WithMetadata("first", first.name)
       .WithMetadata("second", second.name)
       .WithMetadata("module", worst->module)
@@ -98,7 +103,8 @@ Status Malformed(std::string_view what) {
   return Internal("REGIONS_MALFORMED", fmt::format("stored regions cannot be read: {}", what));
 }
 
-StatusOr<Region> ParseRegion(const std::string& base_hash, RegionAxis axis, const std::string& module, const Json& json) {
+StatusOr<Region> ParseRegion(const std::string& base_hash, RegionAxis axis, const std::string& module,
+                             const Json& json) {
   if (!json.is_object() || !json.contains("shape") || !json.contains("indices")) return Malformed(module);
   const Json& shape = json["shape"];
   const Json& indices = json["indices"];
@@ -106,11 +112,15 @@ StatusOr<Region> ParseRegion(const std::string& base_hash, RegionAxis axis, cons
   const bool good = shape.is_array() && shape.size() == 2 && std::all_of(shape.begin(), shape.end(), integer) &&
                     indices.is_array() && std::all_of(indices.begin(), indices.end(), integer);
   if (!good) return Malformed(module);
-  Region region{.base_hash = base_hash, .module = module, .shape = {shape[0].get<int64_t>(), shape[1].get<int64_t>()},
-                .axis = axis, .indices = indices.get<std::vector<int32_t>>()};
+  Region region{.base_hash = base_hash,
+                .module = module,
+                .shape = {shape[0].get<int64_t>(), shape[1].get<int64_t>()},
+                .axis = axis,
+                .indices = indices.get<std::vector<int32_t>>()};
   if (axis == RegionAxis::kWhole) return region.indices.empty() ? StatusOr<Region>(region) : Malformed(module);
   const int64_t dim = axis == RegionAxis::kInput ? region.shape.in_features : region.shape.out_features;
-  if (const Status checked = CheckIndices(region.indices, module, dim); !checked.ok()) return Malformed(checked.message());
+  if (const Status checked = CheckIndices(region.indices, module, dim); !checked.ok())
+    return Malformed(checked.message());
   return region;
 }
 
@@ -140,8 +150,11 @@ StatusOr<RegionSet> RegionsOf(const AdapterFolder& adapter) {
   RegionSet regions;
   for (int64_t layer = 0; layer < config.base_config.num_layers; ++layer) {
     for (const LinearModule module : targets) {
-      Region region{.base_hash = config.base_hash, .module = ModulePath(layer, module),
-                    .shape = LinearModuleShape(config.base_config, module), .axis = AxisOf(config.method), .indices = {}};
+      Region region{.base_hash = config.base_hash,
+                    .module = ModulePath(layer, module),
+                    .shape = LinearModuleShape(config.base_config, module),
+                    .axis = AxisOf(config.method),
+                    .indices = {}};
       if (UsesIndices(config.method)) {
         SBORA_ASSIGN_OR_RETURN(region.indices, adapter.Indices(layer, module));
       }
@@ -155,10 +168,12 @@ StatusOr<RegionSet> RegionsOf(const AdapterFolder& adapter) {
 std::string ToJson(const RegionSet& regions) {
   Json modules = Json::object();
   for (const Region& region : regions) {
-    modules[region.module] = {{"shape", {region.shape.out_features, region.shape.in_features}}, {"indices", region.indices}};
+    modules[region.module] = {{"shape", {region.shape.out_features, region.shape.in_features}},
+                              {"indices", region.indices}};
   }
   const RegionAxis axis = regions.empty() ? RegionAxis::kInput : regions.front().axis;
-  return Json{{"base_hash", regions.empty() ? "" : regions.front().base_hash}, {"axis", RegionAxisName(axis)},
+  return Json{{"base_hash", regions.empty() ? "" : regions.front().base_hash},
+              {"axis", RegionAxisName(axis)},
               {"modules", std::move(modules)}}
       .dump();
 }
@@ -170,11 +185,13 @@ StatusOr<RegionSet> ParseRegions(std::string_view json_text) {
                     json["modules"].is_object();
   if (!good) return Malformed("base_hash, axis or modules is missing");
   const auto axis_name = json["axis"].get<std::string>();
-  const auto axis = std::find_if(std::begin(kAxes), std::end(kAxes), [&](const auto& a) { return a.second == axis_name; });
+  const auto axis =
+      std::find_if(std::begin(kAxes), std::end(kAxes), [&](const auto& a) { return a.second == axis_name; });
   if (axis == std::end(kAxes)) return Malformed("the axis is unknown");
   RegionSet regions;
   for (const auto& [module, value] : json["modules"].items()) {  // ascending by name
-    SBORA_ASSIGN_OR_RETURN(Region region, ParseRegion(json["base_hash"].get<std::string>(), axis->first, module, value));
+    SBORA_ASSIGN_OR_RETURN(Region region,
+                           ParseRegion(json["base_hash"].get<std::string>(), axis->first, module, value));
     regions.push_back(std::move(region));
   }
   return regions;
@@ -200,9 +217,10 @@ Status CheckOneBase(std::span<const RegionHolder> holders) {
     const std::string& wanted = reference->regions.front().base_hash;
     const std::string& found = holder.regions.front().base_hash;
     if (wanted == found) continue;
-    return FailedPrecondition("BASES_DIFFER", fmt::format("{} was trained on base {}, {} on base {}; only adapters of one "
-                                                          "base can be merged or compared",
-                                                          reference->name, wanted, holder.name, found))
+    return FailedPrecondition("BASES_DIFFER",
+                              fmt::format("{} was trained on base {}, {} on base {}; only adapters of one "
+                                          "base can be merged or compared",
+                                          reference->name, wanted, holder.name, found))
         .WithMetadata("first", reference->name)
         .WithMetadata("second", holder.name);
   }

@@ -1,10 +1,10 @@
 /// Regions: which weights of a base an adapter changes, and whether two adapters meet there.
 ///
-/// A region lies in one linear layer W (d x k) of one base. SBoRA-FA changes the r columns of its input coordinates, SBoRA-FB
-/// the r rows of its output coordinates (arXiv 2407.05413, "regional weight update"); LoRA, DoRA and full fine-tuning change
-/// all of W. Two regions of one module are disjoint only when they lie on the same axis and share no coordinate: every
-/// column crosses every row, so FA and FB never are (docs/adr/0006-regions.md). Adapters whose regions are disjoint in
-/// every module merge exactly, in any order.
+/// A region lies in one linear layer W (d x k) of one base. SBoRA-FA changes the r columns of its input coordinates,
+/// SBoRA-FB the r rows of its output coordinates (arXiv 2407.05413, "regional weight update"); LoRA, DoRA and full
+/// fine-tuning change all of W. Two regions of one module are disjoint only when they lie on the same axis and share no
+/// coordinate: every column crosses every row, so FA and FB never are (docs/adr/0006-regions.md). Adapters whose
+/// regions are disjoint in every module merge exactly, in any order.
 ///
 /// Coordinates are HF rows and columns, from 0. Pure functions, thread-safe.
 #pragma once
@@ -75,8 +75,8 @@ struct RegionOverlap {
 std::vector<RegionOverlap> CompareRegions(const RegionSet& first, const RegionSet& second);
 
 /// OK when all of them are of one base and pairwise disjoint.
-/// Errors: FAILED_PRECONDITION BASES_DIFFER naming two holders and their bases; REGIONS_OVERLAP naming the first pair, its
-/// first module and the share, with metadata first, second, module, share.
+/// Errors: FAILED_PRECONDITION BASES_DIFFER naming two holders and their bases; REGIONS_OVERLAP naming the first pair,
+/// its first module and the share, with metadata first, second, module, share.
 Status CheckMergesExactly(std::span<const RegionHolder> holders);
 /// The first half of it.
 Status CheckOneBase(std::span<const RegionHolder> holders);

@@ -41,7 +41,8 @@ std::vector<IndexGroup> GroupsOf(const ModelConfig& base, const AdapterSpec& ada
   for (int64_t layer = 0; layer < base.num_layers; ++layer) {
     for (const LinearModule module : adapter.target_modules) {
       std::string name = GroupName(layer, module, adapter.share_indices);
-      const auto found = std::find_if(groups.begin(), groups.end(), [&](const IndexGroup& g) { return g.name == name; });
+      const auto found =
+          std::find_if(groups.begin(), groups.end(), [&](const IndexGroup& g) { return g.name == name; });
       IndexGroup& group = found != groups.end() ? *found : groups.emplace_back();
       group.name = std::move(name);
       group.modules.push_back(module);
@@ -113,7 +114,8 @@ std::string NameSome(const std::set<std::string>& names) {
 
 /// Targets for which `fails` holds in some layer, in their order: "k_proj, v_proj".
 template <typename Fails>
-std::string ModulesThat(const std::vector<IndexGroup>& groups, const std::vector<LinearModule>& targets, const Fails& fails) {
+std::string ModulesThat(const std::vector<IndexGroup>& groups, const std::vector<LinearModule>& targets,
+                        const Fails& fails) {
   std::set<LinearModule> bad;
   for (const IndexGroup& group : groups) {
     if (fails(group)) bad.insert(group.modules.begin(), group.modules.end());
@@ -128,23 +130,25 @@ std::string ModulesThat(const std::vector<IndexGroup>& groups, const std::vector
 Status Blocked(const AdapterSpec& adapter, const std::vector<IndexGroup>& groups, const HeldRegions& held,
                const HeldRegions::Held& blocker) {
   const RegionAxis axis = AxisOf(adapter.method);
-  const std::string modules = ModulesThat(groups, adapter.target_modules,
-                                          [&](const IndexGroup& group) { return held.Blocker(group, axis) != nullptr; });
+  const std::string modules = ModulesThat(
+      groups, adapter.target_modules, [&](const IndexGroup& group) { return held.Blocker(group, axis) != nullptr; });
   if (blocker.region->axis == RegionAxis::kWhole) {
-    return FailedPrecondition("REGION_DENSE",
-                              fmt::format("{} changes all of {}, so no region there is disjoint from it; leave {} out of "
-                                          "target_modules, delete it, or name in disjoint_from the adapters that matter",
-                                          *blocker.holder, blocker.region->module, modules))
+    return FailedPrecondition(
+               "REGION_DENSE",
+               fmt::format("{} changes all of {}, so no region there is disjoint from it; leave {} out of "
+                           "target_modules, delete it, or name in disjoint_from the adapters that matter",
+                           *blocker.holder, blocker.region->module, modules))
         .WithMetadata("holder", *blocker.holder)
         .WithMetadata("module", blocker.region->module);
   }
   const bool fa = axis == RegionAxis::kInput;
-  return FailedPrecondition("REGION_AXIS_CONFLICT",
-                            fmt::format("{} holds {} of {} and {} would change {}: every row crosses every column, so they "
-                                        "are never disjoint; use {} here, or leave {} out of target_modules",
-                                        *blocker.holder, fa ? "rows" : "columns", blocker.region->module,
-                                        AdapterMethodName(adapter.method), fa ? "columns" : "rows",
-                                        fa ? "sbora_fb" : "sbora_fa", modules))
+  return FailedPrecondition(
+             "REGION_AXIS_CONFLICT",
+             fmt::format("{} holds {} of {} and {} would change {}: every row crosses every column, so they "
+                         "are never disjoint; use {} here, or leave {} out of target_modules",
+                         *blocker.holder, fa ? "rows" : "columns", blocker.region->module,
+                         AdapterMethodName(adapter.method), fa ? "columns" : "rows", fa ? "sbora_fb" : "sbora_fa",
+                         modules))
       .WithMetadata("holder", *blocker.holder)
       .WithMetadata("module", blocker.region->module);
 }
@@ -158,13 +162,15 @@ Status Exhausted(const AdapterSpec& adapter, const std::vector<IndexGroup>& grou
   for (const IndexGroup& each : groups) largest = std::min(largest, held.Free(each, axis));
   const std::string full = ModulesThat(groups, adapter.target_modules,
                                        [&](const IndexGroup& each) { return held.Free(each, axis) < adapter.rank; });
-  const std::string nearest = largest > 0 ? fmt::format("rank {} is the largest that still fits every target", largest)
-                                          : std::string("no rank fits every target");
-  return ResourceExhausted("REGION_EXHAUSTED",
-                           fmt::format("{} has {} of {} {} coordinates free and rank {} needs more: {} are held by {}. {}; "
-                                       "or leave {} out of target_modules, or delete adapters",
-                                       fmt::join(group.paths, " with "), group.dim - taken, group.dim, RegionAxisName(axis),
-                                       adapter.rank, taken, NameSome(holders), nearest, full))
+  const std::string nearest = largest > 0
+                                  ? fmt::format("Rank {} is the largest that fits every target; or leave", largest)
+                                  : std::string("No rank fits every target: leave");
+  return ResourceExhausted(
+             "REGION_EXHAUSTED",
+             fmt::format("{} has {} of {} {} coordinates free and rank {} needs more: {} are held by {}. {} "
+                         "{} out of target_modules, or delete adapters",
+                         fmt::join(group.paths, " with "), group.dim - taken, group.dim, RegionAxisName(axis),
+                         adapter.rank, taken, NameSome(holders), nearest, full))
       .WithMetadata("module", group.paths.front())
       .WithMetadata("dim", std::to_string(group.dim))
       .WithMetadata("capacity", std::to_string(group.dim - taken))
@@ -176,12 +182,16 @@ Status Exhausted(const AdapterSpec& adapter, const std::vector<IndexGroup>& grou
 
 RegionSet WholeTargets(const ModelConfig& base, const std::string& base_hash, const AdapterSpec& adapter) {
   std::vector<LinearModule> targets = adapter.target_modules;
-  if (adapter.method == AdapterMethod::kFull) targets.assign(std::begin(kAllLinearModules), std::end(kAllLinearModules));
+  if (adapter.method == AdapterMethod::kFull)
+    targets.assign(std::begin(kAllLinearModules), std::end(kAllLinearModules));
   RegionSet regions;
   for (int64_t layer = 0; layer < base.num_layers; ++layer) {
     for (const LinearModule module : targets) {
-      regions.push_back({.base_hash = base_hash, .module = ModulePath(layer, module),
-                         .shape = LinearModuleShape(base, module), .axis = RegionAxis::kWhole, .indices = {}});
+      regions.push_back({.base_hash = base_hash,
+                         .module = ModulePath(layer, module),
+                         .shape = LinearModuleShape(base, module),
+                         .axis = RegionAxis::kWhole,
+                         .indices = {}});
     }
   }
   return regions;
@@ -190,10 +200,11 @@ RegionSet WholeTargets(const ModelConfig& base, const std::string& base_hash, co
 Status CheckBase(const std::string& base_hash, std::span<const RegionHolder> avoid) {
   for (const RegionHolder& holder : avoid) {
     if (holder.regions.empty() || holder.regions.front().base_hash == base_hash) continue;
-    return FailedPrecondition("REGION_OTHER_BASE",
-                              fmt::format("{} was trained on base {}, this job's base is {}; regions of different bases never "
-                                          "meet and their adapters do not merge: leave it out of disjoint_from",
-                                          holder.name, holder.regions.front().base_hash, base_hash))
+    return FailedPrecondition(
+               "REGION_OTHER_BASE",
+               fmt::format("{} was trained on base {}, this job's base is {}; regions of different bases never "
+                           "meet and their adapters do not merge: leave it out of disjoint_from",
+                           holder.name, holder.regions.front().base_hash, base_hash))
         .WithMetadata("holder", holder.name);
   }
   return OkStatus();
@@ -218,8 +229,11 @@ StatusOr<RegionSet> DrawRegions(const ModelConfig& base, const std::string& base
       SBORA_ASSIGN_OR_RETURN(const std::vector<int32_t> indices,
                              DrawIndicesAvoiding(adapter.index_seed, group.name, group.dim, adapter.rank, taken));
       for (size_t i = 0; i < group.modules.size(); ++i) {
-        regions.push_back({.base_hash = base_hash, .module = group.paths[i],
-                           .shape = LinearModuleShape(base, group.modules[i]), .axis = axis, .indices = indices});
+        regions.push_back({.base_hash = base_hash,
+                           .module = group.paths[i],
+                           .shape = LinearModuleShape(base, group.modules[i]),
+                           .axis = axis,
+                           .indices = indices});
       }
     }
   } else {
@@ -229,7 +243,8 @@ StatusOr<RegionSet> DrawRegions(const ModelConfig& base, const std::string& base
   return regions;
 }
 
-RegionCapacity CountCapacity(const ModelConfig& base, const AdapterSpec& adapter, std::span<const RegionHolder> holders) {
+RegionCapacity CountCapacity(const ModelConfig& base, const AdapterSpec& adapter,
+                             std::span<const RegionHolder> holders) {
   SBORA_CHECK(UsesIndices(adapter.method), "{} has no regions to count", AdapterMethodName(adapter.method));
   const HeldRegions held(holders);
   std::map<LinearModule, ModuleCapacity> by_module;

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "client/commands/commands.h"
+#include "common/file.h"
 #include "common/status_macros.h"
 #include "core/patch.h"
 
@@ -23,15 +24,24 @@ void DeclarePatch(CLI::App& app, PatchFlags& flags) {
 using PatchFunction = StatusOr<core::ExportedFolder> (*)(const std::filesystem::path&, const std::filesystem::path&,
                                                          const std::filesystem::path&, const core::MergeOptions&);
 
-CommandResult RunPatch(CommandContext& context, const PatchFlags& flags, PatchFunction function, const std::string& what) {
+CommandResult RunPatch(CommandContext& context, const PatchFlags& flags, PatchFunction function,
+                       const std::string& what) {
+  // The copy appears whole or not at all.
+  std::filesystem::path target = std::filesystem::absolute(flags.directory).lexically_normal();
+  if (target.filename().empty()) target = target.parent_path();  // "copy/"
+  SBORA_RETURN_IF_ERROR(CheckPullTarget(target, /*force=*/false));
+  SBORA_ASSIGN_OR_RETURN(const TempDirectory work, TempDirectory::Create(target.parent_path(), ".sbora-patch"));
   ProgressLine line(context.err(), SystemClock(), context.ProgressStyle());
   core::MergeOptions options;
   options.progress = [&](int64_t done, int64_t total) {
     line.Update(what, fmt::format("{}  {} of {} tensors", what, done, total));
   };
-  const auto written = function(flags.model, flags.patch, flags.directory, options);
+  const auto written = function(flags.model, flags.patch, work.path() / "copy", options);
   line.Finish();
   if (!written.ok()) return written.status();
+  std::error_code error;
+  std::filesystem::rename(work.path() / "copy", target, error);
+  if (error) return FromErrno(error.value(), fmt::format("making {}", target.string()));
   context.PrintNothing();
   context.Note(fmt::format("wrote {} files, {}, to {}", written->files.size(), FormatBytes(written->total_bytes),
                            flags.directory));

@@ -20,6 +20,7 @@ constexpr std::string_view kKind = "JOB";
 constexpr size_t kMaxPageBytes = 2 << 20;
 /// Each try that fails was overtaken by another job; so many in a row are no longer chance.
 constexpr int kMaxReplans = 16;
+constexpr std::string_view kOvertaken = "REGIONS_MOVED";
 
 Status FilterError(const std::string& filter) {
   return Unimplemented("FILTER_NOT_SUPPORTED",
@@ -91,7 +92,8 @@ Status FineTuningServiceImpl::CreateDisjoint(const v1::CreateFineTuningJobReques
     return OkStatus();
   }
   Status status = CreateOnce(request, job);
-  for (int again = 0; again < kMaxReplans && status.reason() == "REGIONS_MOVED"; ++again) status = CreateOnce(request, job);
+  for (int again = 0; again < kMaxReplans && status.reason() == kOvertaken; ++again) status = CreateOnce(request, job);
+  if (status.reason() == kOvertaken) services_.metrics->CountSubmitted("rejected");
   return status;
 }
 
@@ -112,7 +114,7 @@ Status FineTuningServiceImpl::CreateOnce(const v1::CreateFineTuningJobRequest& r
   const std::string uid = planned->submit.uid;
   const StatusOr<Work> work = services_.coordinator->Submit(std::move(planned->submit));
   if (!work.ok()) {
-    services_.metrics->CountSubmitted("rejected");
+    if (work.status().reason() != kOvertaken) services_.metrics->CountSubmitted("rejected");
     return work.status();
   }
   services_.metrics->CountSubmitted(work->row.uid == uid ? "accepted" : "duplicate");

@@ -38,10 +38,11 @@ StatusOr<core::RegionHolder> HolderOf(const RegionRow& row) {
 }
 
 Status NotRecorded(const std::string& name) {
-  return FailedPrecondition("REGION_NOT_RECORDED",
-                            fmt::format("{} was made before regions were recorded, so nothing can be said about where it lies; "
-                                        "train it again, or name in disjoint_from the adapters that matter",
-                                        name))
+  return FailedPrecondition(
+             "REGION_NOT_RECORDED",
+             fmt::format("{} was made before regions were recorded, so nothing can be said about where it lies; "
+                         "train it again, or name in disjoint_from the adapters that matter",
+                         name))
       .WithMetadata("resource", name);
 }
 
@@ -50,15 +51,16 @@ Status NoRegions(const ServiceContext& services, const std::string& adapter, std
   if (services.store().GetResource(adapter).ok()) return NotRecorded(adapter);
   const std::string id = adapter.substr(adapter.rfind('/') + 1);
   const StatusOr<Work> work = services.store().GetWork(JobOfAdapter(adapter));
-  const std::string why = work.ok() ? fmt::format("job {} is {} and has given its regions back", id,
-                                                  core::JobStateName(work->row.state))
-                                    : fmt::format("there is no adapter and no job {}", id);
+  const std::string why =
+      work.ok() ? fmt::format("job {} is {} and has given its regions back", id, core::JobStateName(work->row.state))
+                : fmt::format("there is no adapter and no job {}", id);
   return NotFound("REGION_HOLDER_NOT_FOUND", fmt::format("{} holds no regions: {}", adapter, why))
       .WithMetadata("resource", adapter)
       .WithViolation(field, "must name adapters, or jobs that have not ended");
 }
 
-StatusOr<core::RegionHolder> FindHolder(const ServiceContext& services, const std::string& adapter, std::string_view field) {
+StatusOr<core::RegionHolder> FindHolder(const ServiceContext& services, const std::string& adapter,
+                                        std::string_view field) {
   SBORA_ASSIGN_OR_RETURN(const std::optional<RegionRow> row, services.store().FindRegions(adapter));
   return row ? HolderOf(*row) : StatusOr<core::RegionHolder>(NoRegions(services, adapter, field));
 }
@@ -81,7 +83,8 @@ StatusOr<Held> AllHolders(const ServiceContext& services, const RegionBase& base
 }
 
 /// Those of `adapters` alone; one that holds nothing on this base is looked up by name, so that the answer says why.
-StatusOr<Held> NamedHolders(const ServiceContext& services, const RegionBase& base, const std::vector<std::string>& adapters) {
+StatusOr<Held> NamedHolders(const ServiceContext& services, const RegionBase& base,
+                            const std::vector<std::string>& adapters) {
   SBORA_ASSIGN_OR_RETURN(const HeldRegions registry, services.store().ListRegions(base.project, base.base_hash));
   Held held{.holders = {}, .seen = registry.sequence};
   for (const std::string& adapter : adapters) {
@@ -154,7 +157,8 @@ bool AsksForDisjoint(const v1::AdapterSpec& adapter) {
   return adapter.disjoint_from_all() || adapter.disjoint_from_size() > 0;
 }
 
-StatusOr<PlannedRegions> PlanRegions(const ServiceContext& services, const RegionBase& base, core::AdapterSpec& adapter) {
+StatusOr<PlannedRegions> PlanRegions(const ServiceContext& services, const RegionBase& base,
+                                     core::AdapterSpec& adapter) {
   PlannedRegions planned;
   SBORA_ASSIGN_OR_RETURN(planned.avoid, ResolveNames(adapter.disjoint_from, base.project));
   planned.avoid_all = adapter.disjoint_from_all;
@@ -172,9 +176,14 @@ StatusOr<PlannedRegions> PlanRegions(const ServiceContext& services, const Regio
 
 PutRegions ReservationOf(const PlannedRegions& planned, const RegionBase& base, const std::string& name,
                          const std::string& work_uid) {
-  return {.row = {.name = name, .project = base.project, .base_hash = base.base_hash, .work_uid = work_uid,
+  return {.row = {.name = name,
+                  .project = base.project,
+                  .base_hash = base.base_hash,
+                  .work_uid = work_uid,
                   .regions = core::ToJson(planned.regions)},
-          .avoid = planned.avoid, .avoid_all = planned.avoid_all, .seen = planned.seen};
+          .avoid = planned.avoid,
+          .avoid_all = planned.avoid_all,
+          .seen = planned.seen};
 }
 
 StatusOr<std::optional<v1::RegionCapacity>> CapacityFor(const ServiceContext& services, const RegionBase& base,
@@ -227,7 +236,8 @@ StatusOr<v1::CompareAdaptersResponse> CompareAdapters(const ServiceContext& serv
         .WithViolation("adapters", fmt::format("must name from 2 to {}", kMaxCompared));
   }
   const std::vector<std::string> names(request.adapters().begin(), request.adapters().end());
-  SBORA_ASSIGN_OR_RETURN(const std::vector<core::RegionHolder> holders, HoldersOf(services, project, names, "adapters"));
+  SBORA_ASSIGN_OR_RETURN(const std::vector<core::RegionHolder> holders,
+                         HoldersOf(services, project, names, "adapters"));
   std::set<std::string> distinct;
   for (const core::RegionHolder& holder : holders) {
     if (distinct.insert(holder.name).second) continue;

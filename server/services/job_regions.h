@@ -1,8 +1,8 @@
 /// The registry of index regions, as jobs and adapters see it: what is held, what a new job gets, what is left.
 ///
-/// A job's regions are drawn apart from what it asks to be disjoint from, as the store has it; whether that still holds is
-/// judged inside the transaction that accepts the job (PutRegions), so that no two jobs get what one of them has asked to
-/// stay out of. A job that lost the race is planned anew.
+/// A job's regions are drawn apart from what it asks to be disjoint from, as the store has it; whether that still holds
+/// is judged inside the transaction that accepts the job (PutRegions), so that no two jobs get what one of them has
+/// asked to stay out of. A job that lost the race is planned anew.
 #pragma once
 
 #include <optional>
@@ -38,17 +38,19 @@ struct PlannedRegions {
 bool AsksForDisjoint(const v1::AdapterSpec& adapter);
 
 /// Draws the regions of a job and replaces `disjoint_from` by full names of adapters.
-/// Errors: those of core::DrawRegions; NOT_FOUND REGION_HOLDER_NOT_FOUND for a name that holds none; FAILED_PRECONDITION
-/// REGION_NOT_RECORDED for adapters made before regions were kept; INVALID_ARGUMENT for malformed names, OTHER_PROJECT.
-StatusOr<PlannedRegions> PlanRegions(const ServiceContext& services, const RegionBase& base, core::AdapterSpec& adapter);
+/// Errors: those of core::DrawRegions; NOT_FOUND REGION_HOLDER_NOT_FOUND for a name that holds none;
+/// FAILED_PRECONDITION REGION_NOT_RECORDED for adapters made before regions were kept; INVALID_ARGUMENT for malformed
+/// names, OTHER_PROJECT.
+StatusOr<PlannedRegions> PlanRegions(const ServiceContext& services, const RegionBase& base,
+                                     core::AdapterSpec& adapter);
 
 /// The change that reserves them for the adapter `name` of job `work_uid`.
 PutRegions ReservationOf(const PlannedRegions& planned, const RegionBase& base, const std::string& name,
                          const std::string& work_uid);
 
-/// What is left for such a job: against the adapters it names, else against all of the project on the base. None for methods
-/// without indices, and for a job that asks for nothing while some adapter's regions are not recorded.
-/// Errors: as PlanRegions, for names.
+/// What is left for such a job: against the adapters it names, else against all of the project on the base. None for
+/// methods without indices, and for a job that asks for nothing while some adapter's regions are not recorded. Errors:
+/// as PlanRegions, for names.
 StatusOr<std::optional<v1::RegionCapacity>> CapacityFor(const ServiceContext& services, const RegionBase& base,
                                                         const core::AdapterSpec& adapter);
 

@@ -310,7 +310,8 @@ Status Apply(SqliteDb& db, const PutRegions& put) {
     pair[1].name = row.name;
     SBORA_ASSIGN_OR_RETURN(pair[1].regions, core::ParseRegions(row.regions));
     if (core::CheckMergesExactly(pair).ok()) continue;
-    return Aborted("REGIONS_MOVED", fmt::format("{} has taken some of the regions drawn for {}; draw again", row.name, put.row.name));
+    return Aborted("REGIONS_MOVED",
+                   fmt::format("{} has taken some of the regions drawn for {}; submit again", row.name, put.row.name));
   }
   return db
       .Run("INSERT INTO regions (name, project, base_hash, work_uid, regions) VALUES (?,?,?,?,?)", put.row.name,

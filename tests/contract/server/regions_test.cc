@@ -70,7 +70,8 @@ TEST_F(RegionsTest, ConcurrentJobsNeverGetOverlappingRegionsAndThenTheBaseIsFull
   {
     std::vector<std::jthread> callers;
     for (int i = 0; i < kCallers; ++i) {
-      callers.emplace_back([&, i] { answers[static_cast<size_t>(i)] = Create(DisjointJob("job-" + std::to_string(i), kRank)); });
+      callers.emplace_back(
+          [&, i] { answers[static_cast<size_t>(i)] = Create(DisjointJob("job-" + std::to_string(i), kRank)); });
     }
   }
   std::map<std::string, std::set<int>> taken;
@@ -92,7 +93,8 @@ TEST_F(RegionsTest, ConcurrentJobsNeverGetOverlappingRegionsAndThenTheBaseIsFull
   EXPECT_EQ(accepted, kWidth / kRank);
 }
 
-// Plain jobs take regions without asking anybody. One that asks, at the same time, must still stay out of those before it.
+// Plain jobs take regions without asking anybody. One that asks, at the same time, must still stay out of those before
+// it.
 TEST_F(RegionsTest, ARaceWithJobsThatDoNotAskIsDecidedByTheStore) {
   constexpr int kPlain = 12;
   grpc::Status asked;
@@ -130,7 +132,8 @@ TEST_F(RegionsTest, RegionsSurviveARestartAndEndWithTheJobOrTheAdapter) {
   StartServer();
   const grpc::Status full = Create(DisjointJob("third", 1));
   EXPECT_TRUE(Fails(full, grpc::RESOURCE_EXHAUSTED, "REGION_EXHAUSTED"));
-  for (const char* part : {"0 of 16 input coordinates free", "rank 1", "adapters/trained", "adapters/waiting", "delete adapters"}) {
+  for (const char* part :
+       {"0 of 16 input coordinates free", "rank 1", "adapters/trained", "adapters/waiting", "delete adapters"}) {
     EXPECT_THAT(full.error_message(), HasSubstr(part));
   }
   Cancel("waiting");
@@ -260,7 +263,8 @@ TEST_F(RegionsTest, AdaptersAreComparedFromTheRegistryAndMergedTogetherWithWeigh
   merge.add_adapters("one");
   merge.add_weights(0.5);
   google::longrunning::Operation operation;
-  EXPECT_TRUE(Fails(Call(*adapters_, &Adapters::MergeAdapters, merge, &operation), grpc::INVALID_ARGUMENT, "WEIGHTS_COUNT"));
+  EXPECT_TRUE(
+      Fails(Call(*adapters_, &Adapters::MergeAdapters, merge, &operation), grpc::INVALID_ARGUMENT, "WEIGHTS_COUNT"));
   merge.add_weights(2.0);
   const grpc::Status merged = Call(*adapters_, &Adapters::MergeAdapters, merge, &operation);
   ASSERT_TRUE(merged.ok()) << FromGrpc(merged);
@@ -315,7 +319,8 @@ TEST_F(RegionsTest, APatchIsMadeWithTheBaseAtHand) {
   v1::DeleteModelRequest remove;
   remove.set_name(std::string(kProject) + "/models/base");
   google::protobuf::Empty empty;
-  EXPECT_TRUE(Fails(Call(*models_, &v1::ModelService::Stub::DeleteModel, remove, &empty), grpc::FAILED_PRECONDITION, "MODEL_IN_USE"));
+  EXPECT_TRUE(Fails(Call(*models_, &v1::ModelService::Stub::DeleteModel, remove, &empty), grpc::FAILED_PRECONDITION,
+                    "MODEL_IN_USE"));
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-/// Multi-SBoRA from end to end, on real programs: jobs with regions of their own, trained, compared, merged together in both
-/// orders, exported as a patch that is applied and taken back.
+/// Multi-SBoRA from end to end, on real programs: jobs with regions of their own, trained, compared, merged together in
+/// both orders, exported as a patch that is applied and taken back.
 #include <gtest/gtest.h>
 
 #include <map>

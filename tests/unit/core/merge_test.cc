@@ -119,7 +119,8 @@ TEST_P(DisjointMergeTest, EachTasksPartEqualsItsSoloMergeAndTheRestTheBase) {
     const auto solo = ModelFolder::Open(solo_dir);
     for (const Region& region : holder.regions) {
       const std::string weight = region.module + ".weight";
-      EXPECT_EQ(BytesOf(region, *merged->Tensor(weight)), BytesOf(region, *solo->Tensor(weight))) << holder.name << weight;
+      EXPECT_EQ(BytesOf(region, *merged->Tensor(weight)), BytesOf(region, *solo->Tensor(weight)))
+          << holder.name << weight;
     }
   }
   int64_t changed = 0;
@@ -138,13 +139,17 @@ TEST_P(DisjointMergeTest, EachTasksPartEqualsItsSoloMergeAndTheRestTheBase) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, DisjointMergeTest,
-                         ::testing::Values(Case{AdapterMethod::kSboraFa, DType::kF32, 2, 8}, Case{AdapterMethod::kSboraFa, DType::kBF16, 5, 3},
-                                           Case{AdapterMethod::kSboraFa, DType::kF32, 5, 3}, Case{AdapterMethod::kSboraFb, DType::kF32, 2, 4},
-                                           Case{AdapterMethod::kSboraFb, DType::kBF16, 5, 1}, Case{AdapterMethod::kSboraFb, DType::kF16, 5, 1}));
+                         ::testing::Values(Case{AdapterMethod::kSboraFa, DType::kF32, 2, 8},
+                                           Case{AdapterMethod::kSboraFa, DType::kBF16, 5, 3},
+                                           Case{AdapterMethod::kSboraFa, DType::kF32, 5, 3},
+                                           Case{AdapterMethod::kSboraFb, DType::kF32, 2, 4},
+                                           Case{AdapterMethod::kSboraFb, DType::kBF16, 5, 1},
+                                           Case{AdapterMethod::kSboraFb, DType::kF16, 5, 1}));
 
 TEST_F(MergeTest, OneAdapterAtWeightOneEqualsItsSoloMerge) {
   MakeBase(DType::kBF16);
-  for (const AdapterMethod method : {AdapterMethod::kSboraFa, AdapterMethod::kSboraFb, AdapterMethod::kLora, AdapterMethod::kDora}) {
+  for (const AdapterMethod method :
+       {AdapterMethod::kSboraFa, AdapterMethod::kSboraFb, AdapterMethod::kLora, AdapterMethod::kDora}) {
     const std::string name(AdapterMethodName(method));
     WriteTinyAdapter(Dir(name), base_, name, {.method = method});
     const auto solo = MergeAdapter(base_, Dir(name), Dir("solo-" + name));
@@ -224,19 +229,22 @@ TEST_F(MergeTest, RefusesOtherBasesDoubledNamesAndBadWeights) {
   MakeDisjoint(1, {});
   WriteTinyModel(Dir("other-base"), TinyConfig(DType::kBF16));
   WriteTinyAdapter(Dir("z"), Dir("other-base"), "z");
-  const auto bases = MergeAdapters(base_, {{"a", Dir("a")}, {"z", Dir("z")}}, Dir("merged"), {.merge = {}, .allow_overlap = true});
+  const auto bases =
+      MergeAdapters(base_, {{"a", Dir("a")}, {"z", Dir("z")}}, Dir("merged"), {.merge = {}, .allow_overlap = true});
   EXPECT_EQ(bases.status().reason(), "BASES_DIFFER");
   EXPECT_THAT(bases.status().message(), ::testing::AllOf(HasSubstr("a was trained"), HasSubstr("z on base")));
-  EXPECT_EQ(MergeAdapters(Dir("other-base"), {{"a", Dir("a")}}, Dir("merged"), {}).status().reason(), "BASE_HASH_MISMATCH");
-  EXPECT_EQ(MergeAdapters(base_, {{"a", Dir("a")}, {"a", Dir("a")}}, Dir("merged"), {}).status().reason(), "ADAPTER_DUPLICATE");
+  EXPECT_EQ(MergeAdapters(Dir("other-base"), {{"a", Dir("a")}}, Dir("merged"), {}).status().reason(),
+            "BASE_HASH_MISMATCH");
+  EXPECT_EQ(MergeAdapters(base_, {{"a", Dir("a")}, {"a", Dir("a")}}, Dir("merged"), {}).status().reason(),
+            "ADAPTER_DUPLICATE");
   EXPECT_EQ(MergeAdapters(base_, {{"a", Dir("a"), NAN}}, Dir("merged"), {}).status().reason(), "WEIGHT_NOT_FINITE");
   EXPECT_EQ(MergeAdapters(base_, {}, Dir("merged"), {}).status().reason(), "ADAPTERS_EMPTY");
   EXPECT_FALSE(fs::exists(Dir("merged")));
 }
 
-// Eqs. 9 to 12 of arXiv 2407.05413 are a 4 x 4 layer at rank 2 (s = 1): with one-hot rows in A, B A holds B's columns at
-// the chosen inputs and zeros elsewhere; with one-hot columns in B, A's rows at the chosen outputs. Here for every choice of
-// two coordinates, with numbers in place of b_ij and a_ij.
+// Eqs. 9 to 12 of arXiv 2407.05413 are a 4 x 4 layer at rank 2 (s = 1): with one-hot rows in A, B A holds B's columns
+// at the chosen inputs and zeros elsewhere; with one-hot columns in B, A's rows at the chosen outputs. Here for every
+// choice of two coordinates, with numbers in place of b_ij and a_ij.
 TEST_F(MergeTest, FourByFourUpdatesAreTheFactorsColumnsOrRows) {
   constexpr float kFactor[8] = {11, 12, 21, 22, 31, 32, 41, 42};  // FA: B [4, 2]; FB: A [2, 4]
   for (const AdapterMethod method : {AdapterMethod::kSboraFa, AdapterMethod::kSboraFb}) {
@@ -245,9 +253,17 @@ TEST_F(MergeTest, FourByFourUpdatesAreTheFactorsColumnsOrRows) {
         ModelConfig base = TinyConfig();
         base.hidden_size = base.head_dim = base.intermediate_size = 4;
         base.num_layers = base.num_heads = base.num_kv_heads = 1;
-        const AdapterConfig config{.method = method, .rank = 2, .alpha = 2, .dropout = 0, .target_modules = {LinearModule::kQ},
-                                   .seed = 0, .index_generator_version = 1, .artifact_dtype = DType::kF32, .base_model = "4x4",
-                                   .base_hash = std::string(64, 'a'), .base_config = base};
+        const AdapterConfig config{.method = method,
+                                   .rank = 2,
+                                   .alpha = 2,
+                                   .dropout = 0,
+                                   .target_modules = {LinearModule::kQ},
+                                   .seed = 0,
+                                   .index_generator_version = 1,
+                                   .artifact_dtype = DType::kF32,
+                                   .base_model = "4x4",
+                                   .base_hash = std::string(64, 'a'),
+                                   .base_config = base};
         const int32_t indices[2] = {first, second};
         const auto specs = ExpectedAdapterTensors(config);
         std::vector<TensorToWrite> tensors;
@@ -266,9 +282,11 @@ TEST_F(MergeTest, FourByFourUpdatesAreTheFactorsColumnsOrRows) {
         ASSERT_TRUE(delta.ok()) << delta.status();
         const std::vector<float> zero(16, 0.0f);
         std::vector<float> update(16, 0.0f);
-        ASSERT_TRUE(AddDeltas({&*delta, 1}, {.name = "w", .dtype = DType::kF32, .shape = {4, 4}, .data = std::as_bytes(std::span(zero))},
-                              std::as_writable_bytes(std::span(update)))
-                        .ok());
+        ASSERT_TRUE(
+            AddDeltas({&*delta, 1},
+                      {.name = "w", .dtype = DType::kF32, .shape = {4, 4}, .data = std::as_bytes(std::span(zero))},
+                      std::as_writable_bytes(std::span(update)))
+                .ok());
         for (int32_t row = 0; row < 4; ++row) {
           for (int32_t column = 0; column < 4; ++column) {
             const bool fa = method == AdapterMethod::kSboraFa;

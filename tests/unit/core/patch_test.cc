@@ -121,8 +121,8 @@ TEST_F(PatchTest, RefusesDamagedAndForeignFiles) {
   EXPECT_EQ(ApplyPatch(base_, Dir("patch"), Dir("out")).status().reason(), "PATCH_FILE_MISSING");
   ASSERT_TRUE(ExportPatch(base_, adapter_, Dir("patch")).ok());
   EXPECT_EQ(ApplyPatch(base_, adapter_ / kAdapterModelFile, Dir("out")).status().reason(), "PATCH_MALFORMED");
-  // The file ends with patch_new and patch_old of layer 1's q_proj, 16 x 3 floats each. A wrong old value gives no base to
-  // go back to, a wrong new one not the promised result.
+  // The file ends with patch_new and patch_old of layer 1's q_proj, 16 x 3 floats each. A wrong old value gives no base
+  // to go back to, a wrong new one not the promised result.
   ASSERT_TRUE(ApplyPatch(base_, Dir("patch"), Dir("applied")).ok());
   Damage(1);
   EXPECT_EQ(ReversePatch(Dir("applied"), Dir("patch"), Dir("out")).status().reason(), "PATCH_CORRUPT");

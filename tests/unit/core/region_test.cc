@@ -34,7 +34,8 @@ ModelConfig Llama(int64_t hidden, int64_t layers, int64_t heads, int64_t kv_head
   return config;
 }
 
-AdapterSpec Spec(AdapterMethod method, int64_t rank, std::vector<LinearModule> targets = {LinearModule::kQ, LinearModule::kK}) {
+AdapterSpec Spec(AdapterMethod method, int64_t rank,
+                 std::vector<LinearModule> targets = {LinearModule::kQ, LinearModule::kK}) {
   AdapterSpec spec;
   spec.method = method;
   spec.rank = rank;
@@ -43,7 +44,8 @@ AdapterSpec Spec(AdapterMethod method, int64_t rank, std::vector<LinearModule> t
 }
 
 Region MakeRegion(RegionAxis axis, std::vector<int32_t> indices, std::string module = "m") {
-  return {.base_hash = kBase, .module = std::move(module), .shape = {8, 16}, .axis = axis, .indices = std::move(indices)};
+  return {
+      .base_hash = kBase, .module = std::move(module), .shape = {8, 16}, .axis = axis, .indices = std::move(indices)};
 }
 
 TEST(RegionTest, OverlapsAreCountedInCoordinatesWeightsAndShare) {
@@ -68,9 +70,10 @@ TEST(RegionTest, OverlapsAreCountedInCoordinatesWeightsAndShare) {
 
 TEST(RegionTest, AMergeCountsEachWeightOnce) {
   const ModelConfig base = TinyConfig();
-  const std::vector<RegionHolder> holders = {{"a", {MakeRegion(RegionAxis::kInput, {1, 4})}},
-                                             {"b", {MakeRegion(RegionAxis::kInput, {4, 5})}},
-                                             {"c", {MakeRegion(RegionAxis::kOutput, {0}), MakeRegion(RegionAxis::kOutput, {3}, "n")}}};
+  const std::vector<RegionHolder> holders = {
+      {"a", {MakeRegion(RegionAxis::kInput, {1, 4})}},
+      {"b", {MakeRegion(RegionAxis::kInput, {4, 5})}},
+      {"c", {MakeRegion(RegionAxis::kOutput, {0}), MakeRegion(RegionAxis::kOutput, {3}, "n")}}};
   const ChangedWeights count = CountChangedWeights(base, holders);
   EXPECT_EQ(count.changed, 3 * 8 + 16 - 3 + 16);
   EXPECT_EQ(count.in_targets, 2 * 8 * 16);
@@ -97,7 +100,8 @@ TEST(RegionTest, SharesOfChangedWeightsAreThePapers) {
 }
 
 TEST(RegionTest, JsonComesBackAndDamageIsRefused) {
-  for (const AdapterMethod method : {AdapterMethod::kSboraFa, AdapterMethod::kSboraFb, AdapterMethod::kLora, AdapterMethod::kFull}) {
+  for (const AdapterMethod method :
+       {AdapterMethod::kSboraFa, AdapterMethod::kSboraFb, AdapterMethod::kLora, AdapterMethod::kFull}) {
     const auto regions = DrawRegions(TinyConfig(), kBase, Spec(method, 3));
     ASSERT_TRUE(regions.ok()) << regions.status();
     EXPECT_EQ(*ParseRegions(ToJson(*regions)), *regions) << AdapterMethodName(method);
@@ -113,7 +117,8 @@ TEST(RegionTest, JsonComesBackAndDamageIsRefused) {
 TEST(RegionTest, AnAdaptersOwnRegionsAreThoseItWasDrawn) {
   const TempDirectory dir = NewTempDirectory();
   WriteTinyModel(dir.path() / "base", TinyConfig());
-  const RegionHolder drawn = WriteTinyAdapter(dir.path() / "a", dir.path() / "base", "a", {.method = AdapterMethod::kSboraFb});
+  const RegionHolder drawn =
+      WriteTinyAdapter(dir.path() / "a", dir.path() / "base", "a", {.method = AdapterMethod::kSboraFb});
   const auto adapter = AdapterFolder::Open(dir.path() / "a");
   ASSERT_TRUE(adapter.ok()) << adapter.status();
   EXPECT_EQ(*RegionsOf(*adapter), drawn.regions);
@@ -152,26 +157,31 @@ TEST(RegionDrawTest, JobsStayDisjointUntilTheBaseIsFull) {
 TEST(RegionDrawTest, ExhaustionNamesTheLargestRankThatFits) {
   std::vector<RegionHolder> holders = {{"first", *DrawRegions(TinyConfig(), kBase, Spec(AdapterMethod::kSboraFa, 11))}};
   const auto full = DrawRegions(TinyConfig(), kBase, Spec(AdapterMethod::kSboraFa, 6), holders);
-  EXPECT_THAT(full.status().message(), HasSubstr("rank 5 is the largest that still fits"));
+  EXPECT_THAT(full.status().message(), HasSubstr("Rank 5 is the largest that fits"));
   const auto& details = full.status().metadata();
-  EXPECT_TRUE(std::find(details.begin(), details.end(), std::pair<std::string, std::string>("largest_rank", "5")) != details.end());
+  EXPECT_TRUE(std::find(details.begin(), details.end(), std::pair<std::string, std::string>("largest_rank", "5")) !=
+              details.end());
   EXPECT_TRUE(DrawRegions(TinyConfig(), kBase, Spec(AdapterMethod::kSboraFa, 5), holders).ok());
   // A rank that no empty base could hold is the old complaint, not exhaustion.
   EXPECT_EQ(DrawRegions(TinyConfig(), kBase, Spec(AdapterMethod::kSboraFa, 17)).status().reason(), "RANK_OUT_OF_RANGE");
 }
 
 TEST(RegionDrawTest, RowsAreNeverDisjointFromColumnsNorAnythingFromADenseAdapter) {
-  const std::vector<RegionHolder> rows = {{"rows", *DrawRegions(TinyConfig(), kBase, Spec(AdapterMethod::kSboraFb, 1))}};
+  const std::vector<RegionHolder> rows = {
+      {"rows", *DrawRegions(TinyConfig(), kBase, Spec(AdapterMethod::kSboraFb, 1))}};
   const auto crossed = DrawRegions(TinyConfig(), kBase, Spec(AdapterMethod::kSboraFa, 1), rows);
   EXPECT_EQ(crossed.status().reason(), "REGION_AXIS_CONFLICT");
   EXPECT_THAT(crossed.status().message(), HasSubstr("use sbora_fb here, or leave q_proj, k_proj out"));
   EXPECT_EQ(CountCapacity(TinyConfig(), Spec(AdapterMethod::kSboraFa, 1), rows).adapters_left, 0);
   const std::vector<RegionHolder> dense = {{"dense", *DrawRegions(TinyConfig(), kBase, Spec(AdapterMethod::kLora, 2))}};
-  EXPECT_EQ(DrawRegions(TinyConfig(), kBase, Spec(AdapterMethod::kSboraFa, 1), dense).status().reason(), "REGION_DENSE");
+  EXPECT_EQ(DrawRegions(TinyConfig(), kBase, Spec(AdapterMethod::kSboraFa, 1), dense).status().reason(),
+            "REGION_DENSE");
   // On modules of their own they are.
   EXPECT_TRUE(DrawRegions(TinyConfig(), kBase, Spec(AdapterMethod::kSboraFa, 1, {LinearModule::kDown}), rows).ok());
-  const std::vector<RegionHolder> foreign = {{"foreign", *DrawRegions(TinyConfig(), std::string(64, 'c'), Spec(AdapterMethod::kSboraFa, 1))}};
-  EXPECT_EQ(DrawRegions(TinyConfig(), kBase, Spec(AdapterMethod::kSboraFa, 1), foreign).status().reason(), "REGION_OTHER_BASE");
+  const std::vector<RegionHolder> foreign = {
+      {"foreign", *DrawRegions(TinyConfig(), std::string(64, 'c'), Spec(AdapterMethod::kSboraFa, 1))}};
+  EXPECT_EQ(DrawRegions(TinyConfig(), kBase, Spec(AdapterMethod::kSboraFa, 1), foreign).status().reason(),
+            "REGION_OTHER_BASE");
 }
 
 TEST(RegionDrawTest, SharedIndicesAreOneVectorForEachInput) {
@@ -202,7 +212,8 @@ TEST(RegionDrawTest, ASharedVectorStaysOutOfWhatAnyMemberHolds) {
       {"q", *DrawRegions(TinyConfig(), kBase, Spec(AdapterMethod::kSboraFa, 6, {LinearModule::kQ}))},
       {"k", *DrawRegions(TinyConfig(), kBase, Spec(AdapterMethod::kSboraFa, 6, {LinearModule::kK}))}};
   std::set<int32_t> taken;
-  for (const RegionHolder& holder : holders) taken.insert(holder.regions[0].indices.begin(), holder.regions[0].indices.end());
+  for (const RegionHolder& holder : holders)
+    taken.insert(holder.regions[0].indices.begin(), holder.regions[0].indices.end());
   AdapterSpec spec = Spec(AdapterMethod::kSboraFa, 1);
   spec.share_indices = true;
   const int64_t free = CountCapacity(TinyConfig(), spec, holders).largest_rank;
@@ -214,7 +225,8 @@ TEST(RegionDrawTest, ASharedVectorStaysOutOfWhatAnyMemberHolds) {
   const std::vector<RegionHolder> all = {holders[0], {"shared", *fits}};
   EXPECT_TRUE(CheckMergesExactly(all).ok());
   spec.rank = free + 1;
-  EXPECT_THAT(DrawRegions(TinyConfig(), kBase, spec, holders).status().message(), HasSubstr("q_proj with model.layers"));
+  EXPECT_THAT(DrawRegions(TinyConfig(), kBase, spec, holders).status().message(),
+              HasSubstr("q_proj with model.layers"));
 }
 
 }  // namespace

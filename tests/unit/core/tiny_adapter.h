@@ -40,10 +40,17 @@ inline RegionHolder WriteTinyAdapter(const std::filesystem::path& dir, const std
   const auto regions = DrawRegions(base->config(), hash, spec, options.avoid);
   SBORA_CHECK(regions.ok(), "{}", regions.status().ToString());
 
-  const AdapterConfig config{.method = options.method, .rank = options.rank, .alpha = options.alpha, .dropout = 0,
-                             .target_modules = options.targets, .seed = spec.index_seed,
-                             .index_generator_version = UsesIndices(options.method) ? 1 : 0, .artifact_dtype = DType::kF32,
-                             .base_model = "tiny", .base_hash = hash, .base_config = base->config()};
+  const AdapterConfig config{.method = options.method,
+                             .rank = options.rank,
+                             .alpha = options.alpha,
+                             .dropout = 0,
+                             .target_modules = options.targets,
+                             .seed = spec.index_seed,
+                             .index_generator_version = UsesIndices(options.method) ? 1 : 0,
+                             .artifact_dtype = DType::kF32,
+                             .base_model = "tiny",
+                             .base_hash = hash,
+                             .base_config = base->config()};
   std::vector<std::vector<std::byte>> data;
   const auto specs = ExpectedAdapterTensors(config);
   for (const TensorSpec& tensor : specs) {

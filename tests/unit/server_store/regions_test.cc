@@ -51,11 +51,19 @@ class RegionsStoreTest : public ::testing::Test {
     return {.row = row, .payload = nullptr, .uses = {}, .reserves = {}};
   }
   static PutRegions Regions(const std::string& id, std::vector<int32_t> indices, const std::string& base = kBase) {
-    const core::RegionSet set = {{.base_hash = base, .module = "m", .shape = {8, 8}, .axis = core::RegionAxis::kInput,
+    const core::RegionSet set = {{.base_hash = base,
+                                  .module = "m",
+                                  .shape = {8, 8},
+                                  .axis = core::RegionAxis::kInput,
                                   .indices = std::move(indices)}};
-    return {.row = {.name = Adapter(id), .project = "default", .base_hash = base, .work_uid = "uid-" + id,
+    return {.row = {.name = Adapter(id),
+                    .project = "default",
+                    .base_hash = base,
+                    .work_uid = "uid-" + id,
                     .regions = core::ToJson(set)},
-            .avoid = {}, .avoid_all = false, .seen = 0};
+            .avoid = {},
+            .avoid_all = false,
+            .seen = 0};
   }
   HeldRegions List(const std::string& base = kBase) {
     auto held = store_->ListRegions("default", base);
@@ -97,7 +105,8 @@ TEST_F(RegionsStoreTest, WhoAsksMustHaveSeenEverybodyItMeets) {
 TEST_F(RegionsStoreTest, TheFirstOfTwoInOneBatchWins) {
   PutRegions first = Regions("a", {1}), second = Regions("b", {1});
   first.avoid_all = second.avoid_all = true;
-  const WriteSet sets[] = {{.mutations = {Insert("a"), first}, .may_fail = true}, {.mutations = {Insert("b"), second}, .may_fail = true}};
+  const WriteSet sets[] = {{.mutations = {Insert("a"), first}, .may_fail = true},
+                           {.mutations = {Insert("b"), second}, .may_fail = true}};
   const WriteSet* const batch[] = {&sets[0], &sets[1]};
   const auto results = store_->Commit(batch);
   ASSERT_TRUE(results.ok()) << results.status();
@@ -109,8 +118,14 @@ TEST_F(RegionsStoreTest, AReservationEndsWithTheJobsFailureOrTheAdapter) {
   for (const char* id : {"failed", "cancelled", "done"}) ASSERT_TRUE(Write({Insert(id), Regions(id, {1})}).ok());
   ASSERT_TRUE(Write({End("failed", JobState::kFailed)}).ok());
   ASSERT_TRUE(Write({End("cancelled", JobState::kCancelled)}).ok());
-  const ResourceRow adapter{.kind = ResourceKind::kAdapter, .uid = "adapter", .project = "default", .id = "done",
-                            .name = Adapter("done"), .version = 1, .create_ms = 1, .payload = ""};
+  const ResourceRow adapter{.kind = ResourceKind::kAdapter,
+                            .uid = "adapter",
+                            .project = "default",
+                            .id = "done",
+                            .name = Adapter("done"),
+                            .version = 1,
+                            .create_ms = 1,
+                            .payload = ""};
   ASSERT_TRUE(Write({InsertResource{adapter, "uid-done"}, End("done", JobState::kSucceeded)}).ok());
   Open();
   ASSERT_EQ(List().rows.size(), 1u);
@@ -129,8 +144,14 @@ TEST_F(RegionsStoreTest, WhatWasMadeBeforeRegionsWereRecordedIsNamed) {
   EXPECT_EQ(List().unrecorded, Row("old").name);
   ASSERT_TRUE(Write({End("old", JobState::kFailed)}).ok());
   EXPECT_EQ(List().unrecorded, "");
-  const ResourceRow adapter{.kind = ResourceKind::kAdapter, .uid = "adapter", .project = "default", .id = "older",
-                            .name = Adapter("older"), .version = 1, .create_ms = 1, .payload = ""};
+  const ResourceRow adapter{.kind = ResourceKind::kAdapter,
+                            .uid = "adapter",
+                            .project = "default",
+                            .id = "older",
+                            .name = Adapter("older"),
+                            .version = 1,
+                            .create_ms = 1,
+                            .payload = ""};
   ASSERT_TRUE(Write({InsertResource{adapter, ""}}).ok());
   EXPECT_EQ(List().unrecorded, Adapter("older"));
 }
