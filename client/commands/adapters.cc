@@ -142,7 +142,9 @@ void AddConversions(const CommandRoot& root, CLI::App& group) {
       [](CLI::App& app, MergeFlags& flags) {
         app.add_option("NAMES", flags.names, "Jobs or adapters, all of one base")->required();
         app.add_option("--weights", flags.weights, "What each one's change is multiplied by, in order (default 1 each)")
-            ->delimiter(',');
+            ->delimiter(',')
+            ->allow_extra_args(false)  // what follows is a name
+            ->option_text("w1,w2,...");
         app.add_flag("--allow-overlap", flags.allow_overlap,
                      "Add up adapters that change the same weights, instead of refusing them");
         DeclareTarget(app, flags);

@@ -278,7 +278,7 @@ TEST_F(CliTest, MergeSendsWeightsAndSaysWhatStayed) {
   metadata.mutable_changed_weights()->set_in_model(2000);
   server_.operation_metadata.PackFrom(metadata);
   const std::string target = (folder_.path() / "merged").string();
-  ASSERT_EQ(Run({"adapters", "merge", "a", "b", "--weights", "0.5,2", "--allow-overlap", "-o", target}), 0) << err_;
+  ASSERT_EQ(Run({"adapters", "merge", "--weights", "0.5,2", "a", "b", "--allow-overlap", "-o", target}), 0) << err_;
   ASSERT_EQ(server_.merges.size(), 1u);
   EXPECT_THAT(server_.merges[0].weights(), ElementsAre(0.5, 2.0));
   EXPECT_TRUE(server_.merges[0].allow_overlap());
