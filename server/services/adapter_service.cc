@@ -7,9 +7,9 @@
 
 #include "common/ids.h"
 #include "common/status_macros.h"
-#include "core/model_config.h"
 #include "core/region.h"
 #include "server/services/convert.h"
+#include "server/services/job_planner.h"
 #include "server/services/job_regions.h"
 #include "server/services/requests.h"
 #include "server/services/resource_calls.h"
@@ -31,12 +31,6 @@ void AddInput(worker::v1::Task& task, const std::string& name, const google::pro
   worker::v1::InputGroup& group = *task.add_inputs();
   group.set_name(name);
   *group.mutable_files() = files;
-}
-
-StatusOr<core::ModelConfig> ConfigOf(const v1::Model& model) {
-  StatusOr<core::ModelConfig> config = core::ParseHfConfig(model.config_json());
-  if (!config.ok()) return config.status().WithContext(model.name());
-  return config;
 }
 
 /// Regions of those adapters that have any on record: the trainer checks the rest.
@@ -152,7 +146,7 @@ Status AdapterServiceImpl::AddPatchInputs(const v1::Adapter& adapter, PlannedOpe
   }
   SBORA_ASSIGN_OR_RETURN(const ResourceRow row, services_.store().GetResource(adapter.model()));
   SBORA_ASSIGN_OR_RETURN(const v1::Model model, ModelOf(row));
-  SBORA_ASSIGN_OR_RETURN(const core::ModelConfig config, ConfigOf(model));
+  SBORA_ASSIGN_OR_RETURN(const core::ModelConfig config, ModelConfigOf(model));
   SBORA_ASSIGN_OR_RETURN(const auto holders, RecordedHolders(services_, {adapter.name()}));
   if (!holders.empty()) *planned.metadata.mutable_changed_weights() = ToProto(core::CountChangedWeights(config, holders));
   AddInput(planned.task, "model", model.files());
@@ -181,7 +175,7 @@ Status AdapterServiceImpl::Merge(const v1::MergeAdaptersRequest& request, google
   if (!request.allow_overlap()) SBORA_RETURN_IF_ERROR(core::CheckMergesExactly(holders));
   SBORA_ASSIGN_OR_RETURN(const ResourceRow model_row, services_.store().GetResource(adapters.front().model()));
   SBORA_ASSIGN_OR_RETURN(const v1::Model model, ModelOf(model_row));
-  SBORA_ASSIGN_OR_RETURN(const core::ModelConfig config, ConfigOf(model));
+  SBORA_ASSIGN_OR_RETURN(const core::ModelConfig config, ModelConfigOf(model));
   if (holders.size() == adapters.size()) {
     *planned.metadata.mutable_changed_weights() = ToProto(core::CountChangedWeights(config, holders));
   }

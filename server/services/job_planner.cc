@@ -41,12 +41,6 @@ Status CheckLabels(const v1::FineTuningJob& job) {
   return bad.violations().empty() ? OkStatus() : bad;
 }
 
-StatusOr<core::ModelConfig> ConfigOf(const v1::Model& model) {
-  StatusOr<core::ModelConfig> config = core::ParseHfConfig(model.config_json());
-  if (!config.ok()) return config.status().WithContext(model.name());
-  return config;
-}
-
 StatusOr<References> Resolve(const ServiceContext& services, const std::string& project, core::JobSpec& spec) {
   References found;
   SBORA_ASSIGN_OR_RETURN(const ResourceRow model, FindResourceOrId(services, spec.model, core::Collection::kModels, project, "spec.model"));
@@ -62,7 +56,7 @@ StatusOr<References> Resolve(const ServiceContext& services, const std::string& 
     SBORA_ASSIGN_OR_RETURN(found.validation, DatasetOf(validation));
     spec.validation_dataset = validation.name;
   }
-  SBORA_ASSIGN_OR_RETURN(found.config, ConfigOf(found.model));
+  SBORA_ASSIGN_OR_RETURN(found.config, ModelConfigOf(found.model));
   return found;
 }
 
@@ -130,6 +124,12 @@ void SetLimits(const core::JobSpec& spec, SubmitRequest& submit) {
 
 }  // namespace
 
+StatusOr<core::ModelConfig> ModelConfigOf(const v1::Model& model) {
+  StatusOr<core::ModelConfig> config = core::ParseHfConfig(model.config_json());
+  if (!config.ok()) return config.status().WithContext(model.name());
+  return config;
+}
+
 StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::CreateFineTuningJobRequest& request) {
   SBORA_ASSIGN_OR_RETURN(const std::string project, core::ParseProject(request.parent(), "parent"));
   SBORA_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
@@ -186,7 +186,7 @@ StatusOr<v1::EstimateFineTuningJobResponse> EstimateFineTuning(const ServiceCont
   } else {
     SBORA_ASSIGN_OR_RETURN(const ResourceRow row, FindResourceOrId(services, spec.model, core::Collection::kModels, project, "spec.model"));
     SBORA_ASSIGN_OR_RETURN(const v1::Model model, ModelOf(row));
-    SBORA_ASSIGN_OR_RETURN(adapter.base_config, ConfigOf(model));
+    SBORA_ASSIGN_OR_RETURN(adapter.base_config, ModelConfigOf(model));
     adapter.base_model = model.name();
     adapter.base_hash = model.base_hash();
   }

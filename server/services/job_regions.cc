@@ -6,8 +6,8 @@
 #include <set>
 
 #include "common/status_macros.h"
-#include "core/model_config.h"
 #include "server/services/convert.h"
+#include "server/services/job_planner.h"
 #include "server/services/requests.h"
 
 namespace sbora::server {
@@ -123,7 +123,7 @@ StatusOr<std::optional<core::ModelConfig>> ConfigOfHolder(const ServiceContext& 
   const StatusOr<ResourceRow> row = services.store().GetResource(model_name);
   if (!row.ok()) return std::optional<core::ModelConfig>();
   SBORA_ASSIGN_OR_RETURN(const v1::Model model, ModelOf(*row));
-  SBORA_ASSIGN_OR_RETURN(core::ModelConfig config, core::ParseHfConfig(model.config_json()));
+  SBORA_ASSIGN_OR_RETURN(core::ModelConfig config, ModelConfigOf(model));
   return std::optional<core::ModelConfig>(std::move(config));
 }
 
