@@ -242,6 +242,11 @@ StatusOr<google::longrunning::Operation> Client::MergeAdapters(v1::MergeAdapters
   return Call(adapters_, &v1::AdapterService::Stub::MergeAdapters, request, Repeat::kSafe);
 }
 
+StatusOr<v1::CompareAdaptersResponse> Client::CompareAdapters(v1::CompareAdaptersRequest request) {
+  if (request.parent().empty()) request.set_parent(Parent());
+  return Call(adapters_, &v1::AdapterService::Stub::CompareAdapters, request, Repeat::kSafe);
+}
+
 StatusOr<v1::EvaluationJob> Client::CreateEvaluation(v1::CreateEvaluationJobRequest request) {
   if (request.parent().empty()) request.set_parent(Parent());
   FillRequestId(request);

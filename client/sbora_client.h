@@ -134,6 +134,7 @@ class Client {
   Status DeleteAdapter(const std::string& name);
   StatusOr<google::longrunning::Operation> ExportAdapter(v1::ExportAdapterRequest request);
   StatusOr<google::longrunning::Operation> MergeAdapters(v1::MergeAdaptersRequest request);
+  StatusOr<v1::CompareAdaptersResponse> CompareAdapters(v1::CompareAdaptersRequest request);
 
   StatusOr<v1::EvaluationJob> CreateEvaluation(v1::CreateEvaluationJobRequest request);
   StatusOr<v1::EvaluationJob> GetEvaluation(const std::string& name);

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int64_t kDefaultCutoffTokens = 512;
 constexpr int64_t kMinCutoffTokens = 8;
+constexpr size_t kMaxDisjointFrom = 1000;
 
 /// Gathers violations; the first one leads the message.
 class Violations {
@@ -85,6 +86,21 @@ void CheckTraining(const TrainingSpec& training, int64_t ranks, Violations& viol
   violations.NotNegative("spec.training.max_gradient_norm", training.max_gradient_norm);
 }
 
+void CheckRegions(const AdapterSpec& adapter, Violations& violations) {
+  violations.Require(!adapter.share_indices || adapter.method == AdapterMethod::kSboraFa, "spec.adapter.share_indices",
+                     "is for sbora_fa: only modules that read one input can share its coordinates; use sbora_fa or leave it out");
+  const bool disjoint = adapter.disjoint_from_all || !adapter.disjoint_from.empty();
+  const char* field = adapter.disjoint_from_all ? "spec.adapter.disjoint_from_all" : "spec.adapter.disjoint_from";
+  violations.Require(!disjoint || UsesIndices(adapter.method), field,
+                     fmt::format("needs sbora_fa or sbora_fb: {} changes all of its target modules",
+                                 AdapterMethodName(adapter.method)));
+  violations.Require(!adapter.disjoint_from_all || adapter.disjoint_from.empty(), "spec.adapter.disjoint_from",
+                     "must be empty with disjoint_from_all, which holds for them too");
+  violations.Require(adapter.disjoint_from.size() <= kMaxDisjointFrom, "spec.adapter.disjoint_from",
+                     fmt::format("names {} adapters, at most {} are taken; disjoint_from_all means all",
+                                 adapter.disjoint_from.size(), kMaxDisjointFrom));
+}
+
 void CheckData(const JobSpec& spec, Violations& violations) {
   const DataSpec& data = spec.data;
   violations.Require(data.cutoff_tokens == 0 || data.cutoff_tokens >= kMinCutoffTokens, "spec.data.cutoff_tokens",
@@ -111,6 +127,7 @@ Status CheckJobSpec(const JobSpec& spec) {
   violations.Require(spec.adapter.dropout >= 0.0 && spec.adapter.dropout < 1.0, "spec.adapter.dropout",
                      fmt::format("is {}, must be at least 0 and below 1", spec.adapter.dropout));
   violations.Require(!spec.adapter.target_modules.empty(), "spec.adapter.target_modules", "must name at least one module");
+  CheckRegions(spec.adapter, violations);
   CheckData(spec, violations);
   violations.InRange<int64_t>("spec.resources.ranks", spec.ranks, 1, 1024);
   violations.InRange<int64_t>("spec.resources.threads", spec.threads, 0, 1024);

@@ -32,6 +32,9 @@ struct AdapterSpec {
   double dropout = 0.0;
   std::vector<LinearModule> target_modules;  ///< distinct, in kAllLinearModules order
   uint64_t index_seed = 42;
+  bool share_indices = false;               ///< q, k, v share one index vector, gate and up another; FA only
+  std::vector<std::string> disjoint_from;   ///< adapters or jobs, as written; the coordinator resolves them to adapters
+  bool disjoint_from_all = false;           ///< every adapter and unended job of the project on this base
 };
 
 struct DataSpec {

@@ -123,13 +123,17 @@ StatusOr<TensorView> ModelFolder::Tensor(std::string_view name) const {
   return shards_[it->second].Tensor(name);
 }
 
+void WeightsHash::Add(const TensorView& view, std::span<const std::byte> bytes) {
+  hash_.Update(fmt::format("{}\n{}\n{}\n", view.name, DTypeName(view.dtype), fmt::join(view.shape, ",")));
+  hash_.Update(bytes);
+}
+
 std::string ModelFolder::ComputeBaseHash(const std::function<void()>& tensor_done) const {
-  Sha256 hash;
+  WeightsHash hash;
   for (const std::string& name : names_) {
     const auto view = Tensor(name);
     SBORA_CHECK(view.ok(), "{} vanished after Open", name);
-    hash.Update(fmt::format("{}\n{}\n{}\n", name, DTypeName(view->dtype), fmt::join(view->shape, ",")));
-    hash.Update(view->data);
+    hash.Add(*view);
     if (tensor_done) tensor_done();
   }
   return hash.FinishHex();

@@ -10,11 +10,25 @@
 #include <string_view>
 #include <vector>
 
+#include "common/sha256.h"
 #include "common/status.h"
 #include "core/model_config.h"
 #include "core/safetensors.h"
 
 namespace sbora::core {
+
+/// Identity of weights: SHA-256 (lower-case hex) over tensor names, dtypes, shapes and bytes. Add the tensors of a model
+/// ascending by name.
+class WeightsHash {
+ public:
+  /// `bytes` in place of the view's own.
+  void Add(const TensorView& view, std::span<const std::byte> bytes);
+  void Add(const TensorView& view) { Add(view, view.data); }
+  std::string FinishHex() { return hash_.FinishHex(); }
+
+ private:
+  Sha256 hash_;
+};
 
 class ModelFolder {
  public:
@@ -33,9 +47,8 @@ class ModelFolder {
   /// Errors: NOT_FOUND TENSOR_NOT_FOUND.
   StatusOr<TensorView> Tensor(std::string_view name) const;
 
-  /// Identity of the weights: SHA-256 (lower-case hex) over sorted tensor names, dtypes, shapes and bytes. Independent
-  /// of sharding, metadata, config and tokenizer. Reads all weights once, which takes minutes for large
-  /// models; `tensor_done` is called after each tensor.
+  /// WeightsHash of all model tensors. Independent of sharding, metadata, config and tokenizer. Reads all weights once,
+  /// which takes minutes for large models; `tensor_done` is called after each tensor.
   std::string ComputeBaseHash(const std::function<void()>& tensor_done = {}) const;
 
  private:

@@ -19,9 +19,15 @@ struct ExportFlags : PullFlags {
 
 struct MergeFlags {
   std::vector<std::string> names;
+  std::vector<double> weights;
+  bool allow_overlap = false;
   std::string directory;
   std::string request_id;
   bool force = false;
+};
+
+struct DiffFlags {
+  std::vector<std::string> names;
 };
 
 template <typename Flags>
@@ -38,6 +44,13 @@ StatusOr<v1::Adapter> FindAdapter(Client& client, const std::string& name) {
   if (!job.ok()) return adapter;
   return FailedPrecondition("JOB_NOT_SUCCEEDED", fmt::format("job {} is {}; it has an adapter once it has SUCCEEDED",
                                                              ShortName(name), StateName(job->state())));
+}
+
+/// What an export or merge leaves alone, when the server knows it.
+void NoteChanged(CommandContext& context, const google::longrunning::Operation& operation) {
+  v1::AdapterOperationMetadata metadata;
+  if (!operation.metadata().UnpackTo(&metadata) || !metadata.has_changed_weights()) return;
+  context.Note(FormatChanged(metadata.changed_weights()) + "; all others keep their bits");
 }
 
 CommandResult PullAdapter(CommandContext& context, const PullFlags& flags) {
@@ -59,6 +72,7 @@ CommandResult ExportAdapter(CommandContext& context, const ExportFlags& flags) {
   request.set_request_id(flags.request_id);
   SBORA_ASSIGN_OR_RETURN(google::longrunning::Operation operation, client->ExportAdapter(std::move(request)));
   SBORA_ASSIGN_OR_RETURN(operation, context.FinishOperation(std::move(operation), "exporting"));
+  NoteChanged(context, operation);
   v1::ExportAdapterResult result;
   if (!operation.response().UnpackTo(&result)) {
     return Internal("BAD_OPERATION_RESPONSE",
@@ -78,8 +92,11 @@ CommandResult MergeAdapters(CommandContext& context, const MergeFlags& flags) {
     SBORA_ASSIGN_OR_RETURN(const v1::Adapter adapter, FindAdapter(*client, name));
     request.add_adapters(adapter.name());
   }
+  request.mutable_weights()->Assign(flags.weights.begin(), flags.weights.end());
+  request.set_allow_overlap(flags.allow_overlap);
   SBORA_ASSIGN_OR_RETURN(google::longrunning::Operation operation, client->MergeAdapters(std::move(request)));
   SBORA_ASSIGN_OR_RETURN(operation, context.FinishOperation(std::move(operation), "merging"));
+  NoteChanged(context, operation);
   v1::MergeAdaptersResult result;
   if (!operation.response().UnpackTo(&result)) {
     return Internal("BAD_OPERATION_RESPONSE",
@@ -88,6 +105,15 @@ CommandResult MergeAdapters(CommandContext& context, const MergeFlags& flags) {
   SBORA_ASSIGN_OR_RETURN(const ExitCode code, PullFiles(context, result.files(), "", flags.directory, flags.force));
   if (context.globals().output != OutputFormat::kTable) context.PrintStreamed(result);
   return code;
+}
+
+CommandResult DiffAdapters(CommandContext& context, const DiffFlags& flags) {
+  SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
+  v1::CompareAdaptersRequest request;
+  for (const std::string& name : flags.names) request.add_adapters(name);
+  SBORA_ASSIGN_OR_RETURN(const v1::CompareAdaptersResponse response, client->CompareAdapters(std::move(request)));
+  context.Print(response);
+  return ExitCode::kOk;
 }
 
 void AddPull(const CommandRoot& root, CLI::App& parent) {
@@ -106,26 +132,32 @@ void AddConversions(const CommandRoot& root, CLI::App& group) {
       [](CLI::App& app, ExportFlags& flags) {
         DeclareName(app, flags, "Job or adapter");
         DeclareTarget(app, flags);
-        app.add_option("--format", flags.format, "peft (patch and gguf are not implemented yet)");
+        app.add_option("--format", flags.format, "peft, or patch (gguf is not implemented yet)");
         app.add_option("--request-id", flags.request_id,
                        "UUID4; the same one again returns the first call's operation");
       },
       ExportAdapter);
   root.Verb<MergeFlags>(
-      group, "merge", "Add an adapter to its base and write the whole checkpoint",
+      group, "merge", "Add adapters to their base and write the whole checkpoint",
       [](CLI::App& app, MergeFlags& flags) {
-        app.add_option("NAMES", flags.names, "Jobs or adapters")->required();
+        app.add_option("NAMES", flags.names, "Jobs or adapters, all of one base")->required();
+        app.add_option("--weights", flags.weights, "What each one's change is multiplied by, in order (default 1 each)")
+            ->delimiter(',')
+            ->allow_extra_args(false)  // what follows is a name
+            ->option_text("w1,w2,...");
+        app.add_flag("--allow-overlap", flags.allow_overlap,
+                     "Add up adapters that change the same weights, instead of refusing them");
         DeclareTarget(app, flags);
         app.add_option("--request-id", flags.request_id,
                        "UUID4; the same one again returns the first call's operation");
       },
       MergeAdapters);
-  root.Verb<MergeFlags>(
-      group, "diff", "Compare adapters (not implemented yet)",
-      [](CLI::App& app, MergeFlags& flags) { app.add_option("NAMES", flags.names, "Adapters"); },
-      [](CommandContext&, const MergeFlags&) -> CommandResult {
-        return Unimplemented("ADAPTER_DIFF", "adapters diff is not implemented yet");
-      });
+  root.Verb<DiffFlags>(
+      group, "diff", "Where adapters change the same weights, and whether they merge exactly",
+      [](CLI::App& app, DiffFlags& flags) {
+        app.add_option("NAMES", flags.names, "Two or more adapters, or jobs that will make them")->required();
+      },
+      DiffAdapters);
 }
 
 }  // namespace
@@ -149,6 +181,7 @@ void AddAdapters(const CommandRoot& root) {
       });
   AddPull(root, group);
   AddConversions(root, group);
+  AddPatches(root, group);
   root.Verb<NameFlag>(
       group, "delete", "Delete an adapter", [](CLI::App& app, NameFlag& flags) { DeclareName(app, flags, "Adapter"); },
       [](CommandContext& context, const NameFlag& flags) -> CommandResult {

@@ -68,6 +68,8 @@ void AddDatasets(const CommandRoot& root);
 void AddJobs(const CommandRoot& root);
 /// jobs submit and submit.
 void AddSubmit(const CommandRoot& root, CLI::App& parent);
+/// adapters apply-patch, reverse-patch.
+void AddPatches(const CommandRoot& root, CLI::App& group);
 /// adapters, pull.
 void AddAdapters(const CommandRoot& root);
 void AddEvaluate(const CommandRoot& root);

@@ -52,6 +52,18 @@ std::string FormatText(v1::DatasetFormat format) {
   return EnumShortName(*v1::DatasetFormat_descriptor()->FindValueByNumber(format));
 }
 
+std::string FormatCapacity(const v1::RegionCapacity& capacity) {
+  Rows rows;
+  for (const auto& module : capacity.modules()) {
+    rows.push_back({module.module(), FormatCount(module.coordinates()), FormatCount(module.free()),
+                    FormatCount(module.adapters_left())});
+  }
+  return fmt::format("room beside {} adapters and jobs of this base: {} more of this rank, largest rank {}\n",
+                     FormatCount(capacity.holders()), FormatCount(capacity.adapters_left()),
+                     FormatCount(capacity.largest_rank())) +
+         FormatTable({"MODULE", "COORDINATES", "FREE", "ADAPTERS LEFT"}, rows);
+}
+
 }  // namespace
 
 std::string StateName(v1::FineTuningJob::State state) {
@@ -130,7 +142,8 @@ std::string ToTable(const v1::FineTuningJob& job) {
        {"created", FormatTime(job.create_time())},
        {"started", FormatTime(job.start_time())},
        {"ended", FormatTime(job.end_time())},
-       {"adapter", job.adapter()}});
+       {"adapter", job.adapter()}}) +
+         (job.has_region_capacity() ? "\n" + FormatCapacity(job.region_capacity()) : "");
 }
 
 std::string ToTable(const v1::ListFineTuningJobsResponse& jobs) {
@@ -173,8 +186,10 @@ std::string ToTable(const v1::EstimateFineTuningJobResponse& estimate) {
     rows.push_back({module.module(), FormatCount(module.trainable_parameters())});
   }
   return FormatFields({{"trainable parameters", FormatCount(estimate.trainable_parameters())},
-                       {"artifact", FormatBytes(estimate.artifact_bytes())}}) +
-         (rows.empty() ? "" : FormatTable({"MODULE", "TRAINABLE"}, rows));
+                       {"artifact", FormatBytes(estimate.artifact_bytes())},
+                       {"merge", estimate.has_changed_weights() ? FormatChanged(estimate.changed_weights()) : ""}}) +
+         (rows.empty() ? "" : FormatTable({"MODULE", "TRAINABLE"}, rows)) +
+         (estimate.has_region_capacity() ? "\n" + FormatCapacity(estimate.region_capacity()) : "");
 }
 
 std::string ToTable(const v1::Adapter& adapter) {
@@ -223,6 +238,44 @@ std::string ToTable(const v1::ListEvaluationJobsResponse& jobs) {
                     ended ? Number(job.result().perplexity()) : "", FormatTime(job.create_time())});
   }
   return FormatTable({"NAME", "STATE", "OF", "DATA SET", "EXACT MATCH", "PERPLEXITY", "CREATED"}, rows);
+}
+
+std::string FormatChanged(const v1::ChangedWeights& changed) {
+  const auto percent = [&](int64_t of) {
+    return of == 0 ? 0.0 : 100.0 * static_cast<double>(changed.changed()) / static_cast<double>(of);
+  };
+  return fmt::format("{} of {} weights of the target modules changed ({:.3g} %), {:.3g} % of the model",
+                     FormatCount(changed.changed()), FormatCount(changed.in_targets()), percent(changed.in_targets()),
+                     percent(changed.in_model()));
+}
+
+std::string ToTable(const v1::CompareAdaptersResponse& comparison) {
+  constexpr size_t kShown = 20;
+  Rows verdicts, meetings;
+  std::string reasons;
+  for (const v1::AdapterPair& pair : comparison.pairs()) {
+    int64_t meeting = 0;
+    for (const v1::ModuleOverlap& module : pair.modules()) {
+      if (module.shared_weights() == 0) continue;
+      ++meeting;
+      meetings.push_back({ShortName(pair.first()), ShortName(pair.second()), module.module(),
+                          fmt::format("{}, {}", module.first_axis(), module.second_axis()),
+                          module.axis_conflict() ? "axes cross" : FormatCount(module.shared_coordinates()),
+                          FormatCount(module.shared_weights()), fmt::format("{:.2f} %", 100.0 * module.share())});
+    }
+    verdicts.push_back({ShortName(pair.first()), ShortName(pair.second()), pair.merges_exactly() ? "yes" : "no",
+                        fmt::format("{} of {}", meeting, pair.modules_size())});
+    if (pair.modules().empty() && !pair.reason().empty()) reasons += pair.reason() + "\n";
+  }
+  std::string out = FormatTable({"FIRST", "SECOND", "MERGES EXACTLY", "MODULES THAT MEET"}, verdicts) + reasons;
+  const size_t more = meetings.size() > kShown ? meetings.size() - kShown : 0;
+  meetings.resize(meetings.size() - more);
+  if (!meetings.empty()) {
+    out += "\n" + FormatTable({"FIRST", "SECOND", "MODULE", "AXES", "SHARED", "WEIGHTS", "OF THE SMALLER"}, meetings);
+  }
+  if (more > 0) out += fmt::format("and {} more: --output json lists them\n", more);
+  if (comparison.has_changed_weights()) out += "\na merge of all: " + FormatChanged(comparison.changed_weights()) + "\n";
+  return out;
 }
 
 std::string ToTable(const v1::EvaluationJob& job) {

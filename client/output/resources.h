@@ -24,6 +24,8 @@ std::string ToTable(const v1::ListFineTuningCheckpointsResponse& checkpoints);
 std::string ToTable(const v1::EstimateFineTuningJobResponse& estimate);
 std::string ToTable(const v1::Adapter& adapter);
 std::string ToTable(const v1::ListAdaptersResponse& adapters);
+/// Verdict of each pair, then the modules where they meet, the first twenty.
+std::string ToTable(const v1::CompareAdaptersResponse& comparison);
 /// Figures and the first three examples.
 std::string ToTable(const v1::EvaluationJob& job);
 std::string ToTable(const v1::ListEvaluationJobsResponse& jobs);
@@ -35,6 +37,8 @@ std::string ToTable(const v1::ListWorkersResponse& workers);
 /// "RUNNING", and so on: the state as people write it.
 std::string StateName(v1::FineTuningJob::State state);
 std::string StateName(v1::EvaluationJob::State state);
+/// "1,536 of 49,152 weights of the target modules changed (3.12 %), 1.15 % of the model".
+std::string FormatChanged(const v1::ChangedWeights& changed);
 /// "22:14:03 INFO  CHECKPOINT_SAVED  step 40".
 std::string FormatEvent(const v1::FineTuningEvent& event);
 

@@ -109,6 +109,9 @@ AdapterSpec ReadAdapter(const v1::AdapterSpec& in, uint64_t seed, SpecReader& re
   if (in.has_dropout()) out.dropout = in.dropout();
   reader.Modules({in.target_modules().begin(), in.target_modules().end()}, out.target_modules);
   out.index_seed = in.has_index_seed() ? in.index_seed() : seed;
+  if (in.has_share_indices()) out.share_indices = in.share_indices();
+  out.disjoint_from.assign(in.disjoint_from().begin(), in.disjoint_from().end());
+  if (in.has_disjoint_from_all()) out.disjoint_from_all = in.disjoint_from_all();
   return out;
 }
 
@@ -248,6 +251,9 @@ v1::FineTuningSpec ToProto(const JobSpec& in) {
     adapter.add_target_modules(std::string(LinearModuleName(module)));
   }
   adapter.set_index_seed(in.adapter.index_seed);
+  adapter.set_share_indices(in.adapter.share_indices);
+  for (const std::string& name : in.adapter.disjoint_from) adapter.add_disjoint_from(name);
+  adapter.set_disjoint_from_all(in.adapter.disjoint_from_all);
   WriteData(in.data, *out.mutable_data());
   WriteTraining(in.training, *out.mutable_training());
   out.mutable_validation()->set_validate_every_steps(in.validate_every_steps);

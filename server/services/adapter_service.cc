@@ -2,9 +2,15 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+#include <set>
+
 #include "common/ids.h"
 #include "common/status_macros.h"
+#include "core/region.h"
 #include "server/services/convert.h"
+#include "server/services/job_planner.h"
+#include "server/services/job_regions.h"
 #include "server/services/requests.h"
 #include "server/services/resource_calls.h"
 #include "server/services/rpc.h"
@@ -12,12 +18,89 @@
 namespace sbora::server {
 namespace {
 
+constexpr int kMaxMerged = 64;
+
 Status CheckFormat(v1::ExportFormat format) {
-  if (format == v1::EXPORT_FORMAT_PEFT) return OkStatus();
-  if (format == v1::EXPORT_FORMAT_PATCH) return NotImplementedYet("export as patch");
+  if (format == v1::EXPORT_FORMAT_PEFT || format == v1::EXPORT_FORMAT_PATCH) return OkStatus();
   if (format == v1::EXPORT_FORMAT_GGUF) return NotImplementedYet("export as GGUF");
   return InvalidArgument("BAD_EXPORT_FORMAT", fmt::format("format={} is not known", static_cast<int>(format)))
-      .WithViolation("format", "must be EXPORT_FORMAT_PEFT");
+      .WithViolation("format", "must be EXPORT_FORMAT_PEFT or EXPORT_FORMAT_PATCH");
+}
+
+void AddInput(worker::v1::Task& task, const std::string& name, const google::protobuf::RepeatedPtrField<v1::File>& files) {
+  worker::v1::InputGroup& group = *task.add_inputs();
+  group.set_name(name);
+  *group.mutable_files() = files;
+}
+
+/// Regions of those adapters that have any on record: the trainer checks the rest.
+StatusOr<std::vector<core::RegionHolder>> RecordedHolders(const ServiceContext& services, const std::vector<std::string>& adapters) {
+  std::vector<core::RegionHolder> holders;
+  for (const std::string& adapter : adapters) {
+    SBORA_ASSIGN_OR_RETURN(const std::optional<RegionRow> row, services.store().FindRegions(adapter));
+    if (!row) continue;
+    SBORA_ASSIGN_OR_RETURN(core::RegionSet regions, core::ParseRegions(row->regions));
+    holders.push_back({adapter, std::move(regions)});
+  }
+  return holders;
+}
+
+Status CheckMergeRequest(const v1::MergeAdaptersRequest& request) {
+  if (request.adapters().empty()) return Required("adapters");
+  if (request.adapters_size() > kMaxMerged) {
+    return InvalidArgument("ADAPTERS_COUNT", fmt::format("{} adapters are named, at most {} can be merged at once",
+                                                         request.adapters_size(), kMaxMerged))
+        .WithViolation("adapters", fmt::format("must name at most {}", kMaxMerged));
+  }
+  if (request.weights_size() != 0 && request.weights_size() != request.adapters_size()) {
+    return InvalidArgument("WEIGHTS_COUNT", fmt::format("{} weights for {} adapters; give one each, or none for 1 each",
+                                                        request.weights_size(), request.adapters_size()))
+        .WithViolation("weights", "must be as many as adapters, or none");
+  }
+  for (int i = 0; i < request.weights_size(); ++i) {
+    if (std::isfinite(request.weights(i))) continue;
+    return InvalidArgument("WEIGHT_NOT_FINITE", fmt::format("weights[{}] is {}", i, request.weights(i)))
+        .WithViolation(fmt::format("weights[{}]", i), "must be a finite number");
+  }
+  return OkStatus();
+}
+
+/// One base, no name twice, no method without an adapter.
+Status CheckMergeAdapters(const std::vector<v1::Adapter>& adapters) {
+  std::set<std::string> names;
+  for (const v1::Adapter& adapter : adapters) {
+    if (!names.insert(adapter.name()).second) {
+      return InvalidArgument("ADAPTER_DUPLICATE", fmt::format("{} is named twice; give it one weight instead", adapter.name()))
+          .WithViolation("adapters", "must be distinct");
+    }
+    if (adapter.base_hash() == adapters.front().base_hash()) continue;
+    return FailedPrecondition("BASES_DIFFER",
+                              fmt::format("{} was trained on {} (base {}), {} on {} (base {}); only adapters of one base can be "
+                                          "merged",
+                                          adapters.front().name(), adapters.front().model(), adapters.front().base_hash(),
+                                          adapter.name(), adapter.model(), adapter.base_hash()))
+        .WithMetadata("first", adapters.front().name())
+        .WithMetadata("second", adapter.name());
+  }
+  return OkStatus();
+}
+
+/// The merge of `adapters` as the trainer gets it.
+worker::v1::Task MergeTaskOf(const v1::MergeAdaptersRequest& request, const v1::Model& model, const std::vector<v1::Adapter>& adapters) {
+  worker::v1::Task task;
+  AddInput(task, "model", model.files());
+  worker::v1::MergeTask& merge = *task.mutable_merge();
+  merge.set_base_hash(adapters.front().base_hash());
+  merge.set_allow_overlap(request.allow_overlap());
+  for (size_t i = 0; i < adapters.size(); ++i) {
+    const std::string group = adapters.size() == 1 ? "adapter" : fmt::format("adapter-{}", i);
+    AddInput(task, group, adapters[i].files());
+    worker::v1::MergeInput& input = *merge.add_adapters();
+    input.set_name(adapters[i].name());
+    input.set_group(group);
+    input.set_weight(request.weights().empty() ? 1.0 : request.weights(static_cast<int>(i)));
+  }
+  return task;
 }
 
 }  // namespace
@@ -30,22 +113,18 @@ StatusOr<bool> AdapterServiceImpl::Repeated(const std::string& project, const st
   return true;
 }
 
-Status AdapterServiceImpl::SubmitOperation(WorkKind kind, const std::string& project, const worker::v1::Task& task,
-                                           std::vector<std::string> uses, const std::string& request_id,
-                                           const std::string& request_hash, google::longrunning::Operation& operation) {
+Status AdapterServiceImpl::SubmitOperation(const PlannedOperation& planned, google::longrunning::Operation& operation) {
   SubmitRequest submit;
-  submit.kind = kind;
-  submit.project = project;
+  submit.kind = planned.kind;
+  submit.project = planned.project;
   submit.uid = NewUuid7();
   submit.id = submit.uid;
   submit.name = OperationName(submit.uid);
   submit.validated = true;
-  v1::AdapterOperationMetadata metadata;
-  metadata.set_adapter(uses.front());
-  submit.uses = std::move(uses);
-  submit.payload = {Serialize(metadata), Serialize(task)};
-  submit.request_id = request_id;
-  submit.request_hash = request_hash;
+  submit.uses = planned.uses;
+  submit.payload = {Serialize(planned.metadata), Serialize(planned.task)};
+  submit.request_id = planned.request_id;
+  submit.request_hash = planned.request_hash;
   SBORA_ASSIGN_OR_RETURN(const Work work, services_.coordinator->Submit(std::move(submit)));
   SBORA_ASSIGN_OR_RETURN(operation, OperationOf(work, services_.coordinator->Progress(work.row.uid)));
   return OkStatus();
@@ -59,12 +138,31 @@ Status AdapterServiceImpl::Export(const v1::ExportAdapterRequest& request, googl
   SBORA_ASSIGN_OR_RETURN(const ResourceRow row, FindResource(services_, request.name(), core::Collection::kAdapters, "name"));
   SBORA_RETURN_IF_ERROR(CheckFormat(request.format()));
   SBORA_ASSIGN_OR_RETURN(const v1::Adapter adapter, AdapterOf(row));
-  worker::v1::Task task;
-  worker::v1::InputGroup& group = *task.add_inputs();
-  group.set_name("adapter");
-  *group.mutable_files() = adapter.files();
-  task.mutable_export_()->set_format(request.format());
-  return SubmitOperation(WorkKind::kExport, row.project, task, {row.name}, request.request_id(), hash, operation);
+  PlannedOperation planned{.kind = WorkKind::kExport, .project = row.project, .task = {}, .metadata = {}, .uses = {row.name},
+                           .request_id = request.request_id(), .request_hash = hash};
+  planned.metadata.set_adapter(row.name);
+  planned.task.mutable_export_()->set_format(request.format());
+  AddInput(planned.task, "adapter", adapter.files());
+  if (request.format() == v1::EXPORT_FORMAT_PATCH) SBORA_RETURN_IF_ERROR(AddPatchInputs(adapter, planned));
+  return SubmitOperation(planned, operation);
+}
+
+Status AdapterServiceImpl::AddPatchInputs(const v1::Adapter& adapter, PlannedOperation& planned) const {
+  SBORA_ASSIGN_OR_RETURN(const core::AdapterMethod method, core::ParseAdapterMethod(adapter.method()));
+  if (!core::UsesIndices(method)) {
+    return FailedPrecondition("EXPORT_METHOD", fmt::format("{} is a {} adapter, which changes all weights of its targets: a patch "
+                                                           "would be as large as they are; merge it instead",
+                                                           adapter.name(), adapter.method()))
+        .WithViolation("format", "EXPORT_FORMAT_PATCH is for sbora_fa and sbora_fb");
+  }
+  SBORA_ASSIGN_OR_RETURN(const ResourceRow row, services_.store().GetResource(adapter.model()));
+  SBORA_ASSIGN_OR_RETURN(const v1::Model model, ModelOf(row));
+  SBORA_ASSIGN_OR_RETURN(const core::ModelConfig config, ModelConfigOf(model));
+  SBORA_ASSIGN_OR_RETURN(const auto holders, RecordedHolders(services_, {adapter.name()}));
+  if (!holders.empty()) *planned.metadata.mutable_changed_weights() = ToProto(core::CountChangedWeights(config, holders));
+  AddInput(planned.task, "model", model.files());
+  planned.uses.push_back(row.name);
+  return OkStatus();
 }
 
 Status AdapterServiceImpl::Merge(const v1::MergeAdaptersRequest& request, google::longrunning::Operation& operation) {
@@ -72,22 +170,31 @@ Status AdapterServiceImpl::Merge(const v1::MergeAdaptersRequest& request, google
   const std::string hash = RequestHash("MergeAdapters", request);
   SBORA_ASSIGN_OR_RETURN(const bool repeated, Repeated(project, request.request_id(), hash, operation));
   if (repeated) return OkStatus();
-  if (request.adapters().empty()) return Required("adapters");
-  if (request.adapters_size() > 1) return NotImplementedYet("merging several adapters");
-  SBORA_ASSIGN_OR_RETURN(const ResourceRow row,
-                         FindResourceOrId(services_, request.adapters(0), core::Collection::kAdapters, project, "adapters[0]"));
-  SBORA_ASSIGN_OR_RETURN(const v1::Adapter adapter, AdapterOf(row));
-  SBORA_ASSIGN_OR_RETURN(const ResourceRow model_row, services_.store().GetResource(adapter.model()));
+  SBORA_RETURN_IF_ERROR(CheckMergeRequest(request));
+  PlannedOperation planned{.kind = WorkKind::kMerge, .project = project, .task = {}, .metadata = {}, .uses = {},
+                           .request_id = request.request_id(), .request_hash = hash};
+  std::vector<v1::Adapter> adapters;
+  for (int i = 0; i < request.adapters_size(); ++i) {
+    SBORA_ASSIGN_OR_RETURN(const ResourceRow row, FindResourceOrId(services_, request.adapters(i), core::Collection::kAdapters,
+                                                                   project, fmt::format("adapters[{}]", i)));
+    SBORA_ASSIGN_OR_RETURN(v1::Adapter adapter, AdapterOf(row));
+    adapters.push_back(std::move(adapter));
+    planned.uses.push_back(row.name);
+    planned.metadata.add_adapters(row.name);
+  }
+  planned.metadata.set_adapter(adapters.front().name());
+  SBORA_RETURN_IF_ERROR(CheckMergeAdapters(adapters));
+  SBORA_ASSIGN_OR_RETURN(const std::vector<core::RegionHolder> holders, RecordedHolders(services_, planned.uses));
+  if (!request.allow_overlap()) SBORA_RETURN_IF_ERROR(core::CheckMergesExactly(holders));
+  SBORA_ASSIGN_OR_RETURN(const ResourceRow model_row, services_.store().GetResource(adapters.front().model()));
   SBORA_ASSIGN_OR_RETURN(const v1::Model model, ModelOf(model_row));
-  worker::v1::Task task;
-  worker::v1::InputGroup& base = *task.add_inputs();
-  base.set_name("model");
-  *base.mutable_files() = model.files();
-  worker::v1::InputGroup& group = *task.add_inputs();
-  group.set_name("adapter");
-  *group.mutable_files() = adapter.files();
-  task.mutable_merge()->set_base_hash(adapter.base_hash());
-  return SubmitOperation(WorkKind::kMerge, project, task, {row.name, model_row.name}, request.request_id(), hash, operation);
+  SBORA_ASSIGN_OR_RETURN(const core::ModelConfig config, ModelConfigOf(model));
+  if (holders.size() == adapters.size()) {
+    *planned.metadata.mutable_changed_weights() = ToProto(core::CountChangedWeights(config, holders));
+  }
+  planned.task = MergeTaskOf(request, model, adapters);
+  planned.uses.push_back(model_row.name);
+  return SubmitOperation(planned, operation);
 }
 
 grpc::Status AdapterServiceImpl::GetAdapter(grpc::ServerContext* context, const v1::GetAdapterRequest* request, v1::Adapter* adapter) {
@@ -125,6 +232,14 @@ grpc::Status AdapterServiceImpl::ExportAdapter(grpc::ServerContext* context, con
 grpc::Status AdapterServiceImpl::MergeAdapters(grpc::ServerContext* context, const v1::MergeAdaptersRequest* request,
                                                google::longrunning::Operation* operation) {
   return Unary(services_, *context, "sbora.v1.AdapterService/MergeAdapters", [&](const Call&) { return Merge(*request, *operation); });
+}
+
+grpc::Status AdapterServiceImpl::CompareAdapters(grpc::ServerContext* context, const v1::CompareAdaptersRequest* request,
+                                                 v1::CompareAdaptersResponse* response) {
+  return Unary(services_, *context, "sbora.v1.AdapterService/CompareAdapters", [&](const Call&) -> Status {
+    SBORA_ASSIGN_OR_RETURN(*response, server::CompareAdapters(services_, *request));
+    return OkStatus();
+  });
 }
 
 }  // namespace sbora::server

@@ -21,6 +21,8 @@ class AdapterServiceImpl final : public v1::AdapterService::Service {
                              google::longrunning::Operation* operation) override;
   grpc::Status MergeAdapters(grpc::ServerContext* context, const v1::MergeAdaptersRequest* request,
                              google::longrunning::Operation* operation) override;
+  grpc::Status CompareAdapters(grpc::ServerContext* context, const v1::CompareAdaptersRequest* request,
+                               v1::CompareAdaptersResponse* response) override;
 
  private:
   Status Export(const v1::ExportAdapterRequest& request, google::longrunning::Operation& operation);
@@ -28,8 +30,19 @@ class AdapterServiceImpl final : public v1::AdapterService::Service {
   /// True, with `operation` filled, when an earlier call with this request_id made it.
   StatusOr<bool> Repeated(const std::string& project, const std::string& request_id, const std::string& request_hash,
                           google::longrunning::Operation& operation);
-  Status SubmitOperation(WorkKind kind, const std::string& project, const worker::v1::Task& task, std::vector<std::string> uses,
-                         const std::string& request_id, const std::string& request_hash, google::longrunning::Operation& operation);
+  /// `uses`: the adapters of `metadata`, and the model when it is read.
+  struct PlannedOperation {
+    WorkKind kind = WorkKind::kExport;
+    std::string project;
+    worker::v1::Task task;
+    v1::AdapterOperationMetadata metadata;
+    std::vector<std::string> uses;
+    std::string request_id;
+    std::string request_hash;
+  };
+  /// A patch holds values of the base, so the trainer needs it.
+  Status AddPatchInputs(const v1::Adapter& adapter, PlannedOperation& planned) const;
+  Status SubmitOperation(const PlannedOperation& planned, google::longrunning::Operation& operation);
 
   const ServiceContext& services_;
 };

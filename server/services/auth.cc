@@ -50,6 +50,7 @@ const std::map<std::string_view, unsigned>& Table() {
       {"sbora.v1.AdapterService/DeleteAdapter", kWrite},
       {"sbora.v1.AdapterService/ExportAdapter", kWrite},
       {"sbora.v1.AdapterService/MergeAdapters", kWrite},
+      {"sbora.v1.AdapterService/CompareAdapters", kRead},
       {"sbora.v1.EvaluationService/CreateEvaluationJob", kWrite},
       {"sbora.v1.EvaluationService/GetEvaluationJob", kRead},
       {"sbora.v1.EvaluationService/ListEvaluationJobs", kRead},

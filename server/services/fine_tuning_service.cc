@@ -7,6 +7,7 @@
 #include "common/status_macros.h"
 #include "server/services/convert.h"
 #include "server/services/job_planner.h"
+#include "server/services/job_regions.h"
 #include "server/services/requests.h"
 #include "server/services/resource_calls.h"
 #include "server/services/rpc.h"
@@ -18,6 +19,9 @@ namespace {
 constexpr std::string_view kKind = "JOB";
 /// A page of long log lines ends early: messages have at most 4 MiB.
 constexpr size_t kMaxPageBytes = 2 << 20;
+/// Each try that fails was overtaken by another job; so many in a row are no longer chance.
+constexpr int kMaxReplans = 16;
+constexpr std::string_view kOvertaken = "REGIONS_MOVED";
 
 Status FilterError(const std::string& filter) {
   return Unimplemented("FILTER_NOT_SUPPORTED",
@@ -66,15 +70,35 @@ StatusOr<std::vector<core::JobState>> ParseStateFilter(const std::string& filter
 
 Status FineTuningServiceImpl::Create(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job) {
   if (!request.validate_only()) {
-    SBORA_ASSIGN_OR_RETURN(const std::string project, core::ParseProject(request.parent(), "parent"));
-    SBORA_ASSIGN_OR_RETURN(const auto earlier,
-                           FindRepeat(services_, project, request.request_id(), RequestHash("CreateFineTuningJob", request)));
-    if (earlier) {
-      services_.metrics->CountSubmitted("duplicate");
-      SBORA_ASSIGN_OR_RETURN(job, JobOf(*earlier, services_.coordinator->Progress(earlier->row.uid)));
-      return OkStatus();
-    }
+    SBORA_ASSIGN_OR_RETURN(const bool repeated, Repeated(request, job));
+    if (repeated) return OkStatus();
   }
+  const bool disjoint = AsksForDisjoint(request.fine_tuning_job().spec().adapter());
+  return disjoint && !request.validate_only() ? CreateDisjoint(request, job) : CreateOnce(request, job);
+}
+
+StatusOr<bool> FineTuningServiceImpl::Repeated(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job) {
+  SBORA_ASSIGN_OR_RETURN(const std::string project, core::ParseProject(request.parent(), "parent"));
+  SBORA_ASSIGN_OR_RETURN(const auto earlier,
+                         FindRepeat(services_, project, request.request_id(), RequestHash("CreateFineTuningJob", request)));
+  if (!earlier) return false;
+  services_.metrics->CountSubmitted("duplicate");
+  SBORA_ASSIGN_OR_RETURN(job, JobOf(*earlier, services_.coordinator->Progress(earlier->row.uid)));
+  return true;
+}
+
+Status FineTuningServiceImpl::CreateDisjoint(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job) {
+  MutexLock lock(disjoint_mutex_);
+  // Again, behind the lock: a repeat must not be refused for what its own first call holds.
+  SBORA_ASSIGN_OR_RETURN(const bool repeated, Repeated(request, job));
+  if (repeated) return OkStatus();
+  Status status = CreateOnce(request, job);
+  for (int again = 0; again < kMaxReplans && status.reason() == kOvertaken; ++again) status = CreateOnce(request, job);
+  if (status.reason() == kOvertaken) services_.metrics->CountSubmitted("rejected");
+  return status;
+}
+
+Status FineTuningServiceImpl::CreateOnce(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job) {
   StatusOr<PlannedJob> planned = PlanFineTuning(services_, request);
   if (!planned.ok()) {
     services_.metrics->CountSubmitted("rejected");
@@ -91,7 +115,7 @@ Status FineTuningServiceImpl::Create(const v1::CreateFineTuningJobRequest& reque
   const std::string uid = planned->submit.uid;
   const StatusOr<Work> work = services_.coordinator->Submit(std::move(planned->submit));
   if (!work.ok()) {
-    services_.metrics->CountSubmitted("rejected");
+    if (work.status().reason() != kOvertaken) services_.metrics->CountSubmitted("rejected");
     return work.status();
   }
   services_.metrics->CountSubmitted(work->row.uid == uid ? "accepted" : "duplicate");

@@ -1,6 +1,7 @@
 /// Fine-tuning jobs.
 #pragma once
 
+#include "common/mutex.h"
 #include "sbora/v1/job.grpc.pb.h"
 #include "server/services/context.h"
 
@@ -38,12 +39,20 @@ class FineTuningServiceImpl final : public v1::FineTuningService::WithCallbackMe
 
  private:
   Status Create(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job);
+  /// True, with `job` filled, when an earlier call with this request_id made it.
+  StatusOr<bool> Repeated(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job);
+  /// A job that asks for regions apart from others': takes its turn, and is planned again when it lost a race.
+  Status CreateDisjoint(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job);
+  Status CreateOnce(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job);
   Status List(const v1::ListFineTuningJobsRequest& request, v1::ListFineTuningJobsResponse& response);
   Status ListEvents(const v1::ListFineTuningEventsRequest& request, v1::ListFineTuningEventsResponse& response);
   Status ListCheckpoints(const v1::ListFineTuningCheckpointsRequest& request, v1::ListFineTuningCheckpointsResponse& response);
   Status ListMetrics(const v1::ListFineTuningMetricsRequest& request, v1::ListFineTuningMetricsResponse& response);
 
   const ServiceContext& services_;
+  /// The store decides who got what (PutRegions). Taking turns only spares jobs that ask for disjoint regions from drawing
+  /// the same free coordinates again and again.
+  Mutex disjoint_mutex_;
 };
 
 /// The work behind `projects/{p}/fineTuningJobs/{j}`.

@@ -8,6 +8,7 @@
 #include "core/proto/convert.h"
 #include "core/r_index.h"
 #include "server/services/convert.h"
+#include "server/services/job_regions.h"
 #include "server/services/requests.h"
 #include "server/services/resource_calls.h"
 
@@ -40,12 +41,6 @@ Status CheckLabels(const v1::FineTuningJob& job) {
   return bad.violations().empty() ? OkStatus() : bad;
 }
 
-StatusOr<core::ModelConfig> ConfigOf(const v1::Model& model) {
-  StatusOr<core::ModelConfig> config = core::ParseHfConfig(model.config_json());
-  if (!config.ok()) return config.status().WithContext(model.name());
-  return config;
-}
-
 StatusOr<References> Resolve(const ServiceContext& services, const std::string& project, core::JobSpec& spec) {
   References found;
   SBORA_ASSIGN_OR_RETURN(const ResourceRow model, FindResourceOrId(services, spec.model, core::Collection::kModels, project, "spec.model"));
@@ -61,7 +56,7 @@ StatusOr<References> Resolve(const ServiceContext& services, const std::string& 
     SBORA_ASSIGN_OR_RETURN(found.validation, DatasetOf(validation));
     spec.validation_dataset = validation.name;
   }
-  SBORA_ASSIGN_OR_RETURN(found.config, ConfigOf(found.model));
+  SBORA_ASSIGN_OR_RETURN(found.config, ModelConfigOf(found.model));
   return found;
 }
 
@@ -88,14 +83,19 @@ void AddInput(worker::v1::Task& task, const std::string& name, const v1::File& f
   *group.add_files() = file;
 }
 
-StatusOr<worker::v1::Task> TrainTaskOf(const References& references, const core::JobSpec& spec) {
+worker::v1::Task TrainTaskOf(const References& references, const core::JobSpec& spec, const core::RegionSet& regions) {
   worker::v1::Task task;
   AddInput(task, "model", references.model.files());
   AddInput(task, "dataset", references.dataset.file());
   if (references.validation) AddInput(task, "validation", references.validation->file());
   worker::v1::TrainTask& train = *task.mutable_train();
   *train.mutable_spec() = core::ToProto(spec);
-  SBORA_ASSIGN_OR_RETURN(*train.mutable_indices(), DrawJobIndices(references.config, spec));
+  for (const core::Region& region : regions) {
+    if (region.axis == core::RegionAxis::kWhole) continue;
+    worker::v1::ModuleIndices& entry = *train.add_indices();
+    entry.set_module(region.module);
+    entry.mutable_indices()->Assign(region.indices.begin(), region.indices.end());
+  }
   train.set_base_hash(references.model.base_hash());
   train.set_dataset_format(references.dataset.format());
   if (references.validation) train.set_validation_format(references.validation->format());
@@ -124,22 +124,10 @@ void SetLimits(const core::JobSpec& spec, SubmitRequest& submit) {
 
 }  // namespace
 
-StatusOr<google::protobuf::RepeatedPtrField<worker::v1::ModuleIndices>> DrawJobIndices(const core::ModelConfig& model,
-                                                                                       const core::JobSpec& spec) {
-  google::protobuf::RepeatedPtrField<worker::v1::ModuleIndices> all;
-  if (!core::UsesIndices(spec.adapter.method)) return all;
-  for (int64_t layer = 0; layer < model.num_layers; ++layer) {
-    for (const core::LinearModule module : spec.adapter.target_modules) {
-      const std::string path = core::ModulePath(layer, module);
-      const int64_t dim = core::IndexDim(spec.adapter.method, core::LinearModuleShape(model, module));
-      SBORA_ASSIGN_OR_RETURN(const std::vector<int32_t> indices,
-                             core::DrawIndices(spec.adapter.index_seed, path, dim, spec.adapter.rank));
-      worker::v1::ModuleIndices& entry = *all.Add();
-      entry.set_module(path);
-      entry.mutable_indices()->Assign(indices.begin(), indices.end());
-    }
-  }
-  return all;
+StatusOr<core::ModelConfig> ModelConfigOf(const v1::Model& model) {
+  StatusOr<core::ModelConfig> config = core::ParseHfConfig(model.config_json());
+  if (!config.ok()) return config.status().WithContext(model.name());
+  return config;
 }
 
 StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::CreateFineTuningJobRequest& request) {
@@ -151,7 +139,9 @@ StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::Cr
   SBORA_ASSIGN_OR_RETURN(core::JobSpec spec, core::ParseSpec(request.fine_tuning_job().spec()));
   SBORA_ASSIGN_OR_RETURN(const References references, Resolve(services, project, spec));
   SBORA_RETURN_IF_ERROR(CheckAgainstModel(references, spec));
-  SBORA_ASSIGN_OR_RETURN(const worker::v1::Task task, TrainTaskOf(references, spec));
+  const RegionBase base{project, references.model.base_hash(), references.config};
+  SBORA_ASSIGN_OR_RETURN(const PlannedRegions regions, PlanRegions(services, base, spec.adapter));
+  const worker::v1::Task task = TrainTaskOf(references, spec, regions.regions);
 
   PlannedJob planned;
   planned.job.set_name(FullName(project, core::Collection::kFineTuningJobs, id));
@@ -160,6 +150,10 @@ StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::Cr
   *planned.job.mutable_spec() = core::ToProto(spec);
   planned.job.set_trainable_parameters(core::TrainableParameters(references.config, spec.adapter.method, spec.adapter.rank,
                                                                  spec.adapter.target_modules));
+  if (request.validate_only()) {
+    SBORA_ASSIGN_OR_RETURN(const auto capacity, CapacityFor(services, base, spec.adapter));
+    if (capacity) *planned.job.mutable_region_capacity() = *capacity;
+  }
   SubmitRequest& submit = planned.submit;
   submit.kind = WorkKind::kTrain;
   submit.project = project;
@@ -171,6 +165,7 @@ StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::Cr
   submit.uses = {spec.model, spec.dataset};
   if (references.validation && spec.validation_dataset != spec.dataset) submit.uses.push_back(spec.validation_dataset);
   submit.reserves = {FullName(project, core::Collection::kAdapters, id)};
+  submit.extra = {ReservationOf(regions, base, submit.reserves.front(), submit.uid)};
   submit.request_id = request.request_id();
   submit.request_hash = RequestHash("CreateFineTuningJob", request);
   return planned;
@@ -191,7 +186,7 @@ StatusOr<v1::EstimateFineTuningJobResponse> EstimateFineTuning(const ServiceCont
   } else {
     SBORA_ASSIGN_OR_RETURN(const ResourceRow row, FindResourceOrId(services, spec.model, core::Collection::kModels, project, "spec.model"));
     SBORA_ASSIGN_OR_RETURN(const v1::Model model, ModelOf(row));
-    SBORA_ASSIGN_OR_RETURN(adapter.base_config, ConfigOf(model));
+    SBORA_ASSIGN_OR_RETURN(adapter.base_config, ModelConfigOf(model));
     adapter.base_model = model.name();
     adapter.base_hash = model.base_hash();
   }
@@ -207,6 +202,13 @@ StatusOr<v1::EstimateFineTuningJobResponse> EstimateFineTuning(const ServiceCont
   v1::EstimateFineTuningJobResponse response;
   response.set_trainable_parameters(core::TrainableParameters(adapter.base_config, adapter.method, adapter.rank, adapter.target_modules));
   response.set_artifact_bytes(core::ArtifactBytes(adapter));
+  *response.mutable_changed_weights() =
+      ToProto(core::CountChangedWeights(adapter.base_config, adapter.method, adapter.rank, adapter.target_modules));
+  if (!by_config) {
+    SBORA_ASSIGN_OR_RETURN(const auto capacity,
+                           CapacityFor(services, {project, adapter.base_hash, adapter.base_config}, spec.adapter));
+    if (capacity) *response.mutable_region_capacity() = *capacity;
+  }
   for (const core::LinearModule module : adapter.target_modules) {
     auto& entry = *response.add_modules();
     const std::string_view name = core::LinearModuleName(module);

@@ -7,6 +7,7 @@
 #include "core/job_spec.h"
 #include "core/model_config.h"
 #include "sbora/v1/job.pb.h"
+#include "sbora/v1/model.pb.h"
 #include "sbora/worker/v1/task.pb.h"
 #include "server/services/context.h"
 
@@ -17,13 +18,13 @@ struct PlannedJob {
   SubmitRequest submit;
 };
 
+/// Draws the job's regions too, once; the transaction that accepts the job reserves them (ABORTED REGIONS_MOVED: plan again).
 /// Errors: INVALID_ARGUMENT with one violation for each problem, NOT_FOUND for model or data set, UNIMPLEMENTED
-/// FEATURE_NOT_IMPLEMENTED, ALREADY_EXISTS.
+/// FEATURE_NOT_IMPLEMENTED, ALREADY_EXISTS; those of PlanRegions (server/services/job_regions.h).
 StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::CreateFineTuningJobRequest& request);
 
-/// Index vectors of all targets, in the order of layers; drawn once, here.
-StatusOr<google::protobuf::RepeatedPtrField<worker::v1::ModuleIndices>> DrawJobIndices(const core::ModelConfig& model,
-                                                                                       const core::JobSpec& spec);
+/// The shape of a stored model.
+StatusOr<core::ModelConfig> ModelConfigOf(const v1::Model& model);
 
 /// From configurations alone.
 StatusOr<v1::EstimateFineTuningJobResponse> EstimateFineTuning(const ServiceContext& services,

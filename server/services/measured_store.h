@@ -49,6 +49,12 @@ class MeasuredStore final : public Store {
   StatusOr<std::optional<RequestRow>> FindRequest(std::string_view project, std::string_view request_id) const override {
     return store_->FindRequest(project, request_id);
   }
+  StatusOr<HeldRegions> ListRegions(std::string_view project, std::string_view base_hash) const override {
+    return store_->ListRegions(project, base_hash);
+  }
+  StatusOr<std::optional<RegionRow>> FindRegions(std::string_view adapter) const override {
+    return store_->FindRegions(adapter);
+  }
   StatusOr<UploadRow> GetUpload(std::string_view uid) const override { return store_->GetUpload(uid); }
   StatusOr<std::vector<UploadRow>> ListExpiredUploads(int64_t now_ms, int limit) const override {
     return store_->ListExpiredUploads(now_ms, limit);

@@ -189,6 +189,18 @@ struct ObjectRow {
   bool operator==(const ObjectRow&) const = default;
 };
 
+/// What one adapter, present or to come, changes of its base. Made with the job; it goes when the job fails or is cancelled,
+/// and with the adapter.
+struct RegionRow {
+  std::string name;  // of the adapter, full
+  std::string project;
+  std::string base_hash;
+  std::string work_uid;   // of the job
+  int64_t sequence = 0;   // given by the store, rising, never twice
+  std::string regions;    // core::ToJson(RegionSet)
+  bool operator==(const RegionRow&) const = default;
+};
+
 enum class WorkerState { kReady = 1, kDraining = 2, kLost = 3 };
 
 struct WorkerRow {
@@ -302,9 +314,19 @@ struct ForgetKey {
   std::string key;
 };
 
+/// Reserves regions, with the job that will make the adapter. They were drawn apart from `avoid` (adapters' names) or, with
+/// `avoid_all`, from everybody of the project on the base, as they stood at sequence `seen`. ABORTED REGIONS_MOVED when
+/// one of those has come since and meets them: look again and draw anew.
+struct PutRegions {
+  RegionRow row;  // its sequence is not used
+  std::vector<std::string> avoid;
+  bool avoid_all = false;
+  int64_t seen = 0;
+};
+
 using Mutation = std::variant<PutWork, DeleteWork, PutLease, DeleteLease, AddEvent, PutMetric, PutCheckpoint,
                               PruneCheckpoints, PutWorker, DeleteWorker, InsertResource, DeleteResource, InsertRequest, PruneRequests, PutUpload, DeleteUpload, InsertObject,
-                              AddObjectOwner, RemoveObjectOwner, DeleteObject, DoomKey, ForgetKey>;
+                              AddObjectOwner, RemoveObjectOwner, DeleteObject, DoomKey, ForgetKey, PutRegions>;
 
 std::string_view WorkKindName(WorkKind kind);          // "train", ...
 std::string_view DeviceKindName(DeviceKind kind);      // "cpu", ...

@@ -66,6 +66,8 @@ class SqliteStore : public Store {
                                             std::string_view cursor) const override;
   StatusOr<bool> IsNameTaken(std::string_view name) const override;
   StatusOr<std::optional<RequestRow>> FindRequest(std::string_view project, std::string_view request_id) const override;
+  StatusOr<HeldRegions> ListRegions(std::string_view project, std::string_view base_hash) const override;
+  StatusOr<std::optional<RegionRow>> FindRegions(std::string_view adapter) const override;
   StatusOr<UploadRow> GetUpload(std::string_view uid) const override;
   StatusOr<std::vector<UploadRow>> ListExpiredUploads(int64_t now_ms, int limit) const override;
   StatusOr<ObjectRow> GetObject(std::string_view uid) const override;

@@ -6,6 +6,7 @@
 #include <cctype>
 #include <utility>
 
+#include "core/region.h"
 #include "server/store/sqlite_rows.h"
 
 namespace sbora::server {
@@ -78,6 +79,10 @@ Status Apply(SqliteDb& db, const PutWork& put) {
   if (!core::IsTerminal(put.row.state)) return OkStatus();
   SBORA_RETURN_IF_ERROR(db.Run("DELETE FROM work_uses WHERE work_uid=?", put.row.uid).status());
   SBORA_RETURN_IF_ERROR(db.Run("DELETE FROM reservations WHERE work_uid=?", put.row.uid).status());
+  // A job that succeeded hands its regions on to its adapter.
+  if (put.row.kind == WorkKind::kTrain && put.row.state != core::JobState::kSucceeded) {
+    SBORA_RETURN_IF_ERROR(db.Run("DELETE FROM regions WHERE work_uid=?", put.row.uid).status());
+  }
   // What an import read is of no more use: the model owns the files it became.
   if (put.row.kind != WorkKind::kImport) return OkStatus();
   return db.Run("DELETE FROM object_owners WHERE owner=?", put.row.uid).status();
@@ -253,6 +258,7 @@ Status Apply(SqliteDb& db, const DeleteResource& gone) {
         .WithMetadata("user", user);
   }
   SBORA_RETURN_IF_ERROR(db.Run("DELETE FROM object_owners WHERE owner=?", gone.name).status());
+  SBORA_RETURN_IF_ERROR(db.Run("DELETE FROM regions WHERE name=?", gone.name).status());
   return db.Run("DELETE FROM resources WHERE name=?", gone.name).status();
 }
 
@@ -309,6 +315,33 @@ Status Apply(SqliteDb& db, const AddObjectOwner& add) {
 Status Apply(SqliteDb& db, const RemoveObjectOwner& remove) {
   return db
       .Run("DELETE FROM object_owners WHERE owner=?1 AND (?2='' OR object_uid=?2)", remove.owner, remove.object_uid)
+      .status();
+}
+
+/// The judge of disjointness: this runs inside the one transaction that accepts the job.
+Status Apply(SqliteDb& db, const PutRegions& put) {
+  std::vector<core::RegionHolder> pair(2);
+  pair[0].name = put.row.name;
+  SBORA_ASSIGN_OR_RETURN(pair[0].regions, core::ParseRegions(put.row.regions));
+  std::vector<RegionRow> newer;
+  if (put.avoid_all || !put.avoid.empty()) {
+    Rows rows = db.Query("SELECT name, project, base_hash, work_uid, sequence, regions FROM regions WHERE project=? AND "
+                         "base_hash=? AND sequence>? ORDER BY sequence",
+                         put.row.project, put.row.base_hash, put.seen);
+    while (rows.Next()) newer.push_back(ReadRegions(rows));
+    SBORA_RETURN_IF_ERROR(rows.status());
+  }
+  for (const RegionRow& row : newer) {
+    if (!put.avoid_all && std::find(put.avoid.begin(), put.avoid.end(), row.name) == put.avoid.end()) continue;
+    pair[1].name = row.name;
+    SBORA_ASSIGN_OR_RETURN(pair[1].regions, core::ParseRegions(row.regions));
+    if (core::CheckMergesExactly(pair).ok()) continue;
+    return Aborted("REGIONS_MOVED",
+                   fmt::format("{} has taken some of the regions drawn for {}; submit again", row.name, put.row.name));
+  }
+  return db
+      .Run("INSERT INTO regions (name, project, base_hash, work_uid, regions) VALUES (?,?,?,?,?)", put.row.name,
+           put.row.project, put.row.base_hash, put.row.work_uid, put.row.regions)
       .status();
 }
 

@@ -63,6 +63,11 @@ CheckpointRow ReadCheckpoint(const Rows& r) {
   if (!r.IsNull(5)) row.validation_loss = r.Real(5);
   return row;
 }
+/// Adapters (kind 3) and unended training jobs (kind 1) without regions.
+constexpr std::string_view kUnrecorded =
+    "SELECT name FROM resources r WHERE project=?1 AND kind=3 AND NOT EXISTS (SELECT 1 FROM regions WHERE name=r.name) "
+    "UNION ALL SELECT name FROM works w WHERE project=?1 AND kind=1 AND state<9 AND NOT EXISTS "
+    "(SELECT 1 FROM regions WHERE work_uid=w.uid) LIMIT 1";
 
 constexpr std::string_view kSelectEvents =
     "SELECT work_uid, sequence, time_ms, level, type, message, attempt FROM events WHERE work_uid=? AND sequence>? "
@@ -274,6 +279,40 @@ StatusOr<std::optional<RequestRow>> SqliteStore::FindRequest(std::string_view pr
                           }));
   if (found.empty()) return std::optional<RequestRow>();
   return std::optional<RequestRow>(std::move(found.front()));
+}
+
+StatusOr<HeldRegions> SqliteStore::ListRegions(std::string_view project, std::string_view base_hash) const {
+  auto db = readers_.Borrow();
+  SBORA_RETURN_IF_ERROR(db->Script("BEGIN"));  // one snapshot: rows above `sequence` are not among `rows`
+  const auto list = [&]() -> StatusOr<HeldRegions> {
+    HeldRegions held;
+    SBORA_ASSIGN_OR_RETURN(
+        const auto last, Collect<int64_t>(db->Query("SELECT seq FROM sqlite_sequence WHERE name='regions'"),
+                                          [](const Rows& r) { return r.Int(0); }));
+    if (!last.empty()) held.sequence = last.front();
+    SBORA_ASSIGN_OR_RETURN(const auto unrecorded,
+                           Collect<std::string>(db->Query(kUnrecorded, project), [](const Rows& r) { return r.Text(0); }));
+    if (!unrecorded.empty()) held.unrecorded = unrecorded.front();
+    SBORA_ASSIGN_OR_RETURN(
+        held.rows, Collect<RegionRow>(db->Query(fmt::format("SELECT {} FROM regions WHERE project=? AND base_hash=? "
+                                                            "ORDER BY sequence",
+                                                            kRegionColumns),
+                                                project, base_hash),
+                                      ReadRegions));
+    return held;
+  };
+  StatusOr<HeldRegions> held = list();
+  SBORA_RETURN_IF_ERROR(db->Script("COMMIT"));
+  return held;
+}
+
+StatusOr<std::optional<RegionRow>> SqliteStore::FindRegions(std::string_view adapter) const {
+  auto db = readers_.Borrow();
+  SBORA_ASSIGN_OR_RETURN(
+      auto found, Collect<RegionRow>(db->Query(fmt::format("SELECT {} FROM regions WHERE name=?", kRegionColumns), adapter),
+                                     ReadRegions));
+  if (found.empty()) return std::optional<RegionRow>();
+  return std::optional<RegionRow>(std::move(found.front()));
 }
 
 StatusOr<UploadRow> SqliteStore::GetUpload(std::string_view uid) const {

@@ -140,6 +140,15 @@ WorkerRow ReadWorker(const Rows& r) {
                    .last_seen_ms = r.Int(8)};
 }
 
+RegionRow ReadRegions(const Rows& r) {
+  return RegionRow{.name = r.Text(0),
+                   .project = r.Text(1),
+                   .base_hash = r.Text(2),
+                   .work_uid = r.Text(3),
+                   .sequence = r.Int(4),
+                   .regions = r.Text(5)};
+}
+
 std::string JoinLines(const std::vector<std::string>& lines) {
   std::string text;
   for (const std::string& line : lines) text += line + "\n";

@@ -41,6 +41,9 @@ inline constexpr std::string_view kWorkerColumns =
     "name, instance_uuid, state, drain_asked, version, host, slots_total, gpus, last_seen_ms";
 WorkerRow ReadWorker(const Rows& rows);
 
+inline constexpr std::string_view kRegionColumns = "name, project, base_hash, work_uid, sequence, regions";
+RegionRow ReadRegions(const Rows& rows);
+
 /// Short lists without newlines inside an element, one element in a line.
 std::string JoinLines(const std::vector<std::string>& lines);
 std::vector<std::string> SplitLines(std::string_view text);

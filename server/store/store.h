@@ -49,6 +49,15 @@ struct Page {
   std::string next_cursor;
 };
 
+/// The regions of one project on one base.
+struct HeldRegions {
+  std::vector<RegionRow> rows;  // by sequence
+  int64_t sequence = 0;         // the highest given out so far, on any base
+  /// An adapter or unended training job of the project without regions, of any base: made before regions were recorded
+  /// (schema 1). Empty: there is none.
+  std::string unrecorded;
+};
+
 struct WorkQuery {
   std::string project;                   // empty: all
   std::vector<WorkKind> kinds;           // empty: all
@@ -93,6 +102,10 @@ class Store {
   /// Names reserved by work that has not ended and names that exist.
   virtual StatusOr<bool> IsNameTaken(std::string_view name) const = 0;
   virtual StatusOr<std::optional<RequestRow>> FindRequest(std::string_view project, std::string_view request_id) const = 0;
+
+  virtual StatusOr<HeldRegions> ListRegions(std::string_view project, std::string_view base_hash) const = 0;
+  /// By the adapter's name.
+  virtual StatusOr<std::optional<RegionRow>> FindRegions(std::string_view adapter) const = 0;
 
   virtual StatusOr<UploadRow> GetUpload(std::string_view uid) const = 0;
   virtual StatusOr<std::vector<UploadRow>> ListExpiredUploads(int64_t now_ms, int limit) const = 0;

@@ -255,7 +255,7 @@ TEST_F(ResourcesTest, AnAdapterIsExportedMergedAndDeleted) {
   EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::MergeAdapters, merge, &operation), grpc::INVALID_ARGUMENT, "FIELD_REQUIRED"));
   merge.add_adapters("first");
   merge.add_adapters("second");
-  EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::MergeAdapters, merge, &operation), grpc::UNIMPLEMENTED, "FEATURE_NOT_IMPLEMENTED"));
+  EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::MergeAdapters, merge, &operation), grpc::NOT_FOUND, "ADAPTER_NOT_FOUND"));
   merge.mutable_adapters()->RemoveLast();
   ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::MergeAdapters, merge, &operation).ok());
   v1::DeleteAdapterRequest remove;

@@ -7,7 +7,9 @@
 
 #include "common/file.h"
 #include "common/ids.h"
+#include "core/patch.h"
 #include "tests/unit/client/fake_server.h"
+#include "tests/unit/core/tiny_adapter.h"
 
 namespace sbora::client {
 namespace {
@@ -241,7 +243,73 @@ TEST_F(CliTest, EstimateTakesALocalConfig) {
 TEST_F(CliTest, WhatIsNotThereYetSaysSo) {
   EXPECT_EQ(Run({"models", "export", "m"}), 9);
   EXPECT_THAT(err_, HasSubstr("not implemented yet"));
-  EXPECT_EQ(Run({"adapters", "diff", "a", "b"}), 9);
+}
+
+TEST_F(CliTest, DiffShowsVerdictsAndWhereAdaptersMeet) {
+  v1::AdapterPair& exact = *server_.comparison.add_pairs();
+  exact.set_first("projects/default/adapters/a");
+  exact.set_second("projects/default/adapters/b");
+  exact.set_merges_exactly(true);
+  v1::AdapterPair& meeting = *server_.comparison.add_pairs();
+  meeting.set_first("projects/default/adapters/a");
+  meeting.set_second("projects/default/adapters/c");
+  v1::ModuleOverlap& module = *meeting.add_modules();
+  module.set_module("model.layers.0.self_attn.q_proj");
+  module.set_first_axis("input");
+  module.set_second_axis("input");
+  module.set_shared_coordinates(3);
+  module.set_shared_weights(1728);
+  module.set_share(0.09375);
+  server_.comparison.mutable_changed_weights()->set_changed(1000);
+  server_.comparison.mutable_changed_weights()->set_in_targets(40000);
+  server_.comparison.mutable_changed_weights()->set_in_model(100000);
+  ASSERT_EQ(Run({"adapters", "diff", "a", "b", "c"}), 0) << err_;
+  ASSERT_EQ(server_.comparisons.size(), 1u);
+  EXPECT_EQ(server_.comparisons[0].parent(), "projects/default");
+  EXPECT_THAT(server_.comparisons[0].adapters(), ElementsAre("a", "b", "c"));
+  EXPECT_THAT(out_, ::testing::ContainsRegex("a +b +yes +0 of 0"));
+  EXPECT_THAT(out_, ::testing::ContainsRegex("a +c +no +1 of 1"));
+  EXPECT_THAT(out_, ::testing::ContainsRegex("q_proj +input, input +3 +1,728 +9.38 %"));
+  EXPECT_THAT(out_, HasSubstr("1,000 of 40,000 weights of the target modules changed (2.5 %), 1 % of the model"));
+  ASSERT_EQ(Run({"adapters", "diff", "a", "b", "--output", "json"}), 0) << err_;
+  EXPECT_THAT(out_, HasSubstr("\"mergesExactly\": true"));
+  EXPECT_EQ(Run({"adapters", "diff"}), 2);
+}
+
+TEST_F(CliTest, MergeSendsWeightsAndSaysWhatStayed) {
+  for (const char* id : {"a", "b"}) {
+    const std::string name = std::string("projects/default/adapters/") + id;
+    server_.adapters[name].set_name(name);
+  }
+  v1::MergeAdaptersResult result;
+  *result.add_files() = server_.AddFile("config.json", "{}");
+  server_.operation_response.PackFrom(result);
+  v1::AdapterOperationMetadata metadata;
+  metadata.mutable_changed_weights()->set_changed(5);
+  metadata.mutable_changed_weights()->set_in_targets(1000);
+  metadata.mutable_changed_weights()->set_in_model(2000);
+  server_.operation_metadata.PackFrom(metadata);
+  const std::string target = (folder_.path() / "merged").string();
+  ASSERT_EQ(Run({"adapters", "merge", "--weights", "0.5,2", "a", "b", "--allow-overlap", "-o", target}), 0) << err_;
+  ASSERT_EQ(server_.merges.size(), 1u);
+  EXPECT_THAT(server_.merges[0].weights(), ElementsAre(0.5, 2.0));
+  EXPECT_TRUE(server_.merges[0].allow_overlap());
+  EXPECT_THAT(err_, HasSubstr("5 of 1,000 weights of the target modules changed (0.5 %)"));
+  EXPECT_TRUE(std::filesystem::exists(target + "/config.json"));
+}
+
+TEST_F(CliTest, APatchIsAppliedAndReversedWithoutAServer) {
+  const auto path = [this](const std::string& name) { return (folder_.path() / name).string(); };
+  core::testing::WriteTinyModel(path("base"), core::testing::TinyConfig(core::DType::kBF16));
+  core::testing::WriteTinyAdapter(path("adapter"), path("base"), "task");
+  ASSERT_TRUE(core::ExportPatch(path("base"), path("adapter"), path("patch")).ok());
+  ASSERT_EQ(Run({"adapters", "apply-patch", path("patch"), "--model-folder", path("base"), "-o", path("merged")}), 0) << err_;
+  EXPECT_THAT(err_, HasSubstr("wrote 3 files"));
+  EXPECT_EQ(Run({"adapters", "apply-patch", path("patch"), "--model-folder", path("merged"), "-o", path("twice")}), 4);
+  EXPECT_THAT(err_, HasSubstr("BASE_HASH_MISMATCH"));
+  ASSERT_EQ(Run({"adapters", "reverse-patch", path("patch"), "--model-folder", path("merged"), "-o", path("restored")}), 0) << err_;
+  EXPECT_EQ(ReadFile(path("restored") + "/model.safetensors", 1 << 20).value(),
+            ReadFile(path("base") + "/model.safetensors", 1 << 20).value());
 }
 
 TEST_F(CliTest, HelpAndVersionGoToStdout) {

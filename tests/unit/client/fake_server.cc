@@ -146,6 +146,22 @@ grpc::Status FakeServer::GetAdapter(Context*, const v1::GetAdapterRequest* reque
   return grpc::Status::OK;
 }
 
+grpc::Status FakeServer::MergeAdapters(Context*, const v1::MergeAdaptersRequest* request,
+                                       google::longrunning::Operation* operation) {
+  MutexLock lock(mutex_);
+  merges.push_back(*request);
+  operation->set_name("operations/o1");
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeServer::CompareAdapters(Context*, const v1::CompareAdaptersRequest* request,
+                                         v1::CompareAdaptersResponse* response) {
+  MutexLock lock(mutex_);
+  comparisons.push_back(*request);
+  *response = comparison;
+  return grpc::Status::OK;
+}
+
 grpc::Status FakeServer::CreateEvaluationJob(Context*, const v1::CreateEvaluationJobRequest* request,
                                              v1::EvaluationJob* job) {
   MutexLock lock(mutex_);
@@ -245,6 +261,7 @@ grpc::Status FakeServer::GetOperation(Context*, const google::longrunning::GetOp
                                       google::longrunning::Operation* operation) {
   MutexLock lock(mutex_);
   operation->set_name(request->name());
+  *operation->mutable_metadata() = operation_metadata;
   if (operation_polls-- > 0) return grpc::Status::OK;
   operation->set_done(true);
   if (operation_error.code() != 0) {

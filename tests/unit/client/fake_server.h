@@ -51,6 +51,8 @@ class FakeServer : public v1::FineTuningService::Service,
   int operation_polls = 2;
   google::rpc::Status operation_error;
   google::protobuf::Any operation_response;
+  google::protobuf::Any operation_metadata;
+  v1::CompareAdaptersResponse comparison;
   int64_t page_items = 0;
 
   // What it was asked.
@@ -61,6 +63,8 @@ class FakeServer : public v1::FineTuningService::Service,
   std::vector<v1::CreateEvaluationJobRequest> evaluations;
   std::vector<v1::GenerateRequest> generates;
   std::vector<v1::EstimateFineTuningJobRequest> estimates;
+  std::vector<v1::MergeAdaptersRequest> merges;
+  std::vector<v1::CompareAdaptersRequest> comparisons;
   std::map<std::string, std::string> uploads;  // bytes by upload name
   int upload_streams = 0;
 
@@ -76,6 +80,8 @@ class FakeServer : public v1::FineTuningService::Service,
                                      v1::EstimateFineTuningJobResponse*) override;
   grpc::Status ImportModel(Context*, const v1::ImportModelRequest*, google::longrunning::Operation*) override;
   grpc::Status GetAdapter(Context*, const v1::GetAdapterRequest*, v1::Adapter*) override;
+  grpc::Status MergeAdapters(Context*, const v1::MergeAdaptersRequest*, google::longrunning::Operation*) override;
+  grpc::Status CompareAdapters(Context*, const v1::CompareAdaptersRequest*, v1::CompareAdaptersResponse*) override;
   grpc::Status CreateEvaluationJob(Context*, const v1::CreateEvaluationJobRequest*, v1::EvaluationJob*) override;
   grpc::Status GetEvaluationJob(Context*, const v1::GetEvaluationJobRequest*, v1::EvaluationJob*) override;
   grpc::Status Generate(Context*, const v1::GenerateRequest*, v1::GenerateResponse*) override;

@@ -55,6 +55,12 @@ class FailingStore : public Store {
   StatusOr<std::optional<RequestRow>> FindRequest(std::string_view p, std::string_view r) const override {
     return real_->FindRequest(p, r);
   }
+  StatusOr<HeldRegions> ListRegions(std::string_view project, std::string_view base_hash) const override {
+    return real_->ListRegions(project, base_hash);
+  }
+  StatusOr<std::optional<RegionRow>> FindRegions(std::string_view adapter) const override {
+    return real_->FindRegions(adapter);
+  }
   StatusOr<UploadRow> GetUpload(std::string_view u) const override { return real_->GetUpload(u); }
   StatusOr<std::vector<UploadRow>> ListExpiredUploads(int64_t n, int l) const override {
     return real_->ListExpiredUploads(n, l);

@@ -4,7 +4,9 @@
 
 #include "common/file.h"
 #include "common/status_macros.h"
+#include "core/merge.h"
 #include "core/model_import.h"
+#include "core/patch.h"
 #include "core/peft_export.h"
 #include "worker/trainer/link/task_convert.h"
 
@@ -69,33 +71,57 @@ StatusOr<TaskEnd> ImportTask(const v1::TaskAssignment& assignment, TaskObserver&
   return TaskEnd{.stopped = false, .result = std::move(result)};
 }
 
-StatusOr<TaskEnd> MergeTask(const v1::TaskAssignment& assignment, TaskObserver& observer) {
-  SBORA_ASSIGN_OR_RETURN(const auto model, DirectoryOf(assignment, "model"));
-  SBORA_ASSIGN_OR_RETURN(const auto adapter, DirectoryOf(assignment, "adapter"));
-  core::MergeOptions options;
-  options.known_base_hash = assignment.task().merge().base_hash();
-  options.progress = [&](int64_t done, int64_t total) {
-    observer.OnProgress({.step = done, .total_steps = total, .phase = fmt::format("merging ({} of {} tensors)", done, total)});
-  };
-  options.cancelled = [&] { return observer.StopRequested(); };
-  SBORA_RETURN_IF_ERROR(core::MergeAdapter(model, adapter, assignment.output_directory(), options).status());
+TaskEnd FilesOnly() {
   worker::v1::TaskResult result;
   result.mutable_files();
   return TaskEnd{.stopped = false, .result = std::move(result)};
 }
 
+/// "merging (3 of 17 tensors)", and the observer's stop. `observer` must outlive it.
+core::MergeOptions Reporting(TaskObserver& observer, std::string what, std::string unit) {
+  core::MergeOptions options;
+  options.progress = [&observer, what = std::move(what), unit = std::move(unit)](int64_t done, int64_t total) {
+    observer.OnProgress({.step = done, .total_steps = total, .phase = fmt::format("{} ({} of {} {})", what, done, total, unit)});
+  };
+  options.cancelled = [&observer] { return observer.StopRequested(); };
+  return options;
+}
+
+StatusOr<TaskEnd> MergeTask(const v1::TaskAssignment& assignment, TaskObserver& observer) {
+  SBORA_ASSIGN_OR_RETURN(const auto model, DirectoryOf(assignment, "model"));
+  const worker::v1::MergeTask& task = assignment.task().merge();
+  core::MergeSeveralOptions options{.merge = Reporting(observer, "merging", "tensors"), .allow_overlap = task.allow_overlap()};
+  options.merge.known_base_hash = task.base_hash();
+  std::vector<core::AdapterToMerge> adapters;
+  for (const worker::v1::MergeInput& input : task.adapters()) {
+    SBORA_ASSIGN_OR_RETURN(const auto directory, DirectoryOf(assignment, input.group()));
+    adapters.push_back({.name = input.name(), .dir = directory, .weight = input.weight()});
+  }
+  if (adapters.empty()) {
+    SBORA_ASSIGN_OR_RETURN(const auto directory, DirectoryOf(assignment, "adapter"));
+    adapters.push_back({.name = "adapter", .dir = directory});
+  }
+  SBORA_RETURN_IF_ERROR(
+      core::MergeAdapters(model, std::move(adapters), assignment.output_directory(), options).status());
+  return FilesOnly();
+}
+
 StatusOr<TaskEnd> ExportTask(const v1::TaskAssignment& assignment, TaskObserver& observer) {
   const auto format = assignment.task().export_().format();
-  if (format != sbora::v1::EXPORT_FORMAT_PEFT) {
-    return Unimplemented("EXPORT_FORMAT", fmt::format("export format {} is not built yet; use peft",
-                                                      sbora::v1::ExportFormat_Name(format)));
-  }
   SBORA_ASSIGN_OR_RETURN(const auto adapter, DirectoryOf(assignment, "adapter"));
   observer.OnProgress({.phase = "exporting"});
-  SBORA_RETURN_IF_ERROR(core::ExportPeft(adapter, assignment.output_directory()).status());
-  worker::v1::TaskResult result;
-  result.mutable_files();
-  return TaskEnd{.stopped = false, .result = std::move(result)};
+  if (format == sbora::v1::EXPORT_FORMAT_PEFT) {
+    SBORA_RETURN_IF_ERROR(core::ExportPeft(adapter, assignment.output_directory()).status());
+    return FilesOnly();
+  }
+  if (format == sbora::v1::EXPORT_FORMAT_PATCH) {
+    SBORA_ASSIGN_OR_RETURN(const auto model, DirectoryOf(assignment, "model"));
+    const core::MergeOptions options = Reporting(observer, "writing the patch", "modules");
+    SBORA_RETURN_IF_ERROR(core::ExportPatch(model, adapter, assignment.output_directory(), options).status());
+    return FilesOnly();
+  }
+  return Unimplemented("EXPORT_FORMAT", fmt::format("export format {} is not built yet; use peft or patch",
+                                                    sbora::v1::ExportFormat_Name(format)));
 }
 
 }  // namespace
