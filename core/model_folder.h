@@ -15,6 +15,10 @@
 
 namespace sbora::core {
 
+/// Maps the safetensors files of a model folder: model.safetensors, or those that model.safetensors.index.json names.
+/// Errors: NOT_FOUND MODEL_FILE_MISSING, INVALID_ARGUMENT MODEL_INDEX_MALFORMED and those of SafetensorsFile.
+StatusOr<std::vector<SafetensorsFile>> OpenShards(const std::filesystem::path& dir);
+
 class ModelFolder {
  public:
   /// Maps the shards (model.safetensors, or those of model.safetensors.index.json) and checks that exactly the tensors
