@@ -8,6 +8,8 @@
 /// attention's q, k, v, output); SBoRA-FA keeps r gathered columns of each adapted input, SBoRA-FB the whole input.
 /// Logits exist for supervised rows only, a chunk at a time.
 /// Types: weights and activations in Options::dtype (float32 on CPU), adapter factors, gradients and losses float32.
+/// Linear weights of an NF4 base stay in 4 bits and are de-quantised for each use into one buffer as large as the
+/// largest of them (ops/linear_weight.h).
 /// Errors: construction returns Status. Compute calls throw c10::Error as LibTorch does (session.cc is the border);
 /// broken batches abort (SBORA_CHECK): the token cache is validated before it gets here.
 /// Threading: one call at a time; uses at::get_num_threads() threads. Deterministic per (build, machine, threads).
@@ -50,6 +52,10 @@ class LlamaModel {
   /// Errors: those of core::ModelFolder::Open, naming file and tensor. Running out of memory throws, as LibTorch does.
   static StatusOr<std::unique_ptr<LlamaModel>> Load(const std::filesystem::path& dir, const Options& options);
 
+  /// Reads an NF4 base as core::WriteNf4Model makes it.
+  /// Errors: those of core::Nf4ModelFolder::Open. Running out of memory throws.
+  static StatusOr<std::unique_ptr<LlamaModel>> LoadNf4(const std::filesystem::path& dir, const Options& options);
+
   /// Seeded uniform weights (standard deviation 0.02, norms 1), the same bits on every machine; for benchmarks and tests.
   static StatusOr<std::unique_ptr<LlamaModel>> Random(const core::ModelConfig& config, uint64_t seed,
                                                       const Options& options);
@@ -59,10 +65,14 @@ class LlamaModel {
   at::Device device() const;
   at::ScalarType dtype() const;
 
-  /// [O, I] of one linear layer; the model's own tensor. Changing it changes the model.
+  /// [O, I] of one linear layer; the model's own tensor (changing it changes the model), or a copy of an NF4 weight.
   at::Tensor Weight(int64_t layer, core::LinearModule module) const;
-  /// The checkpoint's tensors by Hugging Face name, in a fixed order; shares storage. For merging and saving.
+  /// The checkpoint's tensors by Hugging Face name, in a fixed order; shares storage, except of NF4 weights, which are
+  /// de-quantised copies. For merging and saving.
   std::vector<std::pair<std::string, at::Tensor>> NamedTensors() const;
+
+  /// Bytes of all weights as they are kept.
+  int64_t WeightBytes() const;
 
   /// Sum of losses over the supervised rows. With context.training the result carries a graph: backward() adds into
   /// adapter->gradients(). A null adapter means the base model. The adapter must outlive the graph.
