@@ -58,6 +58,12 @@ Status CheckBase(const ModelFolder& base, const AdapterConfig& adapter, const Me
 }
 
 Status CheckMethod(const AdapterToMerge& adapter, const AdapterConfig& config) {
+  if (config.base_quantization.kind != Quantization::kNone) {
+    return Unimplemented("MERGE_QUANTIZED_BASE",
+                         fmt::format("{} was trained on {} held as {}; added to the float weights it is another model. Use it on "
+                                     "the quantised base",
+                                     adapter.name, config.base_model, Describe(config.base_quantization)));
+  }
   if (config.method != AdapterMethod::kFull) return OkStatus();
   return Unimplemented(
       "EXPORT_METHOD",

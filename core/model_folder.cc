@@ -54,6 +54,20 @@ StatusOr<std::vector<std::string>> ShardNames(const std::filesystem::path& dir) 
 
 }  // namespace
 
+StatusOr<std::vector<SafetensorsFile>> OpenShards(const std::filesystem::path& dir) {
+  SBORA_ASSIGN_OR_RETURN(const auto names, ShardNames(dir));
+  std::vector<SafetensorsFile> shards;
+  for (const std::string& name : names) {
+    std::error_code ec;
+    if (!std::filesystem::exists(dir / name, ec)) {
+      return NotFound("MODEL_FILE_MISSING", fmt::format("{} is named by the index and is not there", (dir / name).string()));
+    }
+    SBORA_ASSIGN_OR_RETURN(auto shard, SafetensorsFile::Open(dir / name));
+    shards.push_back(std::move(shard));
+  }
+  return shards;
+}
+
 StatusOr<ModelFolder> ModelFolder::Open(const std::filesystem::path& dir) {
   ModelFolder folder;
   folder.dir_ = dir;
@@ -69,21 +83,15 @@ StatusOr<ModelFolder> ModelFolder::Open(const std::filesystem::path& dir) {
 }
 
 Status ModelFolder::LoadShards() {
-  SBORA_ASSIGN_OR_RETURN(const auto names, ShardNames(dir_));
-  for (const std::string& name : names) {
-    std::error_code ec;
-    if (!std::filesystem::exists(dir_ / name, ec)) {
-      return NotFound("MODEL_FILE_MISSING", fmt::format("{} is named by the index and is not there", (dir_ / name).string()));
-    }
-    SBORA_ASSIGN_OR_RETURN(auto shard, SafetensorsFile::Open(dir_ / name));
-    for (const TensorView& view : shard.tensors()) {
+  SBORA_ASSIGN_OR_RETURN(shards_, OpenShards(dir_));
+  for (size_t i = 0; i < shards_.size(); ++i) {
+    for (const TensorView& view : shards_[i].tensors()) {
       if (IsDerivedBuffer(view.name) || (config_.tie_word_embeddings && view.name == "lm_head.weight")) continue;
-      if (!shard_of_tensor_.emplace(view.name, shards_.size()).second) {
+      if (!shard_of_tensor_.emplace(view.name, i).second) {
         return InvalidArgument("MODEL_INDEX_MALFORMED", fmt::format("tensor \"{}\" is in two shards of {}", view.name,
                                                                     dir_.string()));
       }
     }
-    shards_.push_back(std::move(shard));
   }
   return OkStatus();
 }

@@ -17,6 +17,9 @@
 
 namespace sbora::core {
 
+/// Maps the safetensors files of a model folder: model.safetensors, or those that model.safetensors.index.json names.
+/// Errors: NOT_FOUND MODEL_FILE_MISSING, INVALID_ARGUMENT MODEL_INDEX_MALFORMED and those of SafetensorsFile.
+StatusOr<std::vector<SafetensorsFile>> OpenShards(const std::filesystem::path& dir);
 /// Identity of weights: SHA-256 (lower-case hex) over tensor names, dtypes, shapes and bytes. Add the tensors of a model
 /// ascending by name.
 class WeightsHash {

@@ -1,6 +1,6 @@
 // One pass over the rows; the index vector stays in the first-level cache and each row's columns are read in ascending
 // order. Unrolled by four so that the loads overlap: the work is latency, not arithmetic.
-#include "kernels/sample_mul/sample_mul_elements.h"
+#include "kernels/elements.h"
 #include "kernels/sample_mul/sample_mul_internal.h"
 
 namespace sbora::kernels::internal {

@@ -1,5 +1,5 @@
 // The obvious loops, sums in double: what the other backends are compared with.
-#include "kernels/sample_mul/sample_mul_elements.h"
+#include "kernels/elements.h"
 #include "kernels/sample_mul/sample_mul_internal.h"
 
 namespace sbora::kernels::internal {

@@ -103,6 +103,16 @@ worker::v1::Task MergeTaskOf(const v1::MergeAdaptersRequest& request, const v1::
   return task;
 }
 
+/// An adapter of an NF4 base is not one of the float weights.
+Status CheckFloatBase(const v1::Adapter& adapter) {
+  if (adapter.quantization() != v1::QUANTIZATION_NF4) return OkStatus();
+  return Unimplemented("MERGE_QUANTIZED_BASE",
+                       fmt::format("{} was trained on {} in NF4; added to the float weights it is another model. Evaluate and "
+                                   "generate use the NF4 base; for PEFT export it (adapters export --format peft) and load it "
+                                   "on a 4-bit model",
+                                   adapter.name(), adapter.model()));
+}
+
 }  // namespace
 
 StatusOr<bool> AdapterServiceImpl::Repeated(const std::string& project, const std::string& request_id,
@@ -148,6 +158,7 @@ Status AdapterServiceImpl::Export(const v1::ExportAdapterRequest& request, googl
 }
 
 Status AdapterServiceImpl::AddPatchInputs(const v1::Adapter& adapter, PlannedOperation& planned) const {
+  SBORA_RETURN_IF_ERROR(CheckFloatBase(adapter));
   SBORA_ASSIGN_OR_RETURN(const core::AdapterMethod method, core::ParseAdapterMethod(adapter.method()));
   if (!core::UsesIndices(method)) {
     return FailedPrecondition("EXPORT_METHOD", fmt::format("{} is a {} adapter, which changes all weights of its targets: a patch "
@@ -178,6 +189,7 @@ Status AdapterServiceImpl::Merge(const v1::MergeAdaptersRequest& request, google
     SBORA_ASSIGN_OR_RETURN(const ResourceRow row, FindResourceOrId(services_, request.adapters(i), core::Collection::kAdapters,
                                                                    project, fmt::format("adapters[{}]", i)));
     SBORA_ASSIGN_OR_RETURN(v1::Adapter adapter, AdapterOf(row));
+    SBORA_RETURN_IF_ERROR(CheckFloatBase(adapter));
     adapters.push_back(std::move(adapter));
     planned.uses.push_back(row.name);
     planned.metadata.add_adapters(row.name);

@@ -10,7 +10,6 @@
 #include "common/grpc/status_convert.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
-#include "worker/agent/token_cache_key.h"
 
 namespace sbora::agent {
 namespace fs = std::filesystem;
@@ -132,6 +131,7 @@ void Attempt::Run() {
 Verdict Attempt::Work() {
   if (const Status status = MakeFolders(); !status.ok()) return OfFailure(status);
   if (const Status status = FetchInputs(); !status.ok()) return OfFailure(status);
+  if (std::optional<Verdict> failed = PrepareNf4Base(); failed) return *std::move(failed);
   if (std::optional<Verdict> failed = PrepareTokenCaches(); failed) return *std::move(failed);
   if (control_.order() != StopOrder::kNone) return OfPendingOrder();
   return RunRanks();
@@ -194,47 +194,6 @@ Status Attempt::FetchFile(const v1::File& file, const fs::path& destination) {
   return OkStatus();
 }
 
-std::optional<Verdict> Attempt::PrepareTokenCaches() {
-  const std::optional<std::string> key = TokenCacheKey(lease_.task());
-  if (!key) return std::nullopt;
-  if (auto found = context_.cache.FindFolder(*key); found) {
-    UseTokenCaches(found->path());
-    token_caches_ = *std::move(found);
-    return std::nullopt;
-  }
-  SetPhase("tokenising the data");
-  const fs::path folder = folder_ / "prepared";
-  std::error_code error;
-  for (const char* name : {"token_cache", "validation_cache"}) {
-    fs::create_directories(folder / name, error);
-    if (error) return OfFailure(FromErrno(error.value(), fmt::format("making {}", folder.string())));
-    directories_[name] = (folder / name).string();
-  }
-  GangObserver observer;
-  observer.on_event = [this](v1::FineTuningEvent event) { reports_.Add(std::move(event)); };
-  observer.on_progress = [this](const v1::JobProgress& progress, int64_t) {
-    if (!progress.phase().empty()) SetPhase(progress.phase());
-  };
-  auto outcome = RunOneGang(MakeGang(true), observer);
-  if (!outcome.ok()) return OfFailure(outcome.status());
-  const bool good = outcome->cause == KillCause::kNone && !outcome->error && outcome->exits.size() == 1 &&
-                    !outcome->exits[0].exit.signaled && outcome->exits[0].exit.value == 0;
-  if (!good) return RecheckInputs(JudgeGang(*outcome));
-  auto pin = context_.cache.AddFolder(*key, folder);
-  if (!pin.ok()) return OfFailure(pin.status());
-  UseTokenCaches(pin->path());
-  token_caches_ = *std::move(pin);
-  return std::nullopt;
-}
-
-void Attempt::UseTokenCaches(const fs::path& folder) {
-  for (const char* name : {"token_cache", "validation_cache"}) {
-    std::error_code error;
-    directories_.erase(name);
-    if (!fs::is_empty(folder / name, error) && !error) directories_[name] = (folder / name).string();
-  }
-}
-
 Verdict Attempt::RunRanks() {
   checkpoints_ = std::make_unique<CheckpointUploader>(
       CheckpointUploaderOptions{.project = lease_.project(), .checkpoints = folder_ / "checkpoints",
@@ -259,9 +218,9 @@ Verdict Attempt::RecheckInputs(Verdict verdict) {
     const Status checked = context_.cache.Recheck(pin, work_stop_.get_token());
     if (checked.code() == StatusCode::kDataLoss && damage.ok()) damage = checked;
   }
-  if (token_caches_ && (damage_said || !damage.ok())) {
-    LogWarn("the token cache may be damaged; it is made anew next time", {{"job", lease_.resource()}});
-    context_.cache.Drop(*token_caches_);
+  if (!made_.empty() && (damage_said || !damage.ok())) {
+    LogWarn("what was made from the inputs may be damaged; it is made anew next time", {{"job", lease_.resource()}});
+    for (const CachePin& pin : made_) context_.cache.Drop(pin);
   }
   if (damage.ok()) return verdict;
   return Verdict{.reason = v1::TERMINATION_REASON_TRAINER_ERROR,
@@ -443,7 +402,7 @@ void Attempt::End(Verdict verdict) {
 void Attempt::RemoveFolder() {
   checkpoints_.reset();
   pins_.clear();
-  token_caches_.reset();
+  made_.clear();
   std::error_code error;
   fs::remove_all(folder_, error);
   if (error) LogWarn("attempt folder not removed", {{"folder", folder_.string()}, {"error", error.message()}});

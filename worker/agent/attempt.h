@@ -77,12 +77,17 @@ class Attempt {
   void RejectCheckpoint(const std::string& name, const Status& why);
   StatusOr<std::vector<CachePin>> FetchGroup(const worker::v1::InputGroup& group);
   Status FetchFile(const v1::File& file, const std::filesystem::path& destination);
+  std::optional<Verdict> PrepareNf4Base();
   std::optional<Verdict> PrepareTokenCaches();
+  /// What the cache holds under `key`, or what one trainer makes in `folder`: `use` gets where it is kept, and it stays.
+  std::optional<Verdict> PrepareFolder(const std::string& key, const std::filesystem::path& folder,
+                                       const std::function<StatusOr<GangOptions>()>& make_gang,
+                                       const std::function<void(const std::filesystem::path&)>& use);
   void UseTokenCaches(const std::filesystem::path& folder);
   Verdict RunRanks();
   /// A trainer cannot tell damaged bytes from bad ones. When it found fault with what it read, the files are hashed
   /// again: with a damaged one the verdict becomes TRAINER_ERROR, CACHE_DAMAGED, which is tried again; a bad input stays
-  /// what it is. Damaged files leave the cache, and so does the token cache, which has no hash to clear it.
+  /// what it is. Damaged files leave the cache, and so does what was made from them, which has no hash to clear it.
   Verdict RecheckInputs(Verdict verdict);
   GangOptions MakeGang(bool prepare_only) const;
   RankOptions MakeRank(int rank, bool prepare_only) const;
@@ -112,7 +117,7 @@ class Attempt {
   std::stop_source upload_stop_;  // an order to kill: ends uploads and the commit too
   std::map<std::string, std::string> directories_;
   std::vector<CachePin> pins_;  // of files
-  std::optional<CachePin> token_caches_;
+  std::vector<CachePin> made_;  // of folders: token caches, NF4 base
   std::unique_ptr<CheckpointUploader> checkpoints_;
   std::optional<worker::v1::TaskResult> result_;
   int64_t trained_tokens_ = 0;

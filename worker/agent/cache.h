@@ -1,6 +1,6 @@
 /// Files of the service on this machine, by SHA-256: fetched once, shared by all attempts through hard links, removed
 /// least recently used first above a limit, never while in use. Also holds folders that the agent made itself (token
-/// caches), by key. Thread-safe.
+/// caches, NF4 bases), by key. Thread-safe.
 ///
 /// A file's hash is checked when it is fetched, at its first use after Open(), and again when its inode, size or time of
 /// modification is another than at the last check. Disks rot silently, and base weights with a wrong bit would train

@@ -55,6 +55,8 @@ class FakeCoordinator : public worker::v1::WorkerService::Service, public v1::Tr
   /// The newest one.
   worker::v1::SynchronizeRequest LastRequest();
   worker::v1::LeaseTiming timing;
+  /// Of the leases added from now on.
+  v1::Quantization quantization = v1::QUANTIZATION_NONE;
 
   /// Waits until `done` holds for the lease; false after 20 s.
   bool WaitFor(const std::string& uid, const std::function<bool(const LeaseView&)>& done);

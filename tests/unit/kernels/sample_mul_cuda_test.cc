@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "kernels/sample_mul/sample_mul.h"
-#include "kernels/sample_mul/sample_mul_elements.h"
+#include "kernels/elements.h"
 
 namespace sbora::kernels {
 namespace {

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/sample_mul/sample_mul_elements.h"
+#include "kernels/elements.h"
 
 namespace sbora::kernels {
 namespace {

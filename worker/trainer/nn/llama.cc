@@ -78,7 +78,7 @@ static at::Tensor RunLayers(const Pass& pass, const std::vector<Layer>& layers, 
     const Layer& layer = layers[i];
     const auto number = static_cast<int64_t>(i);
     const auto linear = [&](LinearModule module, const at::Tensor& x_TI) {
-      const at::Tensor& w_OI = layer.linear[static_cast<size_t>(module)];
+      const ops::LinearWeight& w_OI = layer.linear[static_cast<size_t>(module)];
       const AdapterModule* adapted = pass.adapter == nullptr ? nullptr : pass.adapter->Find(number, module);
       if (adapted == nullptr) return ops::FrozenLinear(x_TI, w_OI);
       return ops::SboraLinear(x_TI, w_OI, *pass.adapter, *adapted, pass.dropout, pass.train);
@@ -105,7 +105,7 @@ at::Device LlamaModel::device() const { return weights_->options.device; }
 at::ScalarType LlamaModel::dtype() const { return weights_->options.dtype; }
 
 at::Tensor LlamaModel::Weight(int64_t layer, core::LinearModule module) const {
-  return weights_->layers.at(static_cast<size_t>(layer)).linear[static_cast<size_t>(module)];
+  return weights_->layers.at(static_cast<size_t>(layer)).linear[static_cast<size_t>(module)].Materialize();
 }
 
 at::Tensor LlamaModel::Hidden(const PackedBatch& batch, const std::vector<int64_t>& rows, AdapterSet* adapter,

@@ -8,6 +8,8 @@
 /// attention's q, k, v, output); SBoRA-FA keeps r gathered columns of each adapted input, SBoRA-FB the whole input.
 /// Logits exist for supervised rows only, a chunk at a time.
 /// Types: weights and activations in Options::dtype (float32 on CPU), adapter factors, gradients and losses float32.
+/// Linear weights of an NF4 base stay in 4 bits and are de-quantised for each use into one buffer as large as the
+/// largest of them (ops/linear_weight.h).
 /// Errors: construction returns Status. Compute calls throw c10::Error as LibTorch does (session.cc is the border);
 /// broken batches abort (SBORA_CHECK): the token cache is validated before it gets here.
 /// Threading: one call at a time; uses at::get_num_threads() threads. Deterministic per (build, machine, threads).
@@ -24,6 +26,7 @@
 #include <vector>
 
 #include "common/status.h"
+#include "core/adapter.h"
 #include "core/model_config.h"
 #include "worker/trainer/nn/adapter_set.h"
 #include "worker/trainer/nn/kv_cache.h"
@@ -42,6 +45,9 @@ class LlamaModel {
   struct Options {
     at::Device device = at::kCPU;
     at::ScalarType dtype = at::kFloat;
+    /// Load and Random: linear weights become NF4 one after the other, for speed and memory measurements. A run reads a
+    /// folder that was made once (LoadNf4), which is nf4 whatever stands here.
+    core::BaseQuantization quantization = {};
     /// Ticks after each tensor; for progress counters.
     std::function<void(int64_t tensors_done, int64_t tensors_total)> progress = nullptr;
     /// A sign of life: called after each layer of every forward pass, of training, scoring and generation alike.
@@ -49,8 +55,12 @@ class LlamaModel {
   };
 
   /// Reads config.json and *.safetensors (one file, or shards with an index) as core's model import writes them.
-  /// Errors: those of core::ModelFolder::Open, naming file and tensor. Running out of memory throws, as LibTorch does.
+  /// Errors: those of core::ModelFolder::Open, naming file and tensor; of QuantizeWeight. Running out of memory throws, as LibTorch does.
   static StatusOr<std::unique_ptr<LlamaModel>> Load(const std::filesystem::path& dir, const Options& options);
+
+  /// Reads an NF4 base as core::WriteNf4Model makes it.
+  /// Errors: those of core::Nf4ModelFolder::Open. Running out of memory throws.
+  static StatusOr<std::unique_ptr<LlamaModel>> LoadNf4(const std::filesystem::path& dir, const Options& options);
 
   /// Seeded uniform weights (standard deviation 0.02, norms 1), the same bits on every machine; for benchmarks and tests.
   static StatusOr<std::unique_ptr<LlamaModel>> Random(const core::ModelConfig& config, uint64_t seed,
@@ -61,10 +71,14 @@ class LlamaModel {
   at::Device device() const;
   at::ScalarType dtype() const;
 
-  /// [O, I] of one linear layer; the model's own tensor. Changing it changes the model.
+  /// [O, I] of one linear layer; the model's own tensor (changing it changes the model), or a copy of an NF4 weight.
   at::Tensor Weight(int64_t layer, core::LinearModule module) const;
-  /// The checkpoint's tensors by Hugging Face name, in a fixed order; shares storage. For merging and saving.
+  /// The checkpoint's tensors by Hugging Face name, in a fixed order; shares storage, except of NF4 weights, which are
+  /// de-quantised copies. For merging and saving.
   std::vector<std::pair<std::string, at::Tensor>> NamedTensors() const;
+
+  /// Bytes of all weights as they are kept.
+  int64_t WeightBytes() const;
 
   /// Sum of losses over the supervised rows. With context.training the result carries a graph: backward() adds into
   /// adapter->gradients(). A null adapter means the base model. The adapter must outlive the graph.

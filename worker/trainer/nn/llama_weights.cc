@@ -8,10 +8,13 @@
 #include <cstring>
 #include <map>
 #include <numbers>
+#include <type_traits>
 
 #include "common/status_macros.h"
 #include "core/counter_rng.h"
 #include "core/model_folder.h"
+#include "core/nf4_model.h"
+#include "worker/trainer/ops/quantize_weight.h"
 
 namespace sbora::trainer {
 namespace {
@@ -83,22 +86,95 @@ at::Tensor RandomTensor(const core::TensorSpec& spec, uint64_t seed, const Llama
   return tensor.to(options.device, options.dtype);
 }
 
+template <typename T>
+at::Tensor ToTensor(const std::vector<T>& values, at::ScalarType dtype, at::Device device) {
+  if (values.empty()) return {};
+  at::Tensor tensor = at::empty({static_cast<int64_t>(values.size())}, dtype);
+  std::memcpy(tensor.mutable_data_ptr(), values.data(), values.size() * sizeof(T));
+  return tensor.to(device);
+}
+
+ops::Nf4Tensors ToTensors(const core::Nf4Parts& parts, const core::ModuleShape& shape, at::Device device) {
+  return {.out_features = shape.out_features,
+          .in_features = shape.in_features,
+          .codes = ToTensor(parts.codes, at::kByte, device),
+          .scales = ToTensor(parts.scales, at::kFloat, device),
+          .scale_codes = ToTensor(parts.scale_codes, at::kByte, device),
+          .group_scales = ToTensor(parts.group_scales, at::kFloat, device),
+          .offset = parts.offset.empty() ? 0.0f : parts.offset.front()};
+}
+
+core::DType CoreDType(const at::Tensor& tensor) {
+  if (tensor.scalar_type() == at::kHalf) return core::DType::kF16;
+  return tensor.scalar_type() == at::kBFloat16 ? core::DType::kBF16 : core::DType::kF32;
+}
+
+StatusOr<ops::LinearWeight> Quantized(const std::string& name, const at::Tensor& w_OI, const LlamaModel::Options& options,
+                                      const std::shared_ptr<ops::DequantizeScratch>& scratch) {
+  const at::Tensor host_OI = w_OI.cpu().contiguous();
+  const core::TensorView view{.name = name,
+                              .dtype = CoreDType(host_OI),
+                              .shape = host_OI.sizes().vec(),
+                              .data = {static_cast<const std::byte*>(host_OI.const_data_ptr()), host_OI.nbytes()}};
+  const auto parts = QuantizeWeight(view, options.quantization.double_quantization, at::get_num_threads());
+  if (!parts.ok()) return parts.status().WithContext("quantising " + name);
+  return ops::LinearWeight(ToTensors(*parts, {.out_features = w_OI.size(0), .in_features = w_OI.size(1)}, options.device),
+                           options.dtype, scratch);
+}
+
 }  // namespace
 
-at::Tensor& LlamaModel::Weights::Slot(const std::string& name) {
-  if (name == "model.embed_tokens.weight") return embedding_VH;
-  if (name == "model.norm.weight") return norm_H;
-  if (name == "lm_head.weight") return head_VH;
-  for (size_t i = 0; i < layers.size(); ++i) {
+LlamaModel::Weights::Weights(const core::ModelConfig& model, const Options& load_options)
+    : config(model), options(load_options), layers(static_cast<size_t>(model.num_layers)),
+      scratch(std::make_shared<ops::DequantizeScratch>()) {}
+
+template <typename Self, typename Found>
+void LlamaModel::Weights::Find(Self& weights, const std::string& name, const Found& found) {
+  if (name == "model.embed_tokens.weight") return found(weights.embedding_VH);
+  if (name == "model.norm.weight") return found(weights.norm_H);
+  if (name == "lm_head.weight") return found(weights.head_VH);
+  for (size_t i = 0; i < weights.layers.size(); ++i) {
     const auto layer = static_cast<int64_t>(i);
     if (!name.starts_with(fmt::format("model.layers.{}.", layer))) continue;
-    if (name.ends_with(".input_layernorm.weight")) return layers[i].attention_norm_H;
-    if (name.ends_with(".post_attention_layernorm.weight")) return layers[i].mlp_norm_H;
+    if (name.ends_with(".input_layernorm.weight")) return found(weights.layers[i].attention_norm_H);
+    if (name.ends_with(".post_attention_layernorm.weight")) return found(weights.layers[i].mlp_norm_H);
     for (const core::LinearModule module : core::kAllLinearModules) {
-      if (name == core::ModulePath(layer, module) + ".weight") return layers[i].linear[static_cast<size_t>(module)];
+      if (name != core::ModulePath(layer, module) + ".weight") continue;
+      return found(weights.layers[i].linear[static_cast<size_t>(module)]);
     }
   }
   SBORA_CHECK(false, "{} is no tensor of a LLaMA", name);
+}
+
+Status LlamaModel::Weights::Set(const std::string& name, at::Tensor tensor) {
+  Status status;
+  Find(*this, name, [&](auto& place) {
+    if constexpr (std::is_same_v<std::decay_t<decltype(place)>, ops::LinearWeight>) {
+      if (options.quantization.kind == core::Quantization::kNf4) {
+        auto quantized = Quantized(name, tensor, options, scratch);
+        if (quantized.ok()) {
+          place = *std::move(quantized);
+        } else {
+          status = quantized.status();
+        }
+        return;
+      }
+    }
+    place = std::move(tensor);
+  });
+  return status;
+}
+
+at::Tensor LlamaModel::Weights::Get(const std::string& name) const {
+  at::Tensor result;
+  Find(*this, name, [&](const auto& place) {
+    if constexpr (std::is_same_v<std::decay_t<decltype(place)>, at::Tensor>) {
+      result = place;
+    } else {
+      result = place.Materialize();
+    }
+  });
+  return result;
 }
 
 void LlamaModel::Weights::Finish() {
@@ -108,16 +184,42 @@ void LlamaModel::Weights::Finish() {
 
 StatusOr<std::unique_ptr<LlamaModel>> LlamaModel::Load(const std::filesystem::path& dir, const Options& options) {
   SBORA_ASSIGN_OR_RETURN(const core::ModelFolder folder, core::ModelFolder::Open(dir));
-  auto weights = std::make_unique<Weights>();
-  weights->config = folder.config();
-  weights->options = options;
-  weights->layers.resize(static_cast<size_t>(folder.config().num_layers));
+  auto weights = std::make_unique<Weights>(folder.config(), options);
   const std::vector<core::TensorSpec> specs = core::ExpectedTensors(folder.config());
   int64_t done = 0;
   for (const core::TensorSpec& spec : specs) {
     SBORA_ASSIGN_OR_RETURN(const core::TensorView view, folder.Tensor(spec.name));
-    SBORA_ASSIGN_OR_RETURN(weights->Slot(spec.name), Read(view, options));
+    SBORA_ASSIGN_OR_RETURN(at::Tensor tensor, Read(view, options));
+    SBORA_RETURN_IF_ERROR(weights->Set(spec.name, std::move(tensor)));
     if (options.progress) options.progress(++done, static_cast<int64_t>(specs.size()));
+  }
+  for (const core::SafetensorsFile& shard : folder.shards()) shard.Evict();
+  weights->Finish();
+  return std::unique_ptr<LlamaModel>(new LlamaModel(std::move(weights)));
+}
+
+StatusOr<std::unique_ptr<LlamaModel>> LlamaModel::LoadNf4(const std::filesystem::path& dir, const Options& options) {
+  SBORA_ASSIGN_OR_RETURN(const core::Nf4ModelFolder folder, core::Nf4ModelFolder::Open(dir));
+  const core::ModelConfig& config = folder.config().model;
+  auto weights = std::make_unique<Weights>(config, options);
+  const std::vector<core::TensorSpec> specs = core::ExpectedTensors(config);
+  const auto total = static_cast<int64_t>(specs.size());
+  int64_t done = 0;
+  for (const core::TensorSpec& spec : specs) {
+    const auto view = folder.Tensor(spec.name);
+    if (!view.ok()) continue;  // a linear weight; its tensors have other names
+    SBORA_ASSIGN_OR_RETURN(at::Tensor tensor, Read(*view, options));
+    SBORA_RETURN_IF_ERROR(weights->Set(spec.name, std::move(tensor)));
+    if (options.progress) options.progress(++done, total);
+  }
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    for (const core::LinearModule module : core::kAllLinearModules) {
+      SBORA_ASSIGN_OR_RETURN(const core::Nf4Parts parts, folder.Weight(layer, module));
+      weights->layers[static_cast<size_t>(layer)].linear[static_cast<size_t>(module)] = ops::LinearWeight(
+          ToTensors(parts, core::LinearModuleShape(config, module), options.device), options.dtype,
+          weights->scratch);
+      if (options.progress) options.progress(++done, total);
+    }
   }
   for (const core::SafetensorsFile& shard : folder.shards()) shard.Evict();
   weights->Finish();
@@ -126,14 +228,11 @@ StatusOr<std::unique_ptr<LlamaModel>> LlamaModel::Load(const std::filesystem::pa
 
 StatusOr<std::unique_ptr<LlamaModel>> LlamaModel::Random(const core::ModelConfig& config, uint64_t seed,
                                                          const Options& options) {
-  auto weights = std::make_unique<Weights>();
-  weights->config = config;
-  weights->options = options;
-  weights->layers.resize(static_cast<size_t>(config.num_layers));
+  auto weights = std::make_unique<Weights>(config, options);
   const std::vector<core::TensorSpec> specs = core::ExpectedTensors(config);
   int64_t done = 0;
   for (const core::TensorSpec& spec : specs) {
-    weights->Slot(spec.name) = RandomTensor(spec, seed, options);
+    SBORA_RETURN_IF_ERROR(weights->Set(spec.name, RandomTensor(spec, seed, options)));
     if (options.progress) options.progress(++done, static_cast<int64_t>(specs.size()));
   }
   weights->Finish();
@@ -143,9 +242,19 @@ StatusOr<std::unique_ptr<LlamaModel>> LlamaModel::Random(const core::ModelConfig
 std::vector<std::pair<std::string, at::Tensor>> LlamaModel::NamedTensors() const {
   std::vector<std::pair<std::string, at::Tensor>> tensors;
   for (const core::TensorSpec& spec : core::ExpectedTensors(weights_->config)) {
-    tensors.emplace_back(spec.name, weights_->Slot(spec.name));
+    tensors.emplace_back(spec.name, weights_->Get(spec.name));
   }
   return tensors;
+}
+
+int64_t LlamaModel::WeightBytes() const {
+  int64_t bytes = static_cast<int64_t>(weights_->embedding_VH.nbytes() + weights_->norm_H.nbytes());
+  if (!weights_->config.tie_word_embeddings) bytes += static_cast<int64_t>(weights_->head_VH.nbytes());
+  for (const Weights::Layer& layer : weights_->layers) {
+    bytes += static_cast<int64_t>(layer.attention_norm_H.nbytes() + layer.mlp_norm_H.nbytes());
+    for (const ops::LinearWeight& weight : layer.linear) bytes += weight.Bytes();
+  }
+  return bytes;
 }
 
 }  // namespace sbora::trainer

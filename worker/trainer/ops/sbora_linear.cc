@@ -70,16 +70,16 @@ void Accumulate(const at::Tensor& gradient, const at::Tensor& left, const at::Te
 }
 
 struct FrozenLinearBackward final : torch::autograd::Node {
-  at::Tensor w_OI;
+  LinearWeight w_OI;
   variable_list apply(variable_list&& grads) override {
     if (!grads[0].defined() || !task_should_compute_output(0)) return {at::Tensor()};
-    return {ProductTransposed(grads[0], w_OI.t())};
+    return {ProductTransposed(grads[0], w_OI.Dense().t())};
   }
 };
 
 /// What both methods need in their backward pass.
 struct SboraBackward : torch::autograd::Node {
-  at::Tensor w_OI;
+  LinearWeight w_OI;
   const AdapterSet* adapter = nullptr;
   const AdapterModule* module = nullptr;
   DropoutPlan dropout;
@@ -99,7 +99,7 @@ struct FaBackward final : SboraBackward {
     Accumulate(module->gradient, g_TO, gathered_TR, adapter->scale());
     adapter->NotifyGradientReady(*module);
     if (!task_should_compute_output(0)) return {at::Tensor()};
-    at::Tensor dx_TI = ProductTransposed(g_TO, w_OI.t());
+    at::Tensor dx_TI = ProductTransposed(g_TO, w_OI.Dense().t());
     at::Tensor back_TR = at::mm(g_TO, module->factor.to(g_TO.scalar_type()));
     MaskColumns(back_TR, module->index);
     ScatterAdd(dx_TI, module->index_R, back_TR, adapter->scale());
@@ -121,7 +121,7 @@ struct FbBackward final : SboraBackward {
     Accumulate(module->gradient, g_TR, mask_TI.defined() ? x_TI * mask_TI : x_TI, adapter->scale());
     adapter->NotifyGradientReady(*module);
     if (!task_should_compute_output(0)) return {at::Tensor()};
-    at::Tensor dx_TI = ProductTransposed(g_TO, w_OI.t());
+    at::Tensor dx_TI = ProductTransposed(g_TO, w_OI.Dense().t());
     const at::Tensor factor_RI = module->factor.to(g_TO.scalar_type());
     if (mask_TI.defined()) {
       dx_TI.addcmul_(at::mm(g_TR, factor_RI), mask_TI, adapter->scale());
@@ -135,11 +135,11 @@ struct FbBackward final : SboraBackward {
 
 }  // namespace
 
-at::Tensor FrozenLinear(const at::Tensor& x_TI, const at::Tensor& w_OI) {
+at::Tensor FrozenLinear(const at::Tensor& x_TI, const LinearWeight& w_OI) {
   at::Tensor y_TO;
   {
     at::NoGradGuard no_grad;
-    y_TO = ProductTransposed(x_TI.detach(), w_OI);
+    y_TO = ProductTransposed(x_TI.detach(), w_OI.Dense());
   }
   if (NeedsGraph(x_TI)) {
     auto node = std::make_shared<FrozenLinearBackward>();
@@ -149,7 +149,7 @@ at::Tensor FrozenLinear(const at::Tensor& x_TI, const at::Tensor& w_OI) {
   return y_TO;
 }
 
-at::Tensor SboraLinear(const at::Tensor& x_TI, const at::Tensor& w_OI, const AdapterSet& adapter,
+at::Tensor SboraLinear(const at::Tensor& x_TI, const LinearWeight& w_OI, const AdapterSet& adapter,
                        const AdapterModule& module, const DropoutPlan& dropout, bool train) {
   const bool fa = adapter.method() == core::AdapterMethod::kSboraFa;
   const bool graph = train && at::GradMode::is_enabled();
@@ -158,7 +158,7 @@ at::Tensor SboraLinear(const at::Tensor& x_TI, const at::Tensor& w_OI, const Ada
   at::Tensor plain_TI = x_TI.detach().contiguous();
   {
     at::NoGradGuard no_grad;
-    y_TO = ProductTransposed(plain_TI, w_OI);
+    y_TO = ProductTransposed(plain_TI, w_OI.Dense());
     const at::Tensor factor = module.factor.to(plain_TI.scalar_type());
     if (fa) {
       gathered_TR = Gather(plain_TI, module.index_R);

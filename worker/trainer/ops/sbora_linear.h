@@ -1,6 +1,7 @@
 /// y = W0 x with or without an SBoRA adapter, as autograd functions that keep the least.
 ///
 /// Legend: T tokens, I in_features, O out_features, R rank. x_TI, w_OI and y share one dtype; factors are float32.
+/// An NF4 weight is de-quantised anew in each forward and backward pass.
 /// | function     | forward                      | kept for backward                         |
 /// | FrozenLinear | y = x W0^T                   | nothing of x                              |
 /// | FaLinear     | y = x W0^T + s x[:, idx] B^T | the R gathered, masked columns (T x R)    |
@@ -16,6 +17,7 @@
 
 #include "worker/trainer/nn/adapter_set.h"
 #include "worker/trainer/ops/dropout_mask.h"
+#include "worker/trainer/ops/linear_weight.h"
 
 namespace sbora::trainer::ops {
 
@@ -25,10 +27,10 @@ struct DropoutPlan {
   float probability = 0;
 };
 
-at::Tensor FrozenLinear(const at::Tensor& x_TI, const at::Tensor& w_OI);
+at::Tensor FrozenLinear(const at::Tensor& x_TI, const LinearWeight& w_OI);
 
 /// Adapter set and module must outlive the graph. `train` false: no factor gradient, plain tensor arithmetic.
-at::Tensor SboraLinear(const at::Tensor& x_TI, const at::Tensor& w_OI, const AdapterSet& adapter,
+at::Tensor SboraLinear(const at::Tensor& x_TI, const LinearWeight& w_OI, const AdapterSet& adapter,
                        const AdapterModule& module, const DropoutPlan& dropout, bool train);
 
 }  // namespace sbora::trainer::ops

@@ -1,0 +1,100 @@
+#include "worker/trainer/ops/linear_weight.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "common/check.h"
+#include "kernels/nf4/nf4.h"
+
+namespace sbora::trainer::ops {
+namespace {
+
+constexpr int64_t kGrainElements = 1 << 16;
+
+kernels::DType KernelDType(at::ScalarType type) {
+  if (type == at::kFloat) return kernels::DType::kF32;
+  if (type == at::kHalf) return kernels::DType::kF16;
+  SBORA_CHECK(type == at::kBFloat16, "nf4 has no {} kernel", c10::toString(type));
+  return kernels::DType::kBF16;
+}
+
+/// One f32 per block: kept, or made from its 8-bit form (a sixty-fourth of the weight's size, for this use only).
+at::Tensor Scales(const Nf4Tensors& nf4) {
+  if (nf4.scales.defined()) return nf4.scales;
+  at::Tensor scales = at::empty({nf4.scale_codes.size(0)}, nf4.group_scales.options());
+  const Status status = kernels::DequantizeScales(
+      kernels::Device::kCpu, scales.size(0), nf4.scale_codes.const_data_ptr<uint8_t>(),
+      nf4.group_scales.const_data_ptr<float>(), &nf4.offset, scales.mutable_data_ptr<float>());
+  SBORA_CHECK(status.ok(), "de-quantising scales: {}", status.ToString());
+  return scales;
+}
+
+/// Rows are shared among threads.
+void Dequantize(const Nf4Tensors& nf4, const at::Tensor& out_OI) {
+  SBORA_CHECK(nf4.codes.is_cpu() && out_OI.is_cpu(), "nf4 on {}: this build's trainer runs on the CPU",
+              out_OI.device().str());
+  SBORA_CHECK(out_OI.dim() == 2 && out_OI.size(0) == nf4.out_features && out_OI.size(1) == nf4.in_features &&
+                  out_OI.stride(1) == 1,
+              "a weight of {} x {} does not fit the matrix", nf4.out_features, nf4.in_features);
+  const kernels::DType dtype = KernelDType(out_OI.scalar_type());
+  const at::Tensor scales = Scales(nf4);
+  const auto* codes = nf4.codes.const_data_ptr<uint8_t>();
+  auto* out = static_cast<std::byte*>(out_OI.mutable_data_ptr());
+  const int64_t stride = out_OI.stride(0);
+  const int64_t grain = std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, nf4.in_features));
+  at::parallel_for(0, nf4.out_features, grain, [&](int64_t begin, int64_t end) {
+    const kernels::Nf4Matrix part{.rows = end - begin, .columns = nf4.in_features, .stride = stride,
+                                  .first_element = begin * nf4.in_features, .dtype = dtype};
+    const Status status = kernels::DequantizeNf4(kernels::Device::kCpu, part, codes, scales.const_data_ptr<float>(),
+                                                 out + static_cast<size_t>(begin * stride) * kernels::SizeOf(dtype));
+    SBORA_CHECK(status.ok(), "de-quantising: {}", status.ToString());
+  });
+}
+
+}  // namespace
+
+LinearWeight::LinearWeight(Nf4Tensors nf4, at::ScalarType dtype, std::shared_ptr<DequantizeScratch> scratch)
+    : nf4_(std::make_shared<const Nf4Tensors>(std::move(nf4))), dtype_(dtype), scratch_(std::move(scratch)) {
+  const int64_t elements = nf4_->out_features * nf4_->in_features;
+  const int64_t blocks = kernels::Nf4Blocks(elements);
+  const at::Tensor& per_block = nf4_->scales.defined() ? nf4_->scales : nf4_->scale_codes;
+  SBORA_CHECK(nf4_->codes.numel() == kernels::Nf4CodeBytes(elements) && per_block.numel() == blocks,
+              "{} bytes of codes and {} scales for {} x {}", nf4_->codes.numel(), per_block.numel(), nf4_->out_features,
+              nf4_->in_features);
+  SBORA_CHECK(nf4_->scales.defined() || nf4_->group_scales.numel() == kernels::Nf4Groups(blocks),
+              "{} group scales for {} blocks", nf4_->group_scales.numel(), blocks);
+}
+
+at::Tensor LinearWeight::Dense() const {
+  if (!nf4_) return dense_OI_;
+  const int64_t elements = nf4_->out_features * nf4_->in_features;
+  at::Tensor& buffer = scratch_->buffer;
+  if (!buffer.defined() || buffer.numel() < elements || buffer.scalar_type() != dtype_) {
+    buffer = at::Tensor();  // the old one goes before the new one comes
+    buffer = at::empty({elements}, nf4_->codes.options().dtype(dtype_));
+  }
+  const at::Tensor out_OI = buffer.narrow(0, 0, elements).view({nf4_->out_features, nf4_->in_features});
+  Dequantize(*nf4_, out_OI);
+  return out_OI;
+}
+
+at::Tensor LinearWeight::Materialize() const {
+  if (!nf4_) return dense_OI_;
+  at::Tensor out_OI = at::empty({nf4_->out_features, nf4_->in_features}, nf4_->codes.options().dtype(dtype_));
+  Dequantize(*nf4_, out_OI);
+  return out_OI;
+}
+
+int64_t LinearWeight::Bytes() const {
+  if (!nf4_) return static_cast<int64_t>(dense_OI_.nbytes());
+  int64_t bytes = sizeof(float);
+  for (const at::Tensor* tensor : {&nf4_->codes, &nf4_->scales, &nf4_->scale_codes, &nf4_->group_scales}) {
+    if (tensor->defined()) bytes += static_cast<int64_t>(tensor->nbytes());
+  }
+  return bytes;
+}
+
+}  // namespace sbora::trainer::ops
