@@ -103,6 +103,7 @@ ExitCode RunCli(const std::vector<std::string>& arguments, const CliOptions& opt
   AddDatasets(root);
   AddAdapters(root);
   AddEvaluate(root);
+  AddEvaluations(root);
   AddGenerate(root);
   AddEstimate(root);
   AddWorkers(root);

@@ -247,6 +247,24 @@ StatusOr<v1::EvaluationJob> Client::GetEvaluation(const std::string& name) {
   return Call(evaluations_, &v1::EvaluationService::Stub::GetEvaluationJob, request, Repeat::kSafe);
 }
 
+StatusOr<v1::ListEvaluationJobsResponse> Client::ListEvaluations(const ListOptions& options) {
+  v1::ListEvaluationJobsRequest request;
+  request.set_parent(Parent());
+  return ListPages(evaluations_, &v1::EvaluationService::Stub::ListEvaluationJobs, request, options);
+}
+
+StatusOr<v1::EvaluationJob> Client::CancelEvaluation(const std::string& name) {
+  v1::CancelEvaluationJobRequest request;
+  request.set_name(name);
+  return Call(evaluations_, &v1::EvaluationService::Stub::CancelEvaluationJob, request, Repeat::kOnce);
+}
+
+Status Client::DeleteEvaluation(const std::string& name) {
+  v1::DeleteEvaluationJobRequest request;
+  request.set_name(name);
+  return Call(evaluations_, &v1::EvaluationService::Stub::DeleteEvaluationJob, request, Repeat::kOnce).status();
+}
+
 StatusOr<v1::GenerateResponse> Client::Generate(v1::GenerateRequest request) {
   if (request.parent().empty()) request.set_parent(Parent());
   return Call(evaluations_, &v1::EvaluationService::Stub::Generate, request, Repeat::kOnce);

@@ -23,6 +23,6 @@ StatusOr<GenerateTextRequest> ToGenerateRequest(const v1::TaskAssignment& assign
 
 worker::v1::TaskResult ToProto(const TrainOutcome& outcome);
 /// Carries the first 20 examples.
-worker::v1::TaskResult ToProto(const EvaluateOutcome& outcome);
+worker::v1::TaskResult ToProto(const EvaluateOutcome& outcome, data::Scoring scoring);
 
 }  // namespace sbora::trainer
