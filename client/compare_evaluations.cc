@@ -67,9 +67,11 @@ StatusOr<ScoredExamples> ParseExamples(std::string_view jsonl) {
     const size_t end = std::min(jsonl.find('\n'), jsonl.size());
     const auto json = nlohmann::json::parse(jsonl.substr(0, end), nullptr, /*allow_exceptions=*/false);
     jsonl.remove_prefix(std::min(end + 1, jsonl.size()));
-    const bool good = json.is_object() && json.contains("index") && json["index"].is_number_integer() && json.contains("match") &&
-                      json["match"].is_boolean() && json.contains("expected") && json["expected"].is_string();
-    if (!good) return DataLoss("BAD_EXAMPLES", fmt::format("line {} of the examples has no index, expected and match", line));
+    const bool good = json.is_object() && json.contains("index") && json["index"].is_number_integer() &&
+                      json.contains("match") && json["match"].is_boolean() && json.contains("expected") &&
+                      json["expected"].is_string();
+    if (!good)
+      return DataLoss("BAD_EXAMPLES", fmt::format("line {} of the examples has no index, expected and match", line));
     examples[json["index"].get<int64_t>()] = {json["expected"].get<std::string>(), json["match"].get<bool>()};
   }
   return examples;
@@ -83,8 +85,9 @@ StatusOr<v1::EvaluationComparison> CompareEvaluations(const std::vector<v1::Eval
   v1::EvaluationComparison comparison;
   for (size_t i = 0; i < jobs.size(); ++i) {
     if (jobs[i].state() != v1::EvaluationJob::STATE_SUCCEEDED) {
-      return FailedPrecondition("NOT_SUCCEEDED", fmt::format("{} has no result to compare; see sbora-client evaluations get {}",
-                                                             jobs[i].name(), ShortName(jobs[i].name())));
+      return FailedPrecondition("NOT_SUCCEEDED",
+                                fmt::format("{} has no result to compare; see sbora-client evaluations get {}",
+                                            jobs[i].name(), ShortName(jobs[i].name())));
     }
     SBORA_RETURN_IF_ERROR(CheckSettings(jobs[0], jobs[i]));
     v1::EvaluationJob& job = *comparison.add_evaluations();

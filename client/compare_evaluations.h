@@ -22,8 +22,9 @@ using ScoredExamples = std::map<int64_t, ScoredExample>;
 /// What an examples.jsonl tells. Errors: DATA_LOSS BAD_EXAMPLES naming the line.
 StatusOr<ScoredExamples> ParseExamples(std::string_view jsonl);
 
-/// At least two jobs, and as many examples. The models and adapters, devices, threads and batch sizes may differ, nothing
-/// else. Errors: FAILED_PRECONDITION NOT_SUCCEEDED, NOT_COMPARABLE telling what differs; INVALID_ARGUMENT USAGE for one job.
+/// At least two jobs, and as many examples. The models and adapters, devices, threads and batch sizes may differ,
+/// nothing else. Errors: FAILED_PRECONDITION NOT_SUCCEEDED, NOT_COMPARABLE telling what differs; INVALID_ARGUMENT USAGE
+/// for one job.
 StatusOr<v1::EvaluationComparison> CompareEvaluations(const std::vector<v1::EvaluationJob>& jobs,
                                                       const std::vector<ScoredExamples>& examples);
 

@@ -86,7 +86,8 @@ char LetterAt(std::string_view text, size_t at) {
 
 std::optional<std::string> StrictLetter(std::string_view text) {
   std::string lower(text);
-  std::transform(lower.begin(), lower.end(), lower.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  std::transform(lower.begin(), lower.end(), lower.begin(),
+                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
   char letter = 0;
   size_t place = 0;
   for (const std::string_view mark : {std::string_view("answer is"), std::string_view("answer:")}) {
@@ -100,7 +101,8 @@ std::optional<std::string> StrictLetter(std::string_view text) {
   if (letter != 0) return std::string(1, letter);
   std::string_view begin = Trimmed(text);
   if (begin.starts_with('(')) begin.remove_prefix(1);
-  const bool ends = begin.size() == 1 || (begin.size() > 1 && std::string_view(").:,").find(begin[1]) != std::string_view::npos);
+  const bool ends =
+      begin.size() == 1 || (begin.size() > 1 && std::string_view(").:,").find(begin[1]) != std::string_view::npos);
   return !begin.empty() && IsOption(begin[0]) && ends ? std::optional(std::string(1, begin[0])) : std::nullopt;
 }
 
@@ -134,7 +136,9 @@ std::string_view Trimmed(std::string_view text) {
   return text.substr(first, text.find_last_not_of(kSpace) - first + 1);
 }
 
-std::string_view ResponseText(std::string_view generated) { return Trimmed(generated.substr(0, generated.find(kNextResponse))); }
+std::string_view ResponseText(std::string_view generated) {
+  return Trimmed(generated.substr(0, generated.find(kNextResponse)));
+}
 
 std::optional<std::string> FindAnswer(const AnswerRule& rule, std::string_view text) {
   switch (rule.scoring) {
@@ -161,7 +165,8 @@ std::string CheckExpected(const AnswerRule& rule, std::string_view expected) {
   switch (rule.scoring) {
     case Scoring::kExactMatch: return {};
     case Scoring::kAnswerWord:
-      if (std::find(rule.answer_words.begin(), rule.answer_words.end(), Trimmed(expected)) != rule.answer_words.end()) return {};
+      if (std::find(rule.answer_words.begin(), rule.answer_words.end(), Trimmed(expected)) != rule.answer_words.end())
+        return {};
       return fmt::format("\"{}\" is none of {}", shown, fmt::join(rule.answer_words, ", "));
     case Scoring::kLastNumber: {
       const std::optional<double> number = ParseNumber(expected);

@@ -12,12 +12,12 @@
 namespace sbora::data {
 
 enum class Scoring {
-  kExactMatch,           ///< the whole text, trimmed
-  kAnswerWord,           ///< the first hit of any word; case counts, word borders do not
-  kLastNumber,           ///< the last -?digits[.digits] once commas are gone; right within kNumberTolerance
-  kOptionLetterPaper,    ///< the first capital A to E anywhere
-  kOptionLetterStrict,   ///< a capital A to E that stands alone where an answer is given; see FindAnswer
-  kChoiceLikelihood,     ///< no text: the likeliest of the tokens 'A', 'B', ...
+  kExactMatch,              ///< the whole text, trimmed
+  kAnswerWord,              ///< the first hit of any word; case counts, word borders do not
+  kLastNumber,              ///< the last -?digits[.digits] once commas are gone; right within kNumberTolerance
+  kOptionLetterPaper,       ///< the first capital A to E anywhere
+  kOptionLetterStrict,      ///< a capital A to E that stands alone where an answer is given; see FindAnswer
+  kChoiceLikelihood,        ///< no text: the likeliest of the tokens 'A', 'B', ...
   kChoiceLikelihoodSpaced,  ///< no text: the likeliest of ' A', ' B', ...
 };
 inline constexpr double kNumberTolerance = 1e-3;
@@ -35,14 +35,15 @@ struct AnswerRule {
 /// `text` without ASCII white space around it.
 std::string_view Trimmed(std::string_view text);
 
-/// The model's answer to one prompt: up to a further "### Response:", which a model that goes on by itself writes, trimmed.
+/// The model's answer to one prompt: up to a further "### Response:", which a model that goes on by itself writes,
+/// trimmed.
 std::string_view ResponseText(std::string_view generated);
 
 /// What the rule finds in `text` (kExactMatch: all of it, trimmed); nothing when there is no answer, and by likelihood.
 /// kOptionLetterStrict: the letter after the last "answer is" or "answer:" (any case) that has one, behind any of the
-/// characters ' ', line feed, '(', '*', ':' and the word "option"; else a letter with which the trimmed text begins, bare
-/// or in parentheses, and which ends the text or is followed by one of ") . : ,". A letter stands alone: no letter, digit
-/// or apostrophe follows it.
+/// characters ' ', line feed, '(', '*', ':' and the word "option"; else a letter with which the trimmed text begins,
+/// bare or in parentheses, and which ends the text or is followed by one of ") . : ,". A letter stands alone: no
+/// letter, digit or apostrophe follows it.
 std::optional<std::string> FindAnswer(const AnswerRule& rule, std::string_view text);
 
 /// Whether `found`, a result of FindAnswer, is the `expected` answer. REQUIRED: CheckExpected(rule, expected) is empty.

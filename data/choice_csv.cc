@@ -72,7 +72,8 @@ class CsvRows {
       line_ += c == '\n' ? 1 : 0;
       cell += c;
     }
-    return InvalidArgument("CSV_INVALID", fmt::format("{}: line {}: a quote that opens here is never closed", name_, begin));
+    return InvalidArgument("CSV_INVALID",
+                           fmt::format("{}: line {}: a quote that opens here is never closed", name_, begin));
   }
 
   std::string_view text_;
@@ -115,7 +116,8 @@ StatusOr<std::string> ChoiceCsvToJsonl(std::string_view csv, std::string_view su
   std::string lines;
   while (row) {
     if (row->cells.size() != kColumns) {
-      return bad(row->line, fmt::format("{} columns; a question, four choices and the answer are expected", row->cells.size()));
+      return bad(row->line,
+                 fmt::format("{} columns; a question, four choices and the answer are expected", row->cells.size()));
     }
     const std::optional<int> answer = AnswerOf(row->cells[kColumns - 1], with_header);
     if (!answer) {
@@ -145,7 +147,9 @@ StatusOr<std::string> ReadChoiceCsv(const std::filesystem::path& path) {
     if (error) return FromErrno(error.value(), fmt::format("listing {}", path.string()));
     std::sort(files.begin(), files.end());
     if (files.empty()) {
-      return InvalidArgument("NO_CSV_FILES", fmt::format("{} holds no .csv file; give the folder that holds the subjects' files", path.string()));
+      return InvalidArgument(
+          "NO_CSV_FILES",
+          fmt::format("{} holds no .csv file; give the folder that holds the subjects' files", path.string()));
     }
   } else {
     files.push_back(path);

@@ -3,7 +3,8 @@
 ///   prompt/completion  {"prompt": s, "completion": s}
 ///   chat               {"messages": [{"role": "system"|"user"|"assistant", "content": s}, ...]}
 ///   choice             {"question": s, "choices": [s, ...], "answer": letter or number from 0}
-/// "answer" (text or number, but for choice) and "subject" are kept for evaluations; further fields are ignored. All records of a file have one shape, named or taken from the first good record.
+/// "answer" (text or number, but for choice) and "subject" are kept for evaluations; further fields are ignored. All
+/// records of a file have one shape, named or taken from the first good record.
 ///
 /// A bad record does not stop the reader: it is counted, the first `max_errors` are kept with line number and byte
 /// offset, and reading goes on, so that one pass shows a user everything that is wrong.

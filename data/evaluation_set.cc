@@ -53,9 +53,10 @@ class Problems {
   }
   Status ToStatus(int64_t records, std::string_view file) const {
     if (count_ == 0) return OkStatus();
-    Status bad = InvalidArgument("UNKNOWN_ANSWER", fmt::format("{}: {} of {} records have no answer that could be right (first: {}, {}); "
-                                                               "mend them, or choose another scoring",
-                                                               file, count_, records, shown_[0].first, shown_[0].second));
+    Status bad = InvalidArgument("UNKNOWN_ANSWER",
+                                 fmt::format("{}: {} of {} records have no answer that could be right (first: {}, {}); "
+                                             "mend them, or choose another scoring",
+                                             file, count_, records, shown_[0].first, shown_[0].second));
     for (const auto& [where, why] : shown_) bad = bad.WithViolation(where, why);
     return bad;
   }
@@ -65,7 +66,8 @@ class Problems {
   std::vector<std::pair<std::string, std::string>> shown_;
 };
 
-Status ForEachRecord(const std::filesystem::path& path, DatasetFormat format, const std::function<Status(Record)>& visit) {
+Status ForEachRecord(const std::filesystem::path& path, DatasetFormat format,
+                     const std::function<Status(Record)>& visit) {
   SBORA_ASSIGN_OR_RETURN(const auto reader, DatasetReader::Open(path, {.format = format}));
   for (;;) {
     SBORA_ASSIGN_OR_RETURN(auto record, reader->Next());
@@ -76,8 +78,10 @@ Status ForEachRecord(const std::filesystem::path& path, DatasetFormat format, co
 }
 
 Status NoChoices(const Record& record, Scoring scoring) {
-  return InvalidArgument("NO_CHOICES", fmt::format("line {}: {} needs records of {{\"question\", \"choices\", \"answer\"}}, this data set has {}",
-                                                   record.line, ScoringName(scoring), DatasetFormatName(record.format)));
+  return InvalidArgument(
+      "NO_CHOICES",
+      fmt::format("line {}: {} needs records of {{\"question\", \"choices\", \"answer\"}}, this data set has {}",
+                  record.line, ScoringName(scoring), DatasetFormatName(record.format)));
 }
 
 StatusOr<std::map<std::string, std::vector<Record>>> ReadFewShots(const EvaluationInputs& inputs) {
@@ -92,13 +96,16 @@ StatusOr<std::map<std::string, std::vector<Record>>> ReadFewShots(const Evaluati
   return shots;
 }
 
-Status CheckFewShots(const std::map<std::string, std::vector<Record>>& shots, const std::string& subject, int64_t wanted) {
+Status CheckFewShots(const std::map<std::string, std::vector<Record>>& shots, const std::string& subject,
+                     int64_t wanted) {
   const auto found = shots.find(subject);
   const int64_t count = found == shots.end() ? 0 : std::ssize(found->second);
   if (count >= wanted) return OkStatus();
-  return InvalidArgument("FEW_SHOTS_MISSING",
-                         fmt::format("the few-shot data set has {} of {} questions on the subject \"{}\"; upload one that has "
-                                     "more, or lower few_shots", count, wanted, subject));
+  return InvalidArgument(
+      "FEW_SHOTS_MISSING",
+      fmt::format("the few-shot data set has {} of {} questions on the subject \"{}\"; upload one that has "
+                  "more, or lower few_shots",
+                  count, wanted, subject));
 }
 
 /// Reads and checks all; `keep` gets every good item.
@@ -108,7 +115,8 @@ Status Visit(const EvaluationInputs& inputs, const std::map<std::string, std::ve
   int64_t records = 0;
   std::set<std::string> subjects;
   SBORA_RETURN_IF_ERROR(ForEachRecord(inputs.dataset, inputs.format, [&](Record record) -> Status {
-    if (ByLikelihood(inputs.rule.scoring) && record.format != DatasetFormat::kChoice) return NoChoices(record, inputs.rule.scoring);
+    if (ByLikelihood(inputs.rule.scoring) && record.format != DatasetFormat::kChoice)
+      return NoChoices(record, inputs.rule.scoring);
     EvaluationItem item{.index = records++, .record = std::move(record), .reference = {}, .expected = {}};
     item.reference = ReferenceOf(item.record);
     if (std::string why = Expect(inputs.rule, item.reference, item.record, item.expected); !why.empty()) {

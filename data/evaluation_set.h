@@ -37,8 +37,8 @@ struct EvaluationSet {
 };
 
 /// Errors: INVALID_ARGUMENT DATASET_INVALID, DATASET_EMPTY (see ToStatus); UNKNOWN_ANSWER with the first 20 records as
-/// violations (line number, why); NO_CHOICES when likelihood is asked of records without choices; FEW_SHOTS_MISSING naming
-/// a subject of which there are too few; those of DatasetReader::Open.
+/// violations (line number, why); NO_CHOICES when likelihood is asked of records without choices; FEW_SHOTS_MISSING
+/// naming a subject of which there are too few; those of DatasetReader::Open.
 StatusOr<EvaluationSet> ReadEvaluationSet(const EvaluationInputs& inputs);
 
 /// The same checks in constant memory.

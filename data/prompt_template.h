@@ -30,7 +30,8 @@ struct Segment {
   bool operator==(const Segment&) const = default;
 };
 
-/// What kAuto means for records of this format: chat -> kChat, alpaca -> kAlpaca, prompt/completion and choice -> kPlain.
+/// What kAuto means for records of this format: chat -> kChat, alpaca -> kAlpaca, prompt/completion and choice ->
+/// kPlain.
 core::PromptTemplate ResolveTemplate(core::PromptTemplate wanted, DatasetFormat format);
 /// "auto", "alpaca", "llm_adapters", "plain", "chat".
 std::string_view PromptTemplateName(core::PromptTemplate prompt_template);

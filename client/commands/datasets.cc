@@ -45,7 +45,8 @@ CommandResult UploadDataset(CommandContext& context, const UploadFlags& flags) {
   request.mutable_dataset()->set_display_name(flags.display_name);
   if (!flags.format.empty()) SBORA_RETURN_IF_ERROR(SetField(*request.mutable_dataset(), "format", flags.format));
   SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect(kCreateDeadline));
-  SBORA_ASSIGN_OR_RETURN(const TempDirectory work, TempDirectory::Create(std::filesystem::temp_directory_path(), "sbora-upload"));
+  SBORA_ASSIGN_OR_RETURN(const TempDirectory work,
+                         TempDirectory::Create(std::filesystem::temp_directory_path(), "sbora-upload"));
   SBORA_ASSIGN_OR_RETURN(const LocalFile file, FileToUpload(flags.file, work.path()));
   {
     WaitScope wait(context.globals().timeout_seconds);
@@ -66,7 +67,10 @@ CommandResult UploadDataset(CommandContext& context, const UploadFlags& flags) {
 }
 
 void DeclareFile(CLI::App& app, UploadFlags& flags) {
-  app.add_option("FILE", flags.file, "JSONL or JSON: alpaca, prompt/completion, chat messages or multiple choice; a CSV file of MMLU or a folder of them (one subject each)")->required();
+  app.add_option("FILE", flags.file,
+                 "JSONL or JSON: alpaca, prompt/completion, chat messages or multiple choice; a CSV file of MMLU or a "
+                 "folder of them (one subject each)")
+      ->required();
   app.add_option("--format", flags.format, "alpaca, prompt_completion, chat or choice (default: by the first record)");
 }
 

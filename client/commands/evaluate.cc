@@ -34,7 +34,8 @@ void Declare(CLI::App& app, EvaluateFlags& flags) {
   app.add_option("--request-id", flags.request_id, "UUID4; the same one again returns the first call's evaluation");
   app.add_option("--task", flags.task,
                  fmt::format("Settings of a published evaluation, which the flags below override: {}", TaskNames()));
-  auto* examples = app.add_option("--examples", flags.examples, "Write every prompt, output and verdict to this JSONL file");
+  auto* examples =
+      app.add_option("--examples", flags.examples, "Write every prompt, output and verdict to this JSONL file");
   app.add_flag("--no-wait", flags.no_wait, "Queue it and return")->excludes(examples);
   flags.spec = std::make_unique<SpecFlags>(app, *v1::EvaluationSpec::descriptor());
 }
@@ -45,10 +46,13 @@ Status CompleteNames(const Client& client, v1::EvaluationSpec& spec) {
   }
   if (spec.dataset().empty()) return InvalidArgument("USAGE", "--dataset is required");
   if (spec.few_shots() > 0 && spec.few_shot_dataset().empty()) {
-    return InvalidArgument("USAGE", fmt::format("--few-shot-dataset is required for {} shots: upload the dev questions, or "
-                                                "give --few-shots 0", spec.few_shots()));
+    return InvalidArgument("USAGE",
+                           fmt::format("--few-shot-dataset is required for {} shots: upload the dev questions, or "
+                                       "give --few-shots 0",
+                                       spec.few_shots()));
   }
-  if (!spec.few_shot_dataset().empty()) spec.set_few_shot_dataset(client.ResourceName("datasets", spec.few_shot_dataset()));
+  if (!spec.few_shot_dataset().empty())
+    spec.set_few_shot_dataset(client.ResourceName("datasets", spec.few_shot_dataset()));
   if (!spec.model().empty()) spec.set_model(client.ResourceName("models", spec.model()));
   if (!spec.adapter().empty()) spec.set_adapter(AdapterName(client, spec.adapter()));
   spec.set_dataset(client.ResourceName("datasets", spec.dataset()));
@@ -73,7 +77,8 @@ StatusOr<v1::EvaluationJob> Wait(CommandContext& context, Client& client, const 
   });
   line.Finish();
   if (ended.ok()) return ended;
-  return wait.Explain(ended.status(), fmt::format("the evaluation goes on as {}; look with sbora-client evaluations get", name));
+  return wait.Explain(ended.status(),
+                      fmt::format("the evaluation goes on as {}; look with sbora-client evaluations get", name));
 }
 
 CommandResult Evaluate(CommandContext& context, const EvaluateFlags& flags) {
@@ -97,7 +102,8 @@ CommandResult Evaluate(CommandContext& context, const EvaluateFlags& flags) {
   if (!ended.ok()) return ended.status();
   context.Print(*ended);
   const ExitCode code = EndOf(context, *ended);
-  if (code == ExitCode::kOk && !flags.examples.empty()) SBORA_RETURN_IF_ERROR(WriteExamples(context, *ended, flags.examples));
+  if (code == ExitCode::kOk && !flags.examples.empty())
+    SBORA_RETURN_IF_ERROR(WriteExamples(context, *ended, flags.examples));
   return code;
 }
 

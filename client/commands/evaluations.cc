@@ -25,7 +25,8 @@ StatusOr<v1::EvaluationJob> FindEvaluation(Client& client, const std::string& na
 }
 
 StatusOr<std::string> ReadExamples(CommandContext& context, const v1::EvaluationJob& job) {
-  SBORA_ASSIGN_OR_RETURN(const TempDirectory temp, TempDirectory::Create(std::filesystem::temp_directory_path(), "sbora-examples"));
+  SBORA_ASSIGN_OR_RETURN(const TempDirectory temp,
+                         TempDirectory::Create(std::filesystem::temp_directory_path(), "sbora-examples"));
   const std::filesystem::path file = temp.path() / "examples.jsonl";
   SBORA_RETURN_IF_ERROR(WriteExamples(context, job, file.string()));
   return ReadFile(file, kMaxExamplesBytes);
@@ -61,7 +62,8 @@ CommandResult Compare(CommandContext& context, const CompareFlags& flags) {
 
 Status WriteExamples(CommandContext& context, const v1::EvaluationJob& job, const std::string& file) {
   if (!job.result().has_examples_file()) {
-    return FailedPrecondition("NO_EXAMPLES", fmt::format("{} has no examples: it is {}", job.name(), StateName(job.state())));
+    return FailedPrecondition("NO_EXAMPLES",
+                              fmt::format("{} has no examples: it is {}", job.name(), StateName(job.state())));
   }
   SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
   const std::filesystem::path target = std::filesystem::absolute(file);
@@ -102,14 +104,16 @@ void AddEvaluations(const CommandRoot& root) {
   root.Verb<CompareFlags>(
       group, "compare", "Put evaluations of the same data side by side, each against the first",
       [](CLI::App& app, CompareFlags& flags) {
-        app.add_option("NAMES", flags.names, "Two or more evaluations that differ in model or adapter only")->required();
+        app.add_option("NAMES", flags.names, "Two or more evaluations that differ in model or adapter only")
+            ->required();
       },
       Compare);
   root.Verb<NameFlag>(group, "cancel", "Stop an evaluation", declare_name,
                       [](CommandContext& context, const NameFlag& flags) -> CommandResult {
                         SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
-                        SBORA_ASSIGN_OR_RETURN(const v1::EvaluationJob job,
-                                               client->CancelEvaluation(client->ResourceName("evaluationJobs", flags.name)));
+                        SBORA_ASSIGN_OR_RETURN(
+                            const v1::EvaluationJob job,
+                            client->CancelEvaluation(client->ResourceName("evaluationJobs", flags.name)));
                         context.Print(job);
                         return ExitCode::kOk;
                       });

@@ -75,12 +75,14 @@ double StandardError(const v1::EvaluationResult& result) {
 
 std::string ExampleText(const v1::EvaluationExample& example) {
   constexpr size_t kWidth = 160;
-  std::string out = fmt::format("\nexample {} ({})\n  prompt     {}\n", example.index(), example.match() ? "match" : "no match",
-                                OneLine(example.prompt(), kWidth));
+  std::string out = fmt::format("\nexample {} ({})\n  prompt     {}\n", example.index(),
+                                example.match() ? "match" : "no match", OneLine(example.prompt(), kWidth));
   if (example.choice_log_probabilities_size() == 0) {
-    out += fmt::format("  reference  {}\n  output     {}\n", OneLine(example.reference(), kWidth), OneLine(example.output(), kWidth));
+    out += fmt::format("  reference  {}\n  output     {}\n", OneLine(example.reference(), kWidth),
+                       OneLine(example.output(), kWidth));
   }
-  if (example.expected() != example.reference()) out += fmt::format("  expected   {}\n  answer     {}\n", example.expected(), example.answer());
+  if (example.expected() != example.reference())
+    out += fmt::format("  expected   {}\n  answer     {}\n", example.expected(), example.answer());
   return out;
 }
 
@@ -253,7 +255,8 @@ std::string ToTable(const v1::EvaluationJob& job) {
   if (result.subjects_size() > 0) {
     Rows rows;
     for (const v1::SubjectScore& subject : result.subjects()) {
-      rows.push_back({subject.subject(), Percent(subject.accuracy()), fmt::format("{} of {}", subject.correct(), subject.samples())});
+      rows.push_back({subject.subject(), Percent(subject.accuracy()),
+                      fmt::format("{} of {}", subject.correct(), subject.samples())});
     }
     out += "\n" + FormatTable({"SUBJECT", "ACCURACY", "RIGHT"}, rows);
   }
@@ -265,8 +268,8 @@ std::string ToTable(const v1::EvaluationJob& job) {
 std::string ToTable(const v1::ListEvaluationJobsResponse& jobs) {
   Rows rows;
   for (const v1::EvaluationJob& job : jobs.evaluation_jobs()) {
-    rows.push_back({ShortName(job.name()), StateName(job.state()), ShortName(job.spec().model()), ShortName(job.spec().adapter()),
-                    ShortName(job.spec().dataset()), ScoringText(job.spec().scoring()),
+    rows.push_back({ShortName(job.name()), StateName(job.state()), ShortName(job.spec().model()),
+                    ShortName(job.spec().adapter()), ShortName(job.spec().dataset()), ScoringText(job.spec().scoring()),
                     job.has_result() ? Percent(job.result().accuracy()) : "", FormatTime(job.create_time())});
   }
   return FormatTable({"NAME", "STATE", "MODEL", "ADAPTER", "DATASET", "SCORING", "ACCURACY", "CREATED"}, rows);
@@ -301,7 +304,8 @@ std::string ToTable(const v1::EvaluationComparison& comparison) {
   if (comparison.evaluations_size() > 0 && result(0).subjects_size() > 0) {
     row("subject mean", [&](int i) { return Percent(result(i).subject_mean()); });
     for (int s = 0; s < result(0).subjects_size(); ++s) {
-      row(result(0).subjects(s).subject(), [&](int i) { return s < result(i).subjects_size() ? Percent(result(i).subjects(s).accuracy()) : ""; });
+      row(result(0).subjects(s).subject(),
+          [&](int i) { return s < result(i).subjects_size() ? Percent(result(i).subjects(s).accuracy()) : ""; });
     }
   }
   return FormatTable(header, rows);

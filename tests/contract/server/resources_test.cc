@@ -305,8 +305,8 @@ TEST_F(ResourcesTest, EvaluationsAreCheckedRunAndRead) {
 TEST_F(ResourcesTest, EvaluationsOfUnknownAnswersAreRefusedWithTheirLines) {
   MakeModel("base");
   v1::Dataset dataset;
-  ASSERT_TRUE(CreateDataset("numbers", "{\"prompt\":\"p\",\"completion\":\"c\",\"answer\":\"7\"}\n"
-                                       "{\"prompt\":\"p\",\"completion\":\"c\",\"answer\":\"seven\"}\n", &dataset).ok());
+  ASSERT_TRUE(CreateDataset("numbers", R"({"prompt":"p","completion":"c","answer":"7"})" "\n"
+                                       R"({"prompt":"p","completion":"c","answer":"seven"})" "\n", &dataset).ok());
   ASSERT_TRUE(CreateDataset("choices", R"({"subject":"s","question":"q","choices":["x","y"],"answer":"B"})", &dataset).ok());
   EXPECT_EQ(dataset.format(), v1::DATASET_FORMAT_CHOICE);
   v1::CreateEvaluationJobRequest request;

@@ -59,9 +59,13 @@ TEST_F(EvaluationTaskTest, APromptBeyondTheContextCountsAsWrong) {
 
 TEST_F(EvaluationTaskTest, ScoresGeneratedAnswersByTheRule) {
   fs::create_directories(Path("numbers"));
-  std::ofstream(Path("numbers") / "data.jsonl") << R"({"prompt":"add 1 2 = ","completion":"x","answer":"3","subject":"sums"})" "\n"
-                                                << R"({"prompt":"add 2 2 = ","completion":"so 4","subject":"sums"})" "\n"
-                                                << R"({"prompt":"take 1 of 2 = ","completion":"1","subject":"differences"})" "\n";
+  std::ofstream(Path("numbers") / "data.jsonl")
+      << R"({"prompt":"add 1 2 = ","completion":"x","answer":"3","subject":"sums"})"
+         "\n"
+      << R"({"prompt":"add 2 2 = ","completion":"so 4","subject":"sums"})"
+         "\n"
+      << R"({"prompt":"take 1 of 2 = ","completion":"1","subject":"differences"})"
+         "\n";
   TaskAssignment task = Assignment("numbers-out");
   (*task.mutable_directories())["dataset"] = Path("numbers").string();
   auto& spec = *task.mutable_task()->mutable_evaluate()->mutable_spec();
@@ -97,12 +101,21 @@ TEST_F(EvaluationTaskTest, ChoosesByLikelihoodWithTheShotsThatFit) {
   fs::create_directories(Path("questions"));
   fs::create_directories(Path("shots"));
   std::ofstream(Path("questions") / "data.jsonl")
-      << R"({"subject":"s","question":"short","choices":["x","y"],"answer":"B"})" "\n"
-      << R"({"subject":"s","question":")" << std::string(100, 'l') << R"(","choices":["x","y"],"answer":"A"})" "\n"
-      << R"({"subject":"s","question":")" << std::string(400, 'l') << R"(","choices":["x","y"],"answer":"A"})" "\n";
-  std::ofstream(Path("shots") / "data.jsonl") << R"({"subject":"s","question":"one","choices":["x","y"],"answer":"A"})" "\n"
-                                              << R"({"subject":"s","question":"two","choices":["x","y"],"answer":"B"})" "\n"
-                                              << R"({"subject":"s","question":"three","choices":["x","y"],"answer":"B"})" "\n";
+      << R"({"subject":"s","question":"short","choices":["x","y"],"answer":"B"})"
+         "\n"
+      << R"({"subject":"s","question":")" << std::string(100, 'l')
+      << R"(","choices":["x","y"],"answer":"A"})"
+         "\n"
+      << R"({"subject":"s","question":")" << std::string(400, 'l')
+      << R"(","choices":["x","y"],"answer":"A"})"
+         "\n";
+  std::ofstream(Path("shots") / "data.jsonl")
+      << R"({"subject":"s","question":"one","choices":["x","y"],"answer":"A"})"
+         "\n"
+      << R"({"subject":"s","question":"two","choices":["x","y"],"answer":"B"})"
+         "\n"
+      << R"({"subject":"s","question":"three","choices":["x","y"],"answer":"B"})"
+         "\n";
   TaskAssignment task = Assignment("choices-out");
   (*task.mutable_directories())["dataset"] = Path("questions").string();
   (*task.mutable_directories())["few_shots"] = Path("shots").string();

@@ -132,11 +132,14 @@ TEST_P(GoldenTest, BeamSearchEqualsTransformers) {
   const std::vector<int32_t> ends = golden.Ints("end_tokens");
   int64_t stopped = 0;
   for (const int64_t beams : {2, 4}) {
-    const auto expected = Cut(golden.Ints(fmt::format("beams{}.answers", beams)), golden.Ints(fmt::format("beams{}.lengths", beams)));
+    const auto expected =
+        Cut(golden.Ints(fmt::format("beams{}.answers", beams)), golden.Ints(fmt::format("beams{}.lengths", beams)));
     for (const int64_t batch : {1, 3}) {
       const auto found = Generate(*model_, nullptr, prompts,
-                                  {.max_new_tokens = golden.Ints("max_new_tokens")[0], .eos_ids = {ends.begin(), ends.end()},
-                                   .batch_size = batch, .num_beams = beams});
+                                  {.max_new_tokens = golden.Ints("max_new_tokens")[0],
+                                   .eos_ids = {ends.begin(), ends.end()},
+                                   .batch_size = batch,
+                                   .num_beams = beams});
       ASSERT_TRUE(found.ok()) << found.status().ToString();
       for (size_t i = 0; i < prompts.size(); ++i) {
         EXPECT_EQ((*found)[i].ids, expected[i]) << beams << " beams, batches of " << batch << ", prompt " << i;

@@ -209,14 +209,17 @@ TEST_F(CliTest, EvaluateWaitsAndShowsTheFigures) {
 }
 
 TEST_F(CliTest, EvaluateTakesATasksSettingsAndFlagsOverrideThem) {
-  ASSERT_EQ(Run({"evaluate", "--task", "BoolQ", "--model", "m", "--dataset", "d", "--num-beams", "1", "--no-wait"}), 0) << err_;
+  ASSERT_EQ(Run({"evaluate", "--task", "BoolQ", "--model", "m", "--dataset", "d", "--num-beams", "1", "--no-wait"}), 0)
+      << err_;
   const v1::EvaluationSpec& boolq = server_.evaluations.back().evaluation_job().spec();
   EXPECT_EQ(boolq.scoring(), v1::SCORING_ANSWER_WORD);
   EXPECT_THAT(boolq.answer_words(), ElementsAre("true", "false"));
   EXPECT_EQ(boolq.prompt_template(), v1::PROMPT_TEMPLATE_LLM_ADAPTERS);
   EXPECT_EQ(boolq.generation().max_new_tokens(), 32);
   EXPECT_EQ(boolq.generation().num_beams(), 1);
-  ASSERT_EQ(Run({"evaluate", "--task", "AQuA", "--scoring", "option_letter_strict", "--model", "m", "--dataset", "d", "--no-wait"}), 0);
+  ASSERT_EQ(Run({"evaluate", "--task", "AQuA", "--scoring", "option_letter_strict", "--model", "m", "--dataset", "d",
+                 "--no-wait"}),
+            0);
   EXPECT_EQ(server_.evaluations.back().evaluation_job().spec().scoring(), v1::SCORING_OPTION_LETTER_STRICT);
   EXPECT_EQ(server_.evaluations.back().evaluation_job().spec().generation().num_beams(), 4);
   EXPECT_EQ(server_.evaluations.back().evaluation_job().spec().generation().max_new_tokens(), 256);
@@ -225,7 +228,10 @@ TEST_F(CliTest, EvaluateTakesATasksSettingsAndFlagsOverrideThem) {
   EXPECT_THAT(err_, HasSubstr("did you mean gsm8k?"));
   EXPECT_EQ(Run({"evaluate", "--task", "mmlu", "--model", "m", "--dataset", "d"}), 2);
   EXPECT_THAT(err_, HasSubstr("--few-shot-dataset is required for 5 shots"));
-  ASSERT_EQ(Run({"evaluate", "--task", "mmlu", "--model", "m", "--dataset", "d", "--few-shot-dataset", "dev", "--no-wait"}), 0) << err_;
+  ASSERT_EQ(
+      Run({"evaluate", "--task", "mmlu", "--model", "m", "--dataset", "d", "--few-shot-dataset", "dev", "--no-wait"}),
+      0)
+      << err_;
   EXPECT_EQ(server_.evaluations.back().evaluation_job().spec().few_shot_dataset(), "projects/default/datasets/dev");
 }
 
@@ -244,7 +250,8 @@ class EvaluationsTest : public CliTest {
     int64_t correct = 0;
     for (size_t i = 0; i < matches.size(); ++i) {
       correct += matches[i] ? 1 : 0;
-      lines += "{\"index\":" + std::to_string(i) + ",\"expected\":\"7\",\"match\":" + (matches[i] ? "true" : "false") + "}\n";
+      lines += "{\"index\":" + std::to_string(i) + ",\"expected\":\"7\",\"match\":" + (matches[i] ? "true" : "false") +
+               "}\n";
     }
     v1::EvaluationResult& result = *job.mutable_result();
     result.set_samples(static_cast<int64_t>(matches.size()));
@@ -280,7 +287,8 @@ TEST_F(EvaluationsTest, CompareRefusesWhatIsNotTheSameMeasurement) {
   Add("base", "", {true, false});
   Add("fewer", "", {true});
   Add("beams", "", {true, false});
-  server_.evaluation_jobs["projects/default/evaluationJobs/beams"].mutable_spec()->mutable_generation()->set_num_beams(4);
+  server_.evaluation_jobs["projects/default/evaluationJobs/beams"].mutable_spec()->mutable_generation()->set_num_beams(
+      4);
   Add("failed", "", {true, false});
   server_.evaluation_jobs["projects/default/evaluationJobs/failed"].set_state(v1::EvaluationJob::STATE_FAILED);
   EXPECT_EQ(Run({"evaluations", "compare", "base"}), 2);

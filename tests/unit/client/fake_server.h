@@ -81,7 +81,8 @@ class FakeServer : public v1::FineTuningService::Service,
   grpc::Status GetAdapter(Context*, const v1::GetAdapterRequest*, v1::Adapter*) override;
   grpc::Status CreateEvaluationJob(Context*, const v1::CreateEvaluationJobRequest*, v1::EvaluationJob*) override;
   grpc::Status GetEvaluationJob(Context*, const v1::GetEvaluationJobRequest*, v1::EvaluationJob*) override;
-  grpc::Status ListEvaluationJobs(Context*, const v1::ListEvaluationJobsRequest*, v1::ListEvaluationJobsResponse*) override;
+  grpc::Status ListEvaluationJobs(Context*, const v1::ListEvaluationJobsRequest*,
+                                  v1::ListEvaluationJobsResponse*) override;
   grpc::Status Generate(Context*, const v1::GenerateRequest*, v1::GenerateResponse*) override;
   grpc::Status GetServerInfo(Context*, const v1::GetServerInfoRequest*, v1::ServerInfo*) override;
   grpc::Status CreateUpload(Context*, const v1::CreateUploadRequest*, v1::Upload*) override;

@@ -17,7 +17,8 @@ std::string Why(const std::string& csv) {
 }
 
 TEST(ChoiceCsv, ReadsBothForms) {
-  const std::string expected = R"({"subject":"s","question":"q","choices":["a","b","c","d"],"answer":"C"})" "\n";
+  const std::string expected = R"({"subject":"s","question":"q","choices":["a","b","c","d"],"answer":"C"})"
+                               "\n";
   EXPECT_EQ(ChoiceCsvToJsonl(kHeader + "q,a,b,c,d,2\n", "s", "f").value(), expected);
   EXPECT_EQ(ChoiceCsvToJsonl("q,a,b,c,d,C", "s", "f").value(), expected);
   EXPECT_EQ(ChoiceCsvToJsonl("\xEF\xBB\xBFq,a,b,c,d,C\r\n\r\n", "s", "f").value(), expected);
@@ -25,9 +26,11 @@ TEST(ChoiceCsv, ReadsBothForms) {
 
 TEST(ChoiceCsv, ReadsQuotesCommasLineFeedsAndEmptyCells) {
   EXPECT_EQ(ChoiceCsvToJsonl("\"q, \"\"x\"\"\ny\",,\"b\",c,\"d,\",A\n", "s", "f").value(),
-            R"({"subject":"s","question":"q, \"x\"\ny","choices":["","b","c","d,"],"answer":"A"})" "\n");
+            R"({"subject":"s","question":"q, \"x\"\ny","choices":["","b","c","d,"],"answer":"A"})"
+            "\n");
   EXPECT_EQ(ChoiceCsvToJsonl("5\" pipe,a,b,c,d,A\n", "s", "f").value(),  // a quote inside a bare cell is a quote
-            R"({"subject":"s","question":"5\" pipe","choices":["a","b","c","d"],"answer":"A"})" "\n");
+            R"({"subject":"s","question":"5\" pipe","choices":["a","b","c","d"],"answer":"A"})"
+            "\n");
 }
 
 TEST(ChoiceCsv, RefusesWithTheLine) {
@@ -50,8 +53,10 @@ TEST(ChoiceCsv, AFolderIsOneSetWithASubjectForEachFile) {
   ASSERT_TRUE(WriteFileAtomic(dir.path() / "a_b_dev.csv", "q1,a,b,c,d,A\n").ok());
   ASSERT_TRUE(WriteFileAtomic(dir.path() / "notes.txt", "x").ok());
   EXPECT_EQ(ReadChoiceCsv(dir.path()).value(),
-            R"({"subject":"a_b","question":"q1","choices":["a","b","c","d"],"answer":"A"})" "\n"
-            R"({"subject":"b","question":"q2","choices":["a","b","c","d"],"answer":"B"})" "\n");
+            R"({"subject":"a_b","question":"q1","choices":["a","b","c","d"],"answer":"A"})"
+            "\n"
+            R"({"subject":"b","question":"q2","choices":["a","b","c","d"],"answer":"B"})"
+            "\n");
   EXPECT_EQ(SubjectOf("x/anatomy.csv"), "anatomy");
   EXPECT_EQ(SubjectOf("x/anatomy_val.csv"), "anatomy");
   EXPECT_EQ(SubjectOf("x/_test.csv"), "_test");

@@ -30,8 +30,10 @@ class EvaluationSetTest : public ::testing::Test {
 
 TEST_F(EvaluationSetTest, ExpectsTheAnswerFieldAndElseWhatTheRuleFinds) {
   const auto set = ReadEvaluationSet(Inputs(Scoring::kLastNumber,
-                                            R"([{"instruction":"i","input":"","output":"so 3","answer":"4.0"},)" "\n"
-                                            R"({"instruction":"i","output":"so 3"},)" "\n"
+                                            R"([{"instruction":"i","input":"","output":"so 3","answer":"4.0"},)"
+                                            "\n"
+                                            R"({"instruction":"i","output":"so 3"},)"
+                                            "\n"
                                             R"({"instruction":"i","output":"","answer":5}])"));
   ASSERT_TRUE(set.ok()) << set.status();
   ASSERT_EQ(set->items.size(), 3U);
@@ -44,9 +46,12 @@ TEST_F(EvaluationSetTest, ExpectsTheAnswerFieldAndElseWhatTheRuleFinds) {
 
 TEST_F(EvaluationSetTest, RefusesUnknownAnswersWithTheirLines) {
   EvaluationInputs inputs = Inputs(Scoring::kAnswerWord,
-                                   R"({"instruction":"i","output":"o","answer":"true"})" "\n"
-                                   R"({"instruction":"i","output":"o","answer":"maybe"})" "\n"
-                                   R"({"instruction":"i","output":"o","answer":["true"]})" "\n",
+                                   R"({"instruction":"i","output":"o","answer":"true"})"
+                                   "\n"
+                                   R"({"instruction":"i","output":"o","answer":"maybe"})"
+                                   "\n"
+                                   R"({"instruction":"i","output":"o","answer":["true"]})"
+                                   "\n",
                                    {"true", "false"});
   inputs.max_samples = 1;  // all are checked
   const Status bad = ReadEvaluationSet(inputs).status();
@@ -61,7 +66,9 @@ TEST_F(EvaluationSetTest, RefusesUnknownAnswersWithTheirLines) {
 }
 
 TEST_F(EvaluationSetTest, KeepsTheFirstSamplesOnly) {
-  EvaluationInputs inputs = Inputs(Scoring::kExactMatch, R"({"prompt":"p","completion":"1"})" "\n" R"({"prompt":"p","completion":"2"})");
+  EvaluationInputs inputs = Inputs(Scoring::kExactMatch, R"({"prompt":"p","completion":"1"})"
+                                                         "\n"
+                                                         R"({"prompt":"p","completion":"2"})");
   inputs.max_samples = 1;
   const auto set = ReadEvaluationSet(inputs);
   ASSERT_EQ(set->items.size(), 1U);
@@ -70,9 +77,10 @@ TEST_F(EvaluationSetTest, KeepsTheFirstSamplesOnly) {
   EXPECT_EQ(ReadEvaluationSet(Inputs(Scoring::kExactMatch, "{}")).status().reason(), "DATASET_INVALID");
 }
 
-const std::string kQuestions =
-    R"({"subject":"a_b","question":"q1","choices":["x","y"],"answer":"B"})" "\n"
-    R"({"subject":"c","question":"q2","choices":["x","y","z"],"answer":0})" "\n";
+const std::string kQuestions = R"({"subject":"a_b","question":"q1","choices":["x","y"],"answer":"B"})"
+                               "\n"
+                               R"({"subject":"c","question":"q2","choices":["x","y","z"],"answer":0})"
+                               "\n";
 
 TEST_F(EvaluationSetTest, FewShotsComeBySubjectAndInOrder) {
   EvaluationInputs inputs = Inputs(Scoring::kChoiceLikelihood, kQuestions);
@@ -80,7 +88,8 @@ TEST_F(EvaluationSetTest, FewShotsComeBySubjectAndInOrder) {
   std::string shots;
   for (const char* subject : {"a_b", "c", "a_b", "a_b", "c"}) {
     shots += std::string(R"({"subject":")") + subject + R"(","question":"s)" + std::to_string(shots.size()) +
-             R"(","choices":["1","2"],"answer":"A"})" "\n";
+             R"(","choices":["1","2"],"answer":"A"})"
+             "\n";
   }
   inputs.few_shot_dataset = Write("shots", shots);
   const auto set = ReadEvaluationSet(inputs);

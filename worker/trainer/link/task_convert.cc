@@ -33,8 +33,7 @@ StatusOr<data::DatasetFormat> ParseFormat(sbora::v1::DatasetFormat format) {
       return data::DatasetFormat::kPromptCompletion;
     case sbora::v1::DATASET_FORMAT_CHAT:
       return data::DatasetFormat::kChat;
-    case sbora::v1::DATASET_FORMAT_CHOICE:
-      return data::DatasetFormat::kChoice;
+    case sbora::v1::DATASET_FORMAT_CHOICE: return data::DatasetFormat::kChoice;
     case sbora::v1::DatasetFormat_INT_MIN_SENTINEL_DO_NOT_USE_:
     case sbora::v1::DatasetFormat_INT_MAX_SENTINEL_DO_NOT_USE_:
       break;
@@ -45,23 +44,15 @@ StatusOr<data::DatasetFormat> ParseFormat(sbora::v1::DatasetFormat format) {
 StatusOr<data::Scoring> ParseScoring(sbora::v1::Scoring scoring) {
   switch (scoring) {
     case sbora::v1::SCORING_UNSPECIFIED:
-    case sbora::v1::SCORING_EXACT_MATCH:
-      return data::Scoring::kExactMatch;
-    case sbora::v1::SCORING_ANSWER_WORD:
-      return data::Scoring::kAnswerWord;
-    case sbora::v1::SCORING_LAST_NUMBER:
-      return data::Scoring::kLastNumber;
-    case sbora::v1::SCORING_OPTION_LETTER_PAPER:
-      return data::Scoring::kOptionLetterPaper;
-    case sbora::v1::SCORING_OPTION_LETTER_STRICT:
-      return data::Scoring::kOptionLetterStrict;
-    case sbora::v1::SCORING_CHOICE_LIKELIHOOD:
-      return data::Scoring::kChoiceLikelihood;
-    case sbora::v1::SCORING_CHOICE_LIKELIHOOD_SPACED:
-      return data::Scoring::kChoiceLikelihoodSpaced;
+    case sbora::v1::SCORING_EXACT_MATCH: return data::Scoring::kExactMatch;
+    case sbora::v1::SCORING_ANSWER_WORD: return data::Scoring::kAnswerWord;
+    case sbora::v1::SCORING_LAST_NUMBER: return data::Scoring::kLastNumber;
+    case sbora::v1::SCORING_OPTION_LETTER_PAPER: return data::Scoring::kOptionLetterPaper;
+    case sbora::v1::SCORING_OPTION_LETTER_STRICT: return data::Scoring::kOptionLetterStrict;
+    case sbora::v1::SCORING_CHOICE_LIKELIHOOD: return data::Scoring::kChoiceLikelihood;
+    case sbora::v1::SCORING_CHOICE_LIKELIHOOD_SPACED: return data::Scoring::kChoiceLikelihoodSpaced;
     case sbora::v1::Scoring_INT_MIN_SENTINEL_DO_NOT_USE_:
-    case sbora::v1::Scoring_INT_MAX_SENTINEL_DO_NOT_USE_:
-      break;
+    case sbora::v1::Scoring_INT_MAX_SENTINEL_DO_NOT_USE_: break;
   }
   return InvalidArgument("TASK_MALFORMED", fmt::format("scoring is {}", static_cast<int>(scoring)));
 }
@@ -84,12 +75,13 @@ StatusOr<GenerationSettings> ParseGeneration(const sbora::v1::GenerationSpec& sp
                     settings.temperature >= 0 && settings.top_k >= 0 && settings.top_p > 0 && settings.top_p <= 1 &&
                     settings.batch_size >= 1 && settings.num_beams >= 1;
   if (!good) {
-    return InvalidArgument("GENERATE_OPTIONS",
-                           fmt::format("max_new_tokens={} (1 to {}), temperature={} (0 or above), top_k={} (0 or above), "
-                                       "top_p={} (above 0, at most 1), batch_size={} (1 or above), num_beams={} (1 or "
-                                       "above): out of range",
-                                       settings.max_new_tokens, kMaxNewTokens, settings.temperature, settings.top_k,
-                                       settings.top_p, settings.batch_size, settings.num_beams));
+    return InvalidArgument(
+        "GENERATE_OPTIONS",
+        fmt::format("max_new_tokens={} (1 to {}), temperature={} (0 or above), top_k={} (0 or above), "
+                    "top_p={} (above 0, at most 1), batch_size={} (1 or above), num_beams={} (1 or "
+                    "above): out of range",
+                    settings.max_new_tokens, kMaxNewTokens, settings.temperature, settings.top_k, settings.top_p,
+                    settings.batch_size, settings.num_beams));
   }
   return settings;
 }
@@ -200,7 +192,9 @@ worker::v1::TaskResult ToProto(const TrainOutcome& outcome) {
 }
 
 worker::v1::TaskResult ToProto(const EvaluateOutcome& outcome, data::Scoring scoring) {
-  const auto share = [](int64_t part, int64_t all) { return static_cast<double>(part) / static_cast<double>(std::max<int64_t>(1, all)); };
+  const auto share = [](int64_t part, int64_t all) {
+    return static_cast<double>(part) / static_cast<double>(std::max<int64_t>(1, all));
+  };
   worker::v1::TaskResult result;
   auto* evaluate = result.mutable_evaluate();
   evaluate->set_samples(outcome.samples);
@@ -233,7 +227,8 @@ worker::v1::TaskResult ToProto(const EvaluateOutcome& outcome, data::Scoring sco
     out->set_answer(example.answer.value_or(""));
     out->set_expected(example.expected);
     out->set_subject(example.subject);
-    out->mutable_choice_log_probabilities()->Assign(example.choice_log_probabilities.begin(), example.choice_log_probabilities.end());
+    out->mutable_choice_log_probabilities()->Assign(example.choice_log_probabilities.begin(),
+                                                    example.choice_log_probabilities.end());
   }
   return result;
 }

@@ -31,12 +31,14 @@ void PromptBeams::Advance(std::span<const Continuation> best, const std::vector<
       ids.push_back(ids_[static_cast<size_t>(next.beam)]);
       ids.back().push_back(next.token);
     } else if (static_cast<int64_t>(i) < beams_) {
-      Generation answer{.ids = ids_[static_cast<size_t>(next.beam)], .finish = stops ? FinishReason::kStop : FinishReason::kLength};
+      Generation answer{.ids = ids_[static_cast<size_t>(next.beam)],
+                        .finish = stops ? FinishReason::kStop : FinishReason::kLength};
       if (!stops) answer.ids.push_back(next.token);
       finished_.push_back({std::move(answer), next.score / length});
     }
   }
-  std::stable_sort(finished_.begin(), finished_.end(), [](const Finished& a, const Finished& b) { return a.score > b.score; });
+  std::stable_sort(finished_.begin(), finished_.end(),
+                   [](const Finished& a, const Finished& b) { return a.score > b.score; });
   const bool full = std::ssize(finished_) >= beams_;
   if (full) finished_.resize(static_cast<size_t>(beams_));
   running_ = std::move(running);
@@ -51,7 +53,11 @@ Generation PromptBeams::Best() const {
 
 BeamDecoder::BeamDecoder(const LlamaModel& model, AdapterSet* adapter, const GenerateOptions& options,
                          std::vector<std::vector<int64_t>> prompts)
-    : model_(model), adapter_(adapter), options_(options), prompts_(std::move(prompts)), results_(prompts_.size()),
+    : model_(model),
+      adapter_(adapter),
+      options_(options),
+      prompts_(std::move(prompts)),
+      results_(prompts_.size()),
       live_(prompts_.size()) {
   std::iota(live_.begin(), live_.end(), size_t{0});
   for (size_t i = 0; i < prompts_.size(); ++i) beams_.emplace_back(options_.num_beams, Limit(i));

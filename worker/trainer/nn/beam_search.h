@@ -24,9 +24,9 @@ namespace sbora::trainer {
 class PromptBeams {
  public:
   struct Continuation {
-    int64_t beam = 0;   ///< of the running ones
+    int64_t beam = 0;  ///< of the running ones
     int64_t token = 0;
-    float score = 0;    ///< the beam's score and the token's log-probability
+    float score = 0;  ///< the beam's score and the token's log-probability
   };
 
   /// Begins with one empty beam. `limit`: tokens an answer may have, at least 1.
@@ -37,8 +37,8 @@ class PromptBeams {
   static int64_t CandidatesPerStep(int64_t beams, size_t eos_ids);
 
   bool done() const { return done_; }
-  /// Running beams, best first: 1 before the first step, then `beams`. Of each the beam it came from in the step before,
-  /// its last token, and its score.
+  /// Running beams, best first: 1 before the first step, then `beams`. Of each the beam it came from in the step
+  /// before, its last token, and its score.
   const std::vector<Continuation>& running() const { return running_; }
   /// REQUIRED: done().
   Generation Best() const;
@@ -58,7 +58,8 @@ class PromptBeams {
   std::vector<Finished> finished_;         // best first
 };
 
-/// Decodes one batch with options.num_beams beams to the end. REQUIRED: prompts and options are checked, as Generate does.
+/// Decodes one batch with options.num_beams beams to the end. REQUIRED: prompts and options are checked, as Generate
+/// does.
 class BeamDecoder {
  public:
   /// All must outlive it.

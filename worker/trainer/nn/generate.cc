@@ -16,11 +16,13 @@ namespace {
 
 Status CheckBeams(const GenerateOptions& options, int64_t vocab) {
   const int64_t candidates = PromptBeams::CandidatesPerStep(options.num_beams, options.eos_ids.size());
-  if (options.num_beams >= 1 && (options.num_beams == 1 || (options.temperature == 0 && candidates <= vocab))) return OkStatus();
-  return InvalidArgument("GENERATE_OPTIONS",
-                         fmt::format("num_beams={} with temperature={}: beams (1 or more) are searched without sampling "
-                                     "(temperature 0), and compare {} continuations of a vocabulary of {}",
-                                     options.num_beams, options.temperature, candidates, vocab));
+  if (options.num_beams >= 1 && (options.num_beams == 1 || (options.temperature == 0 && candidates <= vocab)))
+    return OkStatus();
+  return InvalidArgument(
+      "GENERATE_OPTIONS",
+      fmt::format("num_beams={} with temperature={}: beams (1 or more) are searched without sampling "
+                  "(temperature 0), and compare {} continuations of a vocabulary of {}",
+                  options.num_beams, options.temperature, candidates, vocab));
 }
 
 Status CheckOptions(const GenerateOptions& options) {
@@ -217,7 +219,8 @@ StatusOr<std::vector<Generation>> Generate(const LlamaModel& model, AdapterSet* 
     if (options.num_beams > 1) {
       decode(BeamDecoder(model, adapter, options, std::move(batch)));
     } else {
-      decode(BatchDecoder(model, adapter, options, std::move(batch), options.first_prompt + static_cast<int64_t>(begin)));
+      decode(
+          BatchDecoder(model, adapter, options, std::move(batch), options.first_prompt + static_cast<int64_t>(begin)));
     }
   }
   return results;

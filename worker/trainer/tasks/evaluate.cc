@@ -55,13 +55,15 @@ StatusOr<std::vector<int64_t>> ChoiceTokens(const data::TextModel& text, data::S
   std::vector<int64_t> tokens;
   for (size_t i = 0; i < choices; ++i) {
     const std::string letter(1, static_cast<char>('A' + i));
-    SBORA_ASSIGN_OR_RETURN(const auto ids, text.tokenizer->Encode(spaced ? fmt::format("{} {}", kBefore, letter) : letter,
-                                                                  /*add_special_tokens=*/false));
+    SBORA_ASSIGN_OR_RETURN(const auto ids,
+                           text.tokenizer->Encode(spaced ? fmt::format("{} {}", kBefore, letter) : letter,
+                                                  /*add_special_tokens=*/false));
     const auto first = std::mismatch(ids.begin(), ids.end(), before.begin(), before.end()).first;
     if (first == ids.end() || std::find(tokens.begin(), tokens.end(), *first) != tokens.end()) {
       return InvalidArgument("CHOICE_TOKENS_ALIKE",
                              fmt::format("the tokenizer has no first token of its own for the letter {}; use the other "
-                                         "choice_likelihood, or score generated text", letter));
+                                         "choice_likelihood, or score generated text",
+                                         letter));
     }
     tokens.push_back(*first);
   }
@@ -73,7 +75,12 @@ class Evaluation {
  public:
   Evaluation(const EvaluateRequest& request, const data::EvaluationSet& set, const data::TextModel& text,
              InferenceSession& session, TaskObserver& observer)
-      : request_(request), rule_(request.inputs.rule), set_(set), text_(text), session_(session), observer_(observer),
+      : request_(request),
+        rule_(request.inputs.rule),
+        set_(set),
+        text_(text),
+        session_(session),
+        observer_(observer),
         template_(data::ResolveTemplate(request.prompt_template, set.items.front().record.format)),
         total_(std::ssize(set.items)) {
     outcome_.samples = total_;
@@ -98,7 +105,10 @@ class Evaluation {
     const bool likelihood = data::ByLikelihood(rule_.scoring);
     for (size_t i = 0; i < set_.items.size(); ++i) {
       const data::EvaluationItem& item = set_.items[i];
-      EvaluatedExample example{.index = item.index, .prompt = {}, .reference = item.reference, .expected = item.expected,
+      EvaluatedExample example{.index = item.index,
+                               .prompt = {},
+                               .reference = item.reference,
+                               .expected = item.expected,
                                .subject = item.record.subject};
       std::vector<int32_t> ids;
       if (likelihood) {
@@ -138,9 +148,10 @@ class Evaluation {
       samples.push_back(std::move(sample));
     }
     // With answers, the samples that count as done are the answered ones.
-    SBORA_ASSIGN_OR_RETURN(const LossTotal loss, session_.AnswerLoss(samples, request_.generation.batch_size, [&](int64_t done) {
-      Report("scoring references", request_.answers ? 0 : done, done);
-    }));
+    SBORA_ASSIGN_OR_RETURN(const LossTotal loss,
+                           session_.AnswerLoss(samples, request_.generation.batch_size, [&](int64_t done) {
+                             Report("scoring references", request_.answers ? 0 : done, done);
+                           }));
     if (loss.tokens == 0) {
       return InvalidArgument("ALL_LABELS_MASKED", "no reference has a token within the model's context");
     }
@@ -196,23 +207,29 @@ class Evaluation {
   }
 
   void Report(std::string_view what, int64_t step, int64_t done) {
-    observer_.OnProgress({.step = step, .total_steps = total_, .loss = outcome_.loss, .phase = fmt::format("{} ({} of {})", what, done, total_)});
+    observer_.OnProgress({.step = step,
+                          .total_steps = total_,
+                          .loss = outcome_.loss,
+                          .phase = fmt::format("{} ({} of {})", what, done, total_)});
   }
 
   /// Prompts that the model cannot read whole count as wrong: one of them must not cost the evaluation.
   Status ReportUnasked() const {
     if (shortened_ > 0) {
-      observer_.OnEvent(EventLevel::kWarn, "FEW_SHOTS_LEFT_OUT",
-                        fmt::format("{} of {} prompts show fewer than {} questions to keep within the model's {} tokens",
-                                    shortened_, total_, request_.inputs.few_shots, Context()));
+      observer_.OnEvent(
+          EventLevel::kWarn, "FEW_SHOTS_LEFT_OUT",
+          fmt::format("{} of {} prompts show fewer than {} questions to keep within the model's {} tokens", shortened_,
+                      total_, request_.inputs.few_shots, Context()));
     }
     const int64_t count = outcome_.prompts_too_long;
     if (count == 0) return OkStatus();
     if (count == total_) {
-      return InvalidArgument("PROMPT_TOO_LONG", fmt::format("all {} prompts have more than the model's {} tokens", count, Context()));
+      return InvalidArgument("PROMPT_TOO_LONG",
+                             fmt::format("all {} prompts have more than the model's {} tokens", count, Context()));
     }
     observer_.OnEvent(EventLevel::kWarn, "PROMPTS_TOO_LONG",
-                      fmt::format("{} of {} prompts have more than the model's {} tokens and count as wrong", count, total_, Context()));
+                      fmt::format("{} of {} prompts have more than the model's {} tokens and count as wrong", count,
+                                  total_, Context()));
     return OkStatus();
   }
 
@@ -231,13 +248,14 @@ class Evaluation {
 };
 
 std::string JsonLine(const EvaluatedExample& example) {
-  nlohmann::ordered_json line = {{"index", example.index},
-                                 {"prompt", example.prompt},
-                                 {"reference", example.reference},
-                                 {"output", example.output},
-                                 {"match", example.match},
-                                 {"answer", example.answer ? nlohmann::ordered_json(*example.answer) : nlohmann::ordered_json()},
-                                 {"expected", example.expected}};
+  nlohmann::ordered_json line = {
+      {"index", example.index},
+      {"prompt", example.prompt},
+      {"reference", example.reference},
+      {"output", example.output},
+      {"match", example.match},
+      {"answer", example.answer ? nlohmann::ordered_json(*example.answer) : nlohmann::ordered_json()},
+      {"expected", example.expected}};
   if (!example.subject.empty()) line["subject"] = example.subject;
   if (!example.choice_log_probabilities.empty()) line["choice_log_probabilities"] = example.choice_log_probabilities;
   return line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
@@ -248,7 +266,8 @@ std::string JsonLine(const EvaluatedExample& example) {
 double EvaluateOutcome::SubjectMean() const {
   if (subjects.empty()) return samples == 0 ? 0 : static_cast<double>(correct) / static_cast<double>(samples);
   double sum = 0;
-  for (const auto& [name, tally] : subjects) sum += static_cast<double>(tally.correct) / static_cast<double>(tally.samples);
+  for (const auto& [name, tally] : subjects)
+    sum += static_cast<double>(tally.correct) / static_cast<double>(tally.samples);
   return sum / static_cast<double>(subjects.size());
 }
 
@@ -283,7 +302,8 @@ StatusOr<std::vector<std::string>> GenerateTexts(const GenerateTextRequest& requ
   settings.eos_ids = EosIds(text);
   const auto total = std::ssize(prompts);
   SBORA_ASSIGN_OR_RETURN(const auto answers, session->Generate(prompts, settings, [&](int64_t done) {
-    observer.OnProgress({.step = done, .total_steps = total, .phase = fmt::format("generating ({} of {})", done, total)});
+    observer.OnProgress(
+        {.step = done, .total_steps = total, .phase = fmt::format("generating ({} of {})", done, total)});
   }));
   std::vector<std::string> texts;
   std::string lines;

@@ -58,9 +58,9 @@ struct EvaluateOutcome {
 };
 
 /// Progress counts samples. A prompt longer than the model's context counts as wrong, with a PROMPTS_TOO_LONG event; by
-/// likelihood it first loses few-shot questions from the end, with a FEW_SHOTS_LEFT_OUT event, as Hendrycks' test has it.
-/// Errors: INVALID_ARGUMENT PROMPT_TOO_LONG (all of them), CHOICE_TOKENS_ALIKE (the tokenizer begins two letters with one
-/// token), and those of data::ReadEvaluationSet, templates and InferenceSession.
+/// likelihood it first loses few-shot questions from the end, with a FEW_SHOTS_LEFT_OUT event, as Hendrycks' test has
+/// it. Errors: INVALID_ARGUMENT PROMPT_TOO_LONG (all of them), CHOICE_TOKENS_ALIKE (the tokenizer begins two letters
+/// with one token), and those of data::ReadEvaluationSet, templates and InferenceSession.
 StatusOr<EvaluateOutcome> Evaluate(const EvaluateRequest& request, TaskObserver& observer);
 
 struct GenerateTextRequest {
