@@ -29,7 +29,7 @@ import transformers
 
 from compare_smollm2 import CACHE, TOLERANCE, Checks, Dump, Service, fetch_gguf, load
 
-SUBJECTS = ["abstract_algebra", "anatomy", "college_physics", "global_facts"]
+SUBJECTS = ["abstract_algebra", "anatomy", "management", "world_religions"]
 LETTERS = "ABCD"
 SHOTS = 5
 BATCH = 10
@@ -219,7 +219,7 @@ def main():
     parser.add_argument("--bin", required=True, type=pathlib.Path, help="folder of the programs")
     parser.add_argument("--data", required=True, type=pathlib.Path, help="folder of tasks/ and mmlu/")
     parser.add_argument("--rows", type=int, default=100, help="of each task (default 100)")
-    parser.add_argument("--beam-rows", type=int, default=20, help="of these with beams (default 20)")
+    parser.add_argument("--beam-rows", type=int, default=10, help="of these with beams (default 10)")
     parser.add_argument("--max-new-tokens", type=int, default=32)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves through the with blocks: nothing stays behind

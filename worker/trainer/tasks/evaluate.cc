@@ -266,8 +266,9 @@ std::string JsonLine(const EvaluatedExample& example) {
 double EvaluateOutcome::SubjectMean() const {
   if (subjects.empty()) return samples == 0 ? 0 : static_cast<double>(correct) / static_cast<double>(samples);
   double sum = 0;
-  for (const auto& [name, tally] : subjects)
+  for (const auto& [name, tally] : subjects) {
     sum += static_cast<double>(tally.correct) / static_cast<double>(tally.samples);
+  }
   return sum / static_cast<double>(subjects.size());
 }
 
