@@ -126,8 +126,9 @@ std::optional<Problem> GetChoiceAnswer(const Json& object, size_t choices, std::
   if (it == object.end()) return Problem{"FIELD_MISSING", "field \"answer\" is missing"};
   int64_t number = -1;
   if (it->is_number_integer()) number = it->get<int64_t>();
-  if (it->is_string() && it->get_ref<const std::string&>().size() == 1)
+  if (it->is_string() && it->get_ref<const std::string&>().size() == 1) {
     number = it->get_ref<const std::string&>()[0] - 'A';
+  }
   if (number < 0 || number >= static_cast<int64_t>(choices)) {
     return Problem{"ANSWER_UNKNOWN", fmt::format("answer {} is neither a letter A to {} nor a number 0 to {}",
                                                  it->dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 40),
@@ -142,15 +143,17 @@ std::optional<Problem> GetChoices(const Json& object, Record* record) {
   if (auto problem = GetText(object, "question", true, &question)) return problem;
   const auto it = object.find("choices");
   if (it == object.end()) return Problem{"FIELD_MISSING", "field \"choices\" is missing"};
-  if (!it->is_array())
+  if (!it->is_array()) {
     return Problem{"FIELD_TYPE", fmt::format("field \"choices\" is a {}, not a list", it->type_name())};
+  }
   if (it->size() < kMinChoices || it->size() > kMaxChoices) {
     return Problem{"CHOICES_COUNT",
                    fmt::format("{} choices; {} to {} are taken", it->size(), kMinChoices, kMaxChoices)};
   }
   for (size_t i = 0; i < it->size(); ++i) {
-    if (!(*it)[i].is_string())
+    if (!(*it)[i].is_string()) {
       return Problem{"FIELD_TYPE", fmt::format("choices[{}] is a {}, not a string", i, (*it)[i].type_name())};
+    }
     record->choices.push_back((*it)[i].get<std::string>());
   }
   if (auto problem = GetChoiceAnswer(object, record->choices.size(), &record->answer)) return problem;
@@ -162,8 +165,9 @@ std::optional<Problem> GetChoices(const Json& object, Record* record) {
 /// Fields of an evaluation, beside the shape's own. Training data may use these names for anything, so what does not
 /// fit is as good as absent.
 void GetEvaluationFields(const Json& object, Record* record) {
-  if (const auto it = object.find("subject"); it != object.end() && it->is_string())
+  if (const auto it = object.find("subject"); it != object.end() && it->is_string()) {
     record->subject = it->get<std::string>();
+  }
   const auto it = object.find("answer");
   if (it == object.end() || record->format == DatasetFormat::kChoice) return;
   if (it->is_string()) record->answer = it->get<std::string>();

@@ -51,8 +51,9 @@ Status CompleteNames(const Client& client, v1::EvaluationSpec& spec) {
                                        "give --few-shots 0",
                                        spec.few_shots()));
   }
-  if (!spec.few_shot_dataset().empty())
+  if (!spec.few_shot_dataset().empty()) {
     spec.set_few_shot_dataset(client.ResourceName("datasets", spec.few_shot_dataset()));
+  }
   if (!spec.model().empty()) spec.set_model(client.ResourceName("models", spec.model()));
   if (!spec.adapter().empty()) spec.set_adapter(AdapterName(client, spec.adapter()));
   spec.set_dataset(client.ResourceName("datasets", spec.dataset()));
@@ -102,8 +103,9 @@ CommandResult Evaluate(CommandContext& context, const EvaluateFlags& flags) {
   if (!ended.ok()) return ended.status();
   context.Print(*ended);
   const ExitCode code = EndOf(context, *ended);
-  if (code == ExitCode::kOk && !flags.examples.empty())
+  if (code == ExitCode::kOk && !flags.examples.empty()) {
     SBORA_RETURN_IF_ERROR(WriteExamples(context, *ended, flags.examples));
+  }
   return code;
 }
 

@@ -53,8 +53,9 @@ Status CheckGeneration(const v1::GenerationSpec& spec, const std::string& prefix
 }
 
 Status CheckSubject(const std::string& model, const std::string& adapter, const std::string& prefix, Status bad) {
-  if (model.empty() && adapter.empty())
+  if (model.empty() && adapter.empty()) {
     bad = bad.WithViolation(prefix + "model", "name a model, or an adapter in `adapter`");
+  }
   return bad;
 }
 
@@ -95,8 +96,9 @@ Status CheckEvaluationSpec(const v1::EvaluationSpec& spec) {
   Status bad = InvalidArgument("INVALID_SPEC", "the evaluation cannot be made; see the field violations");
   bad = CheckSubject(spec.model(), spec.adapter(), prefix, bad);
   if (spec.dataset().empty()) bad = bad.WithViolation(prefix + "dataset", "must be set");
-  if (!core::ParsePromptTemplate(spec.prompt_template()).ok())
+  if (!core::ParsePromptTemplate(spec.prompt_template()).ok()) {
     bad = bad.WithViolation(prefix + "prompt_template", "must be one of PromptTemplate");
+  }
   if (!core::ParseDevice(spec.device()).ok()) bad = bad.WithViolation(prefix + "device", "must be one of Device");
   if (spec.max_samples() < 0) bad = bad.WithViolation(prefix + "max_samples", "must be 0 (all) or more");
   if (spec.threads() < 0 || spec.threads() > 1024) bad = bad.WithViolation(prefix + "threads", "must be 0 to 1024");
@@ -137,8 +139,9 @@ Status CheckGenerateRequest(const v1::GenerateRequest& request) {
     bad = bad.WithViolation(fmt::format("prompts[{}]", i),
                             fmt::format("{} bytes exceed {}", request.prompts(i).size(), kMaxPromptBytes));
   }
-  if (!core::ParsePromptTemplate(request.prompt_template()).ok())
+  if (!core::ParsePromptTemplate(request.prompt_template()).ok()) {
     bad = bad.WithViolation("prompt_template", "must be one of PromptTemplate");
+  }
   bad = CheckGeneration(request.generation(), "generation.", bad);
   return bad.violations().empty() ? OkStatus() : bad;
 }
