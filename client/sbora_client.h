@@ -138,6 +138,7 @@ class Client {
 
   StatusOr<v1::EvaluationJob> CreateEvaluation(v1::CreateEvaluationJobRequest request);
   StatusOr<v1::EvaluationJob> GetEvaluation(const std::string& name);
+  /// Without their examples.
   StatusOr<v1::ListEvaluationJobsResponse> ListEvaluations(const ListOptions& options);
   StatusOr<v1::EvaluationJob> CancelEvaluation(const std::string& name);
   Status DeleteEvaluation(const std::string& name);

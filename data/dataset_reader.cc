@@ -11,7 +11,9 @@
 
 #include "common/file.h"
 #include "common/status_macros.h"
+#include "data/prompt_template.h"
 #include "data/record_scanner.h"
+#include "data/utf8.h"
 
 namespace sbora::data {
 namespace {
@@ -24,40 +26,6 @@ struct Problem {
   std::string message;
   int64_t offset = 0;
 };
-
-/// Offset of the first byte that is not UTF-8 (overlong forms, surrogates and values above U+10FFFF count), or -1.
-int64_t FirstBadUtf8(std::string_view text) {
-  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<uint8_t>(text[i]) : uint8_t{0}; };
-  for (size_t i = 0; i < text.size();) {
-    const uint8_t lead = byte(i);
-    size_t extra = 0;
-    uint8_t low = 0x80;
-    uint8_t high = 0xBF;
-    if (lead < 0x80) {
-      ++i;
-      continue;
-    }
-    if (lead >= 0xC2 && lead <= 0xDF) {
-      extra = 1;
-    } else if (lead >= 0xE0 && lead <= 0xEF) {
-      extra = 2;
-      if (lead == 0xE0) low = 0xA0;
-      if (lead == 0xED) high = 0x9F;
-    } else if (lead >= 0xF0 && lead <= 0xF4) {
-      extra = 3;
-      if (lead == 0xF0) low = 0x90;
-      if (lead == 0xF4) high = 0x8F;
-    } else {
-      return static_cast<int64_t>(i);
-    }
-    for (size_t k = 1; k <= extra; ++k) {
-      const bool first = k == 1;
-      if (byte(i + k) < (first ? low : 0x80) || byte(i + k) > (first ? high : 0xBF)) return static_cast<int64_t>(i);
-    }
-    i += extra + 1;
-  }
-  return -1;
-}
 
 /// Finds where and why a text is no JSON, which the DOM parser does not tell.
 class ErrorLocator : public nlohmann::json_sax<Json> {
@@ -107,6 +75,7 @@ DatasetFormat FormatOf(const Json& object) {
   if (object.contains("messages")) return DatasetFormat::kChat;
   if (object.contains("instruction")) return DatasetFormat::kAlpaca;
   if (object.contains("prompt")) return DatasetFormat::kPromptCompletion;
+  if (object.contains("choices")) return DatasetFormat::kChoice;
   return DatasetFormat::kAuto;
 }
 
@@ -148,8 +117,66 @@ std::optional<Problem> GetMessages(const Json& object, std::vector<Message>* mes
   return std::nullopt;
 }
 
+constexpr size_t kMinChoices = 2;
+constexpr size_t kMaxChoices = 26;
+
+/// "answer": a choice's letter, or its number from 0.
+std::optional<Problem> GetChoiceAnswer(const Json& object, size_t choices, std::string* letter) {
+  const auto it = object.find("answer");
+  if (it == object.end()) return Problem{"FIELD_MISSING", "field \"answer\" is missing"};
+  int64_t number = -1;
+  if (it->is_number_integer()) number = it->get<int64_t>();
+  if (it->is_string() && it->get_ref<const std::string&>().size() == 1) {
+    number = it->get_ref<const std::string&>()[0] - 'A';
+  }
+  if (number < 0 || number >= static_cast<int64_t>(choices)) {
+    return Problem{"ANSWER_UNKNOWN", fmt::format("answer {} is neither a letter A to {} nor a number 0 to {}",
+                                                 it->dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 40),
+                                                 static_cast<char>('A' + choices - 1), choices - 1)};
+  }
+  *letter = std::string(1, static_cast<char>('A' + number));
+  return std::nullopt;
+}
+
+std::optional<Problem> GetChoices(const Json& object, Record* record) {
+  std::string question;
+  if (auto problem = GetText(object, "question", true, &question)) return problem;
+  const auto it = object.find("choices");
+  if (it == object.end()) return Problem{"FIELD_MISSING", "field \"choices\" is missing"};
+  if (!it->is_array()) {
+    return Problem{"FIELD_TYPE", fmt::format("field \"choices\" is a {}, not a list", it->type_name())};
+  }
+  if (it->size() < kMinChoices || it->size() > kMaxChoices) {
+    return Problem{"CHOICES_COUNT",
+                   fmt::format("{} choices; {} to {} are taken", it->size(), kMinChoices, kMaxChoices)};
+  }
+  for (size_t i = 0; i < it->size(); ++i) {
+    if (!(*it)[i].is_string()) {
+      return Problem{"FIELD_TYPE", fmt::format("choices[{}] is a {}, not a string", i, (*it)[i].type_name())};
+    }
+    record->choices.push_back((*it)[i].get<std::string>());
+  }
+  if (auto problem = GetChoiceAnswer(object, record->choices.size(), &record->answer)) return problem;
+  record->prompt = ChoicePrompt(question, record->choices);
+  record->completion = " " + record->answer;
+  return std::nullopt;
+}
+
+/// Fields of an evaluation, beside the shape's own. Training data may use these names for anything, so what does not
+/// fit is as good as absent.
+void GetEvaluationFields(const Json& object, Record* record) {
+  if (const auto it = object.find("subject"); it != object.end() && it->is_string()) {
+    record->subject = it->get<std::string>();
+  }
+  const auto it = object.find("answer");
+  if (it == object.end() || record->format == DatasetFormat::kChoice) return;
+  if (it->is_string()) record->answer = it->get<std::string>();
+  if (it->is_number()) record->answer = it->dump();
+}
+
 std::optional<Problem> ToRecord(const Json& object, DatasetFormat format, Record* record) {
   record->format = format;
+  GetEvaluationFields(object, record);
   switch (format) {
     case DatasetFormat::kAlpaca:
       if (auto problem = GetText(object, "instruction", true, &record->instruction)) return problem;
@@ -159,10 +186,13 @@ std::optional<Problem> ToRecord(const Json& object, DatasetFormat format, Record
       if (auto problem = GetText(object, "prompt", true, &record->prompt)) return problem;
       return GetText(object, "completion", true, &record->completion);
     case DatasetFormat::kChat: return GetMessages(object, &record->messages);
+    case DatasetFormat::kChoice: return GetChoices(object, record);
     case DatasetFormat::kAuto: break;
   }
-  return Problem{"FORMAT_UNKNOWN", "the record has none of \"messages\", \"instruction\", \"prompt\": give chat "
-                                   "{messages}, alpaca {instruction, input, output} or {prompt, completion}"};
+  return Problem{"FORMAT_UNKNOWN",
+                 "the record has none of \"messages\", \"instruction\", \"prompt\", \"choices\": give chat "
+                 "{messages}, alpaca {instruction, input, output}, {prompt, completion} or {question, "
+                 "choices, answer}"};
 }
 
 }  // namespace
@@ -173,6 +203,7 @@ std::string_view DatasetFormatName(DatasetFormat format) {
     case DatasetFormat::kAlpaca: return "alpaca";
     case DatasetFormat::kPromptCompletion: return "prompt_completion";
     case DatasetFormat::kChat: return "chat";
+    case DatasetFormat::kChoice: return "choice";
   }
   return "auto";
 }

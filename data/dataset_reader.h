@@ -1,8 +1,10 @@
-/// Streaming reader of training data: JSONL (one object a line) or one JSON array of objects, in three shapes:
+/// Streaming reader of training data: JSONL (one object a line) or one JSON array of objects, in four shapes:
 ///   alpaca             {"instruction": s, "input"?: s, "output": s}
 ///   prompt/completion  {"prompt": s, "completion": s}
 ///   chat               {"messages": [{"role": "system"|"user"|"assistant", "content": s}, ...]}
-/// Further fields are ignored. All records of a file have one shape, named or taken from the first good record.
+///   choice             {"question": s, "choices": [s, ...], "answer": letter or number from 0}
+/// "answer" (text or number, but for choice) and "subject" are kept for evaluations; further fields are ignored. All
+/// records of a file have one shape, named or taken from the first good record.
 ///
 /// A bad record does not stop the reader: it is counted, the first `max_errors` are kept with line number and byte
 /// offset, and reading goes on, so that one pass shows a user everything that is wrong.
@@ -20,8 +22,8 @@
 
 namespace sbora::data {
 
-enum class DatasetFormat { kAuto, kAlpaca, kPromptCompletion, kChat };
-/// "auto", "alpaca", "prompt_completion", "chat".
+enum class DatasetFormat { kAuto, kAlpaca, kPromptCompletion, kChat, kChoice };
+/// "auto", "alpaca", "prompt_completion", "chat", "choice".
 std::string_view DatasetFormatName(DatasetFormat format);
 
 struct Message {
@@ -37,18 +39,23 @@ struct Record {
   std::string instruction;
   std::string input;
   std::string output;
-  // kPromptCompletion
+  // kPromptCompletion; of kChoice ChoicePrompt (prompt_template.h) and " B"
   std::string prompt;
   std::string completion;
+  // kChoice
+  std::vector<std::string> choices;
   // kChat
   std::vector<Message> messages;
+
+  std::string answer;   ///< of an evaluation, where the record has one; kChoice: always, a letter
+  std::string subject;  ///< where the record has one
 
   int64_t line = 0;         ///< 1-based line on which the record begins
   int64_t byte_offset = 0;  ///< of its first byte in the file
 };
 
 /// Reasons: JSON_MALFORMED, INVALID_UTF8, EMPTY_LINE, LINE_TOO_LONG, JSON_TOO_DEEP, NOT_AN_OBJECT, FORMAT_UNKNOWN,
-/// FIELD_MISSING, FIELD_TYPE, MESSAGES_EMPTY, ROLE_UNKNOWN, NO_ASSISTANT_MESSAGE.
+/// FIELD_MISSING, FIELD_TYPE, MESSAGES_EMPTY, ROLE_UNKNOWN, NO_ASSISTANT_MESSAGE, CHOICES_COUNT, ANSWER_UNKNOWN.
 struct RecordError {
   int64_t line = 0;
   int64_t byte_offset = 0;  ///< of the offending byte where one is known, else of the record

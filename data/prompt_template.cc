@@ -88,7 +88,8 @@ bool AddsSpecialTokens(PromptTemplate resolved) { return resolved != PromptTempl
 PromptTemplate ResolveTemplate(PromptTemplate wanted, DatasetFormat format) {
   if (wanted != PromptTemplate::kAuto) return wanted;
   if (format == DatasetFormat::kChat) return PromptTemplate::kChat;
-  return format == DatasetFormat::kPromptCompletion ? PromptTemplate::kPlain : PromptTemplate::kAlpaca;
+  const bool plain = format == DatasetFormat::kPromptCompletion || format == DatasetFormat::kChoice;
+  return plain ? PromptTemplate::kPlain : PromptTemplate::kAlpaca;
 }
 
 std::string_view PromptTemplateName(PromptTemplate prompt_template) {
@@ -124,6 +125,23 @@ std::string LlmAdaptersPrompt(std::string_view instruction, std::string_view inp
                      "Write a response that appropriately completes the request.  # noqa: E501\n\n{0}### "
                      "Instruction:\n{0}{1}\n{0}\n{0}### Input:\n{0}{2}\n{0}\n{0}### Response:\n{0}",
                      kIndent, instruction, input);
+}
+
+std::string ChoicePrompt(std::string_view question, std::span<const std::string> choices) {
+  std::string text(question);
+  for (size_t i = 0; i < choices.size(); ++i) text += fmt::format("\n{}. {}", static_cast<char>('A' + i), choices[i]);
+  return text + "\nAnswer:";
+}
+
+std::string FewShotPrompt(std::string_view subject, std::span<const Record> shots, const Record& question) {
+  std::string about;
+  if (!subject.empty()) {
+    about = fmt::format(" about  {}", subject);
+    std::replace(about.begin(), about.end(), '_', ' ');
+  }
+  std::string text = fmt::format("The following are multiple choice questions (with answers){}.\n\n", about);
+  for (const Record& shot : shots) text += shot.prompt + shot.completion + "\n\n";
+  return text + question.prompt;
 }
 
 StatusOr<std::vector<Segment>> RenderRecord(const Record& record, PromptTemplate prompt_template, const TextModel& model) {

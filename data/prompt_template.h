@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,7 +30,8 @@ struct Segment {
   bool operator==(const Segment&) const = default;
 };
 
-/// What kAuto means for records of this format: chat -> kChat, alpaca -> kAlpaca, prompt/completion -> kPlain.
+/// What kAuto means for records of this format: chat -> kChat, alpaca -> kAlpaca, prompt/completion and choice ->
+/// kPlain.
 core::PromptTemplate ResolveTemplate(core::PromptTemplate wanted, DatasetFormat format);
 /// "auto", "alpaca", "llm_adapters", "plain", "chat".
 std::string_view PromptTemplateName(core::PromptTemplate prompt_template);
@@ -39,9 +41,16 @@ std::string AlpacaPrompt(std::string_view instruction, std::string_view input);
 /// LLM-Adapters' prompt, to the character (with its indentation).
 std::string LlmAdaptersPrompt(std::string_view instruction, std::string_view input);
 
+/// A question with its choices lettered from A, and "Answer:"; as Hendrycks' test of MMLU (arXiv 2009.03300) has it, to
+/// the character, for any number of choices up to 26.
+std::string ChoicePrompt(std::string_view question, std::span<const std::string> choices);
+/// The same test's prompt: the line that names the subject (underscores as spaces, and two spaces before it, as there),
+/// the answered `shots`, the question. An empty subject leaves " about  ..." out. REQUIRED: all are kChoice records.
+std::string FewShotPrompt(std::string_view subject, std::span<const Record> shots, const Record& question);
+
 /// The segments of a record. Records of one shape work with templates of another where that has one meaning: alpaca and
 /// prompt/completion records become a user and an assistant turn for kChat; prompt/completion is an instruction without
-/// input for the alpaca templates; chat records need kChat.
+/// input for the alpaca templates, and choice records are prompt/completion; chat records need kChat.
 /// Errors: INVALID_ARGUMENT TEMPLATE_MISMATCH, CHAT_TEMPLATE_MISSING, CHAT_TEMPLATE_UNSTABLE (a conversation's beginning
 /// does not render to a beginning of the whole), and those of ChatTemplate::Render.
 StatusOr<std::vector<Segment>> RenderRecord(const Record& record, core::PromptTemplate prompt_template,

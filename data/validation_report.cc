@@ -136,7 +136,8 @@ std::optional<ValidationReport> ParseValidationReport(std::string_view json_text
   };
   ValidationReport report;
   const std::string format = text(json, "format");
-  for (const DatasetFormat known : {DatasetFormat::kAlpaca, DatasetFormat::kPromptCompletion, DatasetFormat::kChat}) {
+  for (const DatasetFormat known : {DatasetFormat::kAlpaca, DatasetFormat::kPromptCompletion, DatasetFormat::kChat,
+                                    DatasetFormat::kChoice}) {
     if (format == DatasetFormatName(known)) report.format = known;
   }
   report.prompt_template = text(json, "promptTemplate");

@@ -62,6 +62,10 @@ CommandResult FollowJob(CommandContext& context, const std::string& job, bool st
 CommandResult PullFiles(CommandContext& context, const google::protobuf::RepeatedPtrField<v1::File>& files,
                         const std::string& manifest_sha256, const std::string& directory, bool force);
 
+/// Downloads an evaluation's examples.jsonl to `file`, checked and whole or not at all; replaces a file that exists.
+/// Errors: FAILED_PRECONDITION NO_EXAMPLES, those of Client::Pull and of writing.
+Status WriteExamples(CommandContext& context, const v1::EvaluationJob& job, const std::string& file);
+
 void AddModels(const CommandRoot& root);
 void AddDatasets(const CommandRoot& root);
 /// jobs, submit, watch.
@@ -72,6 +76,7 @@ void AddSubmit(const CommandRoot& root, CLI::App& parent);
 void AddPatches(const CommandRoot& root, CLI::App& group);
 /// adapters, pull.
 void AddAdapters(const CommandRoot& root);
+/// evaluate: makes an evaluation and waits for it.
 void AddEvaluate(const CommandRoot& root);
 /// evaluations: what became of those that nobody waited for.
 void AddEvaluations(const CommandRoot& root);

@@ -3,7 +3,9 @@
 #include "client/commands/commands.h"
 #include "client/interrupt.h"
 #include "client/spec_fields.h"
+#include "common/file.h"
 #include "common/status_macros.h"
+#include "data/choice_csv.h"
 
 namespace sbora::client {
 namespace {
@@ -20,6 +22,21 @@ struct UploadFlags {
   bool validate_only = false;
 };
 
+/// MMLU's questions come as CSV, one file a subject; the service stores one file of JSON lines.
+bool IsChoiceCsv(const std::filesystem::path& path) {
+  std::error_code error;
+  return path.extension() == ".csv" || std::filesystem::is_directory(path, error);
+}
+
+/// The file to upload: the one named, or JSON lines made of it in `work`.
+StatusOr<LocalFile> FileToUpload(const std::filesystem::path& path, const std::filesystem::path& work) {
+  if (!IsChoiceCsv(path)) return LocalFile{path, path.filename().string()};
+  SBORA_ASSIGN_OR_RETURN(const std::string lines, data::ReadChoiceCsv(path));
+  const std::filesystem::path file = work / "questions.jsonl";
+  SBORA_RETURN_IF_ERROR(WriteFileAtomic(file, lines));
+  return LocalFile{file, file.filename().string()};
+}
+
 CommandResult UploadDataset(CommandContext& context, const UploadFlags& flags) {
   v1::CreateDatasetRequest request;
   request.set_dataset_id(flags.name);
@@ -28,11 +45,13 @@ CommandResult UploadDataset(CommandContext& context, const UploadFlags& flags) {
   request.mutable_dataset()->set_display_name(flags.display_name);
   if (!flags.format.empty()) SBORA_RETURN_IF_ERROR(SetField(*request.mutable_dataset(), "format", flags.format));
   SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect(kCreateDeadline));
+  SBORA_ASSIGN_OR_RETURN(const TempDirectory work,
+                         TempDirectory::Create(std::filesystem::temp_directory_path(), "sbora-upload"));
+  SBORA_ASSIGN_OR_RETURN(const LocalFile file, FileToUpload(flags.file, work.path()));
   {
     WaitScope wait(context.globals().timeout_seconds);
     ProgressLine progress(context.err(), SystemClock(), context.ProgressStyle());
-    const std::vector<LocalFile> files = {{flags.file, std::filesystem::path(flags.file).filename().string()}};
-    auto uploads = client->Upload(files, wait.token(), [&](int64_t done, int64_t total) {
+    auto uploads = client->Upload({file}, wait.token(), [&](int64_t done, int64_t total) {
       progress.Update("uploading", RenderTransferProgress("uploading", done, total));
     });
     if (!uploads.ok()) return wait.Explain(uploads.status(), "nothing was stored; run the command again");
@@ -48,8 +67,11 @@ CommandResult UploadDataset(CommandContext& context, const UploadFlags& flags) {
 }
 
 void DeclareFile(CLI::App& app, UploadFlags& flags) {
-  app.add_option("FILE", flags.file, "JSONL or JSON: alpaca, prompt/completion or chat messages")->required();
-  app.add_option("--format", flags.format, "alpaca, prompt_completion or chat (default: by the first record)");
+  app.add_option("FILE", flags.file,
+                 "JSONL or JSON: alpaca, prompt/completion, chat messages or multiple choice; a CSV file of MMLU or a "
+                 "folder of them (one subject each)")
+      ->required();
+  app.add_option("--format", flags.format, "alpaca, prompt_completion, chat or choice (default: by the first record)");
 }
 
 void DeclareUpload(CLI::App& app, UploadFlags& flags) {

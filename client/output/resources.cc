@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "client/output/format.h"
@@ -66,6 +67,39 @@ std::string FormatCapacity(const v1::RegionCapacity& capacity) {
                      FormatCount(capacity.holders()), FormatCount(capacity.adapters_left()),
                      FormatCount(capacity.largest_rank())) +
          FormatTable({"MODULE", "COORDINATES", "FREE", "ADAPTERS LEFT"}, rows);
+}
+
+std::string ScoringText(v1::Scoring scoring) {
+  const auto* value = v1::Scoring_descriptor()->FindValueByNumber(scoring);
+  return value == nullptr ? std::to_string(scoring) : EnumShortName(*value);
+}
+
+std::string Percent(double share) { return fmt::format("{:.1f} %", 100.0 * share); }
+
+std::string AccuracyText(const v1::EvaluationResult& result) {
+  return fmt::format("{} ({} of {})", Percent(result.accuracy()), result.correct(), result.samples());
+}
+
+/// Was the loss asked for? It is above 0 then.
+bool Measured(const v1::EvaluationResult& result) { return result.perplexity() > 0; }
+
+/// Of the accuracy: samples taken as independent.
+double StandardError(const v1::EvaluationResult& result) {
+  if (result.samples() == 0) return 0;
+  return std::sqrt(result.accuracy() * (1 - result.accuracy()) / static_cast<double>(result.samples()));
+}
+
+std::string ExampleText(const v1::EvaluationExample& example) {
+  constexpr size_t kWidth = 160;
+  std::string out = fmt::format("\nexample {} ({})\n  prompt     {}\n", example.index(),
+                                example.match() ? "match" : "no match", OneLine(example.prompt(), kWidth));
+  if (example.choice_log_probabilities_size() == 0) {
+    out += fmt::format("  reference  {}\n  output     {}\n", OneLine(example.reference(), kWidth),
+                       OneLine(example.output(), kWidth));
+  }
+  if (example.expected() != example.reference())
+    out += fmt::format("  expected   {}\n  answer     {}\n", example.expected(), example.answer());
+  return out;
 }
 
 }  // namespace
@@ -232,18 +266,6 @@ std::string ToTable(const v1::ListFineTuningCheckpointsResponse& checkpoints) {
   return FormatTable({"STEP", "ATTEMPT", "SIZE", "VALIDATION LOSS", "CREATED"}, rows);
 }
 
-std::string ToTable(const v1::ListEvaluationJobsResponse& jobs) {
-  Rows rows;
-  for (const v1::EvaluationJob& job : jobs.evaluation_jobs()) {
-    const v1::EvaluationSpec& spec = job.spec();
-    const bool ended = job.state() == v1::EvaluationJob::STATE_SUCCEEDED;
-    rows.push_back({ShortName(job.name()), StateName(job.state()), ShortName(spec.adapter().empty() ? spec.model() : spec.adapter()),
-                    ShortName(spec.dataset()), ended ? Number(job.result().exact_match()) : "",
-                    ended ? Number(job.result().perplexity()) : "", FormatTime(job.create_time())});
-  }
-  return FormatTable({"NAME", "STATE", "OF", "DATA SET", "EXACT MATCH", "PERPLEXITY", "CREATED"}, rows);
-}
-
 std::string FormatChanged(const v1::ChangedWeights& changed) {
   const auto percent = [&](int64_t of) {
     return of == 0 ? 0.0 : 100.0 * static_cast<double>(changed.changed()) / static_cast<double>(of);
@@ -289,21 +311,73 @@ std::string ToTable(const v1::EvaluationJob& job) {
                                   {"reason", EndText(job.termination_reason(), job.failure())},
                                   {"model", job.spec().model()},
                                   {"adapter", job.spec().adapter()},
-                                  {"dataset", job.spec().dataset()}});
+                                  {"dataset", job.spec().dataset()},
+                                  {"scoring", ScoringText(job.spec().scoring())}});
   if (!job.has_result()) return out;
-  out += FormatFields({{"exact match", fmt::format("{:.1f} % ({} of {})", 100.0 * result.exact_match(),
-                                                   result.exact_matches(), result.samples())},
-                       {"loss", fmt::format("{:.4f}", result.loss())},
-                       {"perplexity", fmt::format("{:.4g}", result.perplexity())}});
-  constexpr int kShown = 3;
-  constexpr size_t kWidth = 160;
-  for (int i = 0; i < std::min(kShown, result.examples_size()); ++i) {
-    const v1::EvaluationExample& example = result.examples(i);
-    out += fmt::format("\nexample {} ({})\n  prompt     {}\n  reference  {}\n  output     {}\n", example.index(),
-                       example.match() ? "match" : "no match", OneLine(example.prompt(), kWidth),
-                       OneLine(example.reference(), kWidth), OneLine(example.output(), kWidth));
+  const bool exact = job.spec().scoring() <= v1::SCORING_EXACT_MATCH;
+  out += FormatFields({{exact ? "exact match" : "accuracy", AccuracyText(result)},
+                       {"subject mean", result.subjects_size() == 0 ? "" : Percent(result.subject_mean())},
+                       {"unanswered", exact ? "" : std::to_string(result.unanswered())},
+                       {"too long", result.prompts_too_long() == 0 ? "" : std::to_string(result.prompts_too_long())},
+                       {"loss", Measured(result) ? fmt::format("{:.4f}", result.loss()) : ""},
+                       {"perplexity", Measured(result) ? fmt::format("{:.4g}", result.perplexity()) : ""}});
+  if (result.subjects_size() > 0) {
+    Rows rows;
+    for (const v1::SubjectScore& subject : result.subjects()) {
+      rows.push_back({subject.subject(), Percent(subject.accuracy()),
+                      fmt::format("{} of {}", subject.correct(), subject.samples())});
+    }
+    out += "\n" + FormatTable({"SUBJECT", "ACCURACY", "RIGHT"}, rows);
   }
+  constexpr int kShown = 3;
+  for (int i = 0; i < std::min(kShown, result.examples_size()); ++i) out += ExampleText(result.examples(i));
   return out;
+}
+
+std::string ToTable(const v1::ListEvaluationJobsResponse& jobs) {
+  Rows rows;
+  for (const v1::EvaluationJob& job : jobs.evaluation_jobs()) {
+    rows.push_back({ShortName(job.name()), StateName(job.state()), ShortName(job.spec().model()),
+                    ShortName(job.spec().adapter()), ShortName(job.spec().dataset()), ScoringText(job.spec().scoring()),
+                    job.has_result() ? Percent(job.result().accuracy()) : "", FormatTime(job.create_time())});
+  }
+  return FormatTable({"NAME", "STATE", "MODEL", "ADAPTER", "DATASET", "SCORING", "ACCURACY", "CREATED"}, rows);
+}
+
+std::string ToTable(const v1::EvaluationComparison& comparison) {
+  std::vector<std::string> header = {""};
+  Rows rows;
+  const auto row = [&](const std::string& title, const auto& cell) {
+    std::vector<std::string> cells = {title};
+    for (int i = 0; i < comparison.evaluations_size(); ++i) cells.push_back(cell(i));
+    rows.push_back(std::move(cells));
+  };
+  const auto result = [&](int i) -> const v1::EvaluationResult& { return comparison.evaluations(i).result(); };
+  for (const v1::EvaluationJob& job : comparison.evaluations()) header.push_back(ShortName(job.name()));
+  row("model", [&](int i) { return ShortName(comparison.evaluations(i).spec().model()); });
+  row("adapter", [&](int i) { return ShortName(comparison.evaluations(i).spec().adapter()); });
+  row("accuracy", [&](int i) { return Percent(result(i).accuracy()); });
+  row("standard error", [&](int i) { return Percent(StandardError(result(i))); });
+  row("right", [&](int i) { return fmt::format("{} of {}", result(i).correct(), result(i).samples()); });
+  row("unanswered", [&](int i) { return std::to_string(result(i).unanswered()); });
+  const auto paired = [&](const std::string& title, const auto& cell) {
+    row(title, [&](int i) { return i == 0 ? std::string() : cell(comparison.against_first(i - 1)); });
+  };
+  paired("gained", [](const v1::PairedComparison& pair) { return std::to_string(pair.gained()); });
+  paired("lost", [](const v1::PairedComparison& pair) { return std::to_string(pair.lost()); });
+  paired("p (McNemar)", [](const v1::PairedComparison& pair) { return fmt::format("{:.3g}", pair.p_value()); });
+  if (comparison.evaluations_size() > 0 && Measured(result(0))) {
+    row("loss", [&](int i) { return fmt::format("{:.4f}", result(i).loss()); });
+    row("perplexity", [&](int i) { return fmt::format("{:.4g}", result(i).perplexity()); });
+  }
+  if (comparison.evaluations_size() > 0 && result(0).subjects_size() > 0) {
+    row("subject mean", [&](int i) { return Percent(result(i).subject_mean()); });
+    for (int s = 0; s < result(0).subjects_size(); ++s) {
+      row(result(0).subjects(s).subject(),
+          [&](int i) { return s < result(i).subjects_size() ? Percent(result(i).subjects(s).accuracy()) : ""; });
+    }
+  }
+  return FormatTable(header, rows);
 }
 
 std::string ToTable(const v1::GenerateResponse& generated) {

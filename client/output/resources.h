@@ -26,9 +26,11 @@ std::string ToTable(const v1::Adapter& adapter);
 std::string ToTable(const v1::ListAdaptersResponse& adapters);
 /// Verdict of each pair, then the modules where they meet, the first twenty.
 std::string ToTable(const v1::CompareAdaptersResponse& comparison);
-/// Figures and the first three examples.
+/// Figures, subjects and the first three examples.
 std::string ToTable(const v1::EvaluationJob& job);
 std::string ToTable(const v1::ListEvaluationJobsResponse& jobs);
+/// One column for each evaluation.
+std::string ToTable(const v1::EvaluationComparison& comparison);
 std::string ToTable(const v1::GenerateResponse& generated);
 std::string ToTable(const v1::ServerInfo& info);
 std::string ToTable(const v1::Worker& worker);

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RANK, ALPHA = 4, 6.0
 LENGTHS = [11, 1, 37]
+BEAMS, BEAM_TOKENS = (2, 4), 24
 BASE = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
             head_dim=8, vocab_size=61, max_position_embeddings=64, rms_norm_eps=1e-5, attn_implementation="eager")
 VARIANTS = {
@@ -83,6 +84,32 @@ def adapter_case(options, method, samples):
     return tensors
 
 
+@torch.no_grad()
+def beam_case(model, samples):
+    """Answers of beam search without prompt and end token, laid end to end, for each number of beams. End tokens are some
+    that greedy answers hold, so that beams do end."""
+    model.generation_config.eos_token_id = None  # else 2 stands in where a call names none
+    options = dict(max_new_tokens=BEAM_TOKENS, do_sample=False, pad_token_id=0)
+
+    def answer_to(ids, **more):
+        config = transformers.GenerationConfig(**options, **more)
+        return model.generate(ids[None], attention_mask=torch.ones_like(ids)[None], generation_config=config)[0, len(ids):]
+
+    end_tokens = sorted({int(answer_to(ids)[6 + 5 * i]) for i, ids in enumerate(samples)})
+    tensors = {"prompts": torch.cat(samples).to(torch.int32),
+               "prompt_lengths": torch.tensor(LENGTHS, dtype=torch.int32),
+               "end_tokens": torch.tensor(end_tokens, dtype=torch.int32),
+               "max_new_tokens": torch.tensor([BEAM_TOKENS], dtype=torch.int32)}
+    for beams in BEAMS:
+        answers = []
+        for ids in samples:
+            answer = answer_to(ids, num_beams=beams, length_penalty=1.0, early_stopping=False, eos_token_id=end_tokens)
+            answers.append(answer[:-1] if int(answer[-1]) in end_tokens else answer)
+        tensors[f"beams{beams}.lengths"] = torch.tensor([len(answer) for answer in answers], dtype=torch.int32)
+        tensors[f"beams{beams}.answers"] = torch.cat(answers).to(torch.int32)
+    return tensors
+
+
 def main():
     root = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).parents[2] / "tests/data/golden"
     torch.set_num_threads(1)
@@ -101,6 +128,9 @@ def main():
         for method in ("sbora_fa", "sbora_fb"):
             tensors.update(adapter_case(options, method, samples))
         save_file(tensors, folder / "golden.safetensors")
+        beams = beam_case(model, samples)
+        save_file(beams, folder / "beams.safetensors")
+        print(variant, "beam answers", [beams[f"beams{count}.lengths"].tolist() for count in BEAMS])
         print(variant, "loss", float(loss), "tensors", len(tensors))
 
 

@@ -12,23 +12,12 @@
 namespace sbora::server {
 namespace {
 
-data::DatasetFormat ToData(v1::DatasetFormat format) {
-  switch (format) {
-    case v1::DATASET_FORMAT_ALPACA: return data::DatasetFormat::kAlpaca;
-    case v1::DATASET_FORMAT_PROMPT_COMPLETION: return data::DatasetFormat::kPromptCompletion;
-    case v1::DATASET_FORMAT_CHAT: return data::DatasetFormat::kChat;
-    case v1::DATASET_FORMAT_UNSPECIFIED:
-    case v1::DatasetFormat_INT_MIN_SENTINEL_DO_NOT_USE_:
-    case v1::DatasetFormat_INT_MAX_SENTINEL_DO_NOT_USE_: break;
-  }
-  return data::DatasetFormat::kAuto;
-}
-
 v1::DatasetFormat ToProto(data::DatasetFormat format) {
   switch (format) {
     case data::DatasetFormat::kAlpaca: return v1::DATASET_FORMAT_ALPACA;
     case data::DatasetFormat::kPromptCompletion: return v1::DATASET_FORMAT_PROMPT_COMPLETION;
     case data::DatasetFormat::kChat: return v1::DATASET_FORMAT_CHAT;
+    case data::DatasetFormat::kChoice: return v1::DATASET_FORMAT_CHOICE;
     case data::DatasetFormat::kAuto: break;
   }
   return v1::DATASET_FORMAT_UNSPECIFIED;
@@ -48,9 +37,22 @@ Status Invalid(const std::vector<data::RecordError>& errors, int64_t records, in
 
 }  // namespace
 
+data::DatasetFormat ToDataFormat(v1::DatasetFormat format) {
+  switch (format) {
+    case v1::DATASET_FORMAT_ALPACA: return data::DatasetFormat::kAlpaca;
+    case v1::DATASET_FORMAT_PROMPT_COMPLETION: return data::DatasetFormat::kPromptCompletion;
+    case v1::DATASET_FORMAT_CHAT: return data::DatasetFormat::kChat;
+    case v1::DATASET_FORMAT_CHOICE: return data::DatasetFormat::kChoice;
+    case v1::DATASET_FORMAT_UNSPECIFIED:
+    case v1::DatasetFormat_INT_MIN_SENTINEL_DO_NOT_USE_:
+    case v1::DatasetFormat_INT_MAX_SENTINEL_DO_NOT_USE_: break;
+  }
+  return data::DatasetFormat::kAuto;
+}
+
 Status CheckDatasetForm(const std::filesystem::path& file, v1::DatasetFormat& format, v1::ValidationReport& report) {
   data::ReaderOptions options;
-  options.format = ToData(format);
+  options.format = ToDataFormat(format);
   SBORA_ASSIGN_OR_RETURN(const std::unique_ptr<data::DatasetReader> reader, data::DatasetReader::Open(file, options));
   for (;;) {
     SBORA_ASSIGN_OR_RETURN(const std::optional<data::Record> record, reader->Next());
@@ -84,8 +86,8 @@ StatusOr<data::ValidationReport> CheckDatasetAgainstModel(const std::filesystem:
   inputs.model = &model;
   data::TokenCacheOptions options = data::FromDataSpec(spec.data, spec.training.seed);
   options.cancelled = cancelled;
-  options.reader.format = ToData(format);
-  if (!validation_file.empty()) options.validation_format = ToData(validation_format);
+  options.reader.format = ToDataFormat(format);
+  if (!validation_file.empty()) options.validation_format = ToDataFormat(validation_format);
   SBORA_ASSIGN_OR_RETURN(data::ValidationReport report, data::ValidateDataset(inputs, options));
   if (report.bad_records > 0 || report.records == 0) return Invalid(report.errors, report.records, report.bad_records);
   SBORA_RETURN_IF_ERROR(data::CheckUsable(report));

@@ -8,10 +8,14 @@
 
 #include "common/status.h"
 #include "core/job_spec.h"
+#include "data/dataset_reader.h"
 #include "data/validation_report.h"
 #include "sbora/v1/dataset.pb.h"
 
 namespace sbora::server {
+
+/// UNSPECIFIED, and what this server does not know, is kAuto.
+data::DatasetFormat ToDataFormat(v1::DatasetFormat format);
 
 /// Fills `format` (as found when it was UNSPECIFIED) and the report. An invalid file is INVALID_ARGUMENT INVALID_DATASET
 /// with the first problems as violations (line number, byte offset); the report is filled then, too.

@@ -2,10 +2,12 @@
 
 #include <fmt/format.h>
 
+#include "common/file.h"
 #include "common/ids.h"
 #include "common/status_macros.h"
 #include "core/proto/convert.h"
 #include "server/services/convert.h"
+#include "server/services/evaluation_spec.h"
 #include "server/services/requests.h"
 #include "server/services/resource_calls.h"
 #include "server/services/rpc.h"
@@ -15,65 +17,7 @@ namespace sbora::server {
 namespace {
 
 constexpr std::string_view kKind = "EVALUATION_JOB";
-constexpr int kMaxPrompts = 64;
-constexpr size_t kMaxPromptBytes = 64 * 1024;
 constexpr std::chrono::milliseconds kAnswerMargin{300};
-
-Status CheckGeneration(const v1::GenerationSpec& spec, const std::string& prefix, Status bad) {
-  const auto range = [&](bool good, const char* field, const std::string& rule) {
-    if (!good) bad = bad.WithViolation(prefix + field, rule);
-  };
-  range(!spec.has_max_new_tokens() || (spec.max_new_tokens() >= 1 && spec.max_new_tokens() <= 4096), "max_new_tokens", "must be 1 to 4096");
-  range(!spec.has_temperature() || (spec.temperature() >= 0 && spec.temperature() <= 100), "temperature", "must be 0 (greedy) to 100");
-  range(!spec.has_top_k() || spec.top_k() >= 0, "top_k", "must be 0 (no limit) or more");
-  range(!spec.has_top_p() || (spec.top_p() > 0 && spec.top_p() <= 1), "top_p", "must be above 0 and at most 1");
-  range(!spec.has_batch_size() || (spec.batch_size() >= 1 && spec.batch_size() <= 256), "batch_size", "must be 1 to 256");
-  return bad;
-}
-
-void FillDefaults(v1::GenerationSpec& spec) {
-  if (!spec.has_max_new_tokens()) spec.set_max_new_tokens(64);
-  if (!spec.has_temperature()) spec.set_temperature(0);
-  if (!spec.has_top_k()) spec.set_top_k(0);
-  if (!spec.has_top_p()) spec.set_top_p(1);
-  if (!spec.has_seed()) spec.set_seed(42);
-  if (!spec.has_batch_size()) spec.set_batch_size(8);
-}
-
-Status CheckSubject(const std::string& model, const std::string& adapter, const std::string& prefix, Status bad) {
-  if (model.empty() && adapter.empty()) bad = bad.WithViolation(prefix + "model", "name a model, or an adapter in `adapter`");
-  return bad;
-}
-
-Status CheckSpec(const v1::EvaluationSpec& spec) {
-  const std::string prefix = "evaluation_job.spec.";
-  Status bad = InvalidArgument("INVALID_SPEC", "the evaluation cannot be made; see the field violations");
-  bad = CheckSubject(spec.model(), spec.adapter(), prefix, bad);
-  if (spec.dataset().empty()) bad = bad.WithViolation(prefix + "dataset", "must be set");
-  if (!core::ParsePromptTemplate(spec.prompt_template()).ok()) bad = bad.WithViolation(prefix + "prompt_template", "must be one of PromptTemplate");
-  if (!core::ParseDevice(spec.device()).ok()) bad = bad.WithViolation(prefix + "device", "must be one of Device");
-  if (spec.max_samples() < 0) bad = bad.WithViolation(prefix + "max_samples", "must be 0 (all) or more");
-  if (spec.threads() < 0 || spec.threads() > 1024) bad = bad.WithViolation(prefix + "threads", "must be 0 to 1024");
-  bad = CheckGeneration(spec.generation(), prefix + "generation.", bad);
-  if (!bad.violations().empty()) return bad;
-  SBORA_ASSIGN_OR_RETURN(const core::DeviceKind device, core::ParseDevice(spec.device()));
-  return core::CheckDevice(device, prefix + "device");
-}
-
-Status CheckGenerate(const v1::GenerateRequest& request) {
-  Status bad = InvalidArgument("INVALID_REQUEST", "the text cannot be generated; see the field violations");
-  bad = CheckSubject(request.model(), request.adapter(), "", bad);
-  if (request.prompts().empty() || request.prompts_size() > kMaxPrompts) {
-    bad = bad.WithViolation("prompts", fmt::format("{} prompts; 1 to {} are taken", request.prompts_size(), kMaxPrompts));
-  }
-  for (int i = 0; i < request.prompts_size() && i < kMaxPrompts; ++i) {
-    if (request.prompts(i).size() <= kMaxPromptBytes) continue;
-    bad = bad.WithViolation(fmt::format("prompts[{}]", i), fmt::format("{} bytes exceed {}", request.prompts(i).size(), kMaxPromptBytes));
-  }
-  if (!core::ParsePromptTemplate(request.prompt_template()).ok()) bad = bad.WithViolation("prompt_template", "must be one of PromptTemplate");
-  bad = CheckGeneration(request.generation(), "generation.", bad);
-  return bad.violations().empty() ? OkStatus() : bad;
-}
 
 DeviceKind ToDevice(v1::Device device) {
   if (device == v1::DEVICE_CPU) return DeviceKind::kCpu;
@@ -122,6 +66,35 @@ StatusOr<EvaluationServiceImpl::Subject> EvaluationServiceImpl::ResolveSubject(c
   return subject;
 }
 
+StatusOr<v1::Dataset> EvaluationServiceImpl::AddDataset(const std::string& project, std::string_view field, const char* group_name,
+                                                        std::string& name, Subject& subject, worker::v1::Task& task) const {
+  SBORA_ASSIGN_OR_RETURN(const ResourceRow row, FindResourceOrId(services_, name, core::Collection::kDatasets, project,
+                                                                 fmt::format("evaluation_job.spec.{}", field)));
+  SBORA_ASSIGN_OR_RETURN(v1::Dataset dataset, DatasetOf(row));
+  worker::v1::InputGroup& group = *task.add_inputs();
+  group.set_name(group_name);
+  *group.add_files() = dataset.file();
+  subject.uses.push_back(row.name);
+  name = row.name;
+  return dataset;
+}
+
+Status EvaluationServiceImpl::CheckData(const v1::EvaluationSpec& spec, const v1::Dataset& dataset, const v1::Dataset& few_shots) const {
+  SBORA_ASSIGN_OR_RETURN(const TempDirectory temp, TempDirectory::Create(services_.temp_directory, "evaluation"));
+  const auto fetch = [&](const v1::Dataset& from, const std::filesystem::path& to) -> Status {
+    SBORA_ASSIGN_OR_RETURN(const ObjectRow object, FindObject(services_, from.file().object()));
+    return services_.objects->GetToFile(object.key, to).status();
+  };
+  EvaluationFiles files{.dataset = temp.path() / "dataset", .format = dataset.format()};
+  SBORA_RETURN_IF_ERROR(fetch(dataset, files.dataset));
+  if (!spec.few_shot_dataset().empty()) {
+    files.few_shots = temp.path() / "few_shots";
+    files.few_shot_format = few_shots.format();
+    SBORA_RETURN_IF_ERROR(fetch(few_shots, files.few_shots));
+  }
+  return CheckEvaluationData(spec, files);
+}
+
 Status EvaluationServiceImpl::Create(const v1::CreateEvaluationJobRequest& request, v1::EvaluationJob& job) {
   SBORA_ASSIGN_OR_RETURN(const std::string project, core::ParseProject(request.parent(), "parent"));
   SBORA_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
@@ -136,28 +109,23 @@ Status EvaluationServiceImpl::Create(const v1::CreateEvaluationJobRequest& reque
   if (!request.has_evaluation_job()) return Required("evaluation_job");
   SBORA_ASSIGN_OR_RETURN(const std::string id, ResourceIdOrNew(request.evaluation_job_id(), "evaluation_job_id"));
   v1::EvaluationSpec spec = request.evaluation_job().spec();
-  SBORA_RETURN_IF_ERROR(CheckSpec(spec));
+  SBORA_RETURN_IF_ERROR(CheckEvaluationSpec(spec));
   worker::v1::Task task;
   SBORA_ASSIGN_OR_RETURN(Subject subject, ResolveSubject(project, spec.model(), spec.adapter(), "evaluation_job.spec.", task));
-  SBORA_ASSIGN_OR_RETURN(const ResourceRow dataset_row, FindResourceOrId(services_, spec.dataset(), core::Collection::kDatasets, project,
-                                                                         "evaluation_job.spec.dataset"));
-  SBORA_ASSIGN_OR_RETURN(const v1::Dataset dataset, DatasetOf(dataset_row));
-  worker::v1::InputGroup& group = *task.add_inputs();
-  group.set_name("dataset");
-  *group.add_files() = dataset.file();
-
+  worker::v1::EvaluateTask& evaluate = *task.mutable_evaluate();
+  SBORA_ASSIGN_OR_RETURN(const v1::Dataset dataset, AddDataset(project, "dataset", "dataset", *spec.mutable_dataset(), subject, task));
+  evaluate.set_dataset_format(dataset.format());
+  v1::Dataset few_shots;
+  if (!spec.few_shot_dataset().empty()) {
+    SBORA_ASSIGN_OR_RETURN(few_shots, AddDataset(project, "few_shot_dataset", "few_shots", *spec.mutable_few_shot_dataset(), subject, task));
+    evaluate.set_few_shot_format(few_shots.format());
+  }
   spec.set_model(subject.model.name());
   if (!spec.adapter().empty()) spec.set_adapter(subject.uses.front());
-  spec.set_dataset(dataset_row.name);
-  if (spec.prompt_template() == v1::PROMPT_TEMPLATE_UNSPECIFIED) spec.set_prompt_template(v1::PROMPT_TEMPLATE_AUTO);
-  if (spec.device() == v1::DEVICE_UNSPECIFIED) spec.set_device(v1::DEVICE_AUTO);
-  if (!spec.has_exact_match()) spec.set_exact_match(true);
-  if (!spec.has_perplexity()) spec.set_perplexity(true);
-  FillDefaults(*spec.mutable_generation());
-  worker::v1::EvaluateTask& evaluate = *task.mutable_evaluate();
+  FillEvaluationDefaults(spec);
+  SBORA_RETURN_IF_ERROR(CheckData(spec, dataset, few_shots));
   *evaluate.mutable_spec() = spec;
   evaluate.set_base_hash(subject.model.base_hash());
-  evaluate.set_dataset_format(dataset.format());
 
   v1::EvaluationJob stored;
   stored.set_name(FullName(project, core::Collection::kEvaluationJobs, id));
@@ -178,7 +146,6 @@ Status EvaluationServiceImpl::Create(const v1::CreateEvaluationJobRequest& reque
   submit.device = ToDevice(spec.device());
   submit.payload = {Serialize(stored), Serialize(task)};
   submit.uses = std::move(subject.uses);
-  submit.uses.push_back(dataset_row.name);
   submit.request_id = request.request_id();
   submit.request_hash = hash;
   SBORA_ASSIGN_OR_RETURN(const Work work, services_.coordinator->Submit(std::move(submit)));
@@ -197,7 +164,9 @@ Status EvaluationServiceImpl::List(const v1::ListEvaluationJobsRequest& request,
   work_query.cursor = page.cursor;
   SBORA_ASSIGN_OR_RETURN(const Page<Work> works, services_.store().ListWork(work_query));
   for (const Work& work : works.rows) {
-    SBORA_ASSIGN_OR_RETURN(*response.add_evaluation_jobs(), EvaluationOf(work, services_.coordinator->Progress(work.row.uid)));
+    v1::EvaluationJob& job = *response.add_evaluation_jobs();
+    SBORA_ASSIGN_OR_RETURN(job, EvaluationOf(work, services_.coordinator->Progress(work.row.uid)));
+    if (job.has_result()) job.mutable_result()->clear_examples();  // whole prompts: a page of them would not fit a message
   }
   response.set_next_page_token(PageToken(works.next_cursor, query));
   return OkStatus();
@@ -222,13 +191,13 @@ StatusOr<Work> EvaluationServiceImpl::FinishGenerate(const Work& work, const Cal
 
 Status EvaluationServiceImpl::RunGenerate(const v1::GenerateRequest& request, const Call& call, v1::GenerateResponse& response) {
   SBORA_ASSIGN_OR_RETURN(const std::string project, core::ParseProject(request.parent(), "parent"));
-  SBORA_RETURN_IF_ERROR(CheckGenerate(request));
+  SBORA_RETURN_IF_ERROR(CheckGenerateRequest(request));
   worker::v1::Task task;
   SBORA_ASSIGN_OR_RETURN(Subject subject, ResolveSubject(project, request.model(), request.adapter(), "", task));
   v1::GenerateRequest complete = request;
   complete.set_model(subject.model.name());
   if (!request.adapter().empty()) complete.set_adapter(subject.uses.front());
-  FillDefaults(*complete.mutable_generation());
+  FillGenerationDefaults(*complete.mutable_generation());
   if (complete.prompt_template() == v1::PROMPT_TEMPLATE_UNSPECIFIED) complete.set_prompt_template(v1::PROMPT_TEMPLATE_PLAIN);
   if (complete.prompt_template() == v1::PROMPT_TEMPLATE_CHAT && !subject.model.has_chat_template()) {
     return InvalidArgument("NO_CHAT_TEMPLATE", fmt::format("{} has no chat template", subject.model.name()))

@@ -1,6 +1,7 @@
 /// Evaluation jobs, and generation: work that is made, waited for and removed within one call.
 #pragma once
 
+#include "sbora/v1/dataset.pb.h"
 #include "sbora/v1/evaluation.grpc.pb.h"
 #include "sbora/v1/model.pb.h"
 #include "sbora/worker/v1/task.pb.h"
@@ -34,6 +35,11 @@ class EvaluationServiceImpl final : public v1::EvaluationService::Service {
   };
   StatusOr<Subject> ResolveSubject(const std::string& project, const std::string& model, const std::string& adapter,
                                    std::string_view field_prefix, worker::v1::Task& task) const;
+  /// Completes `name`, the spec's `field`, and adds the data set's file to the task as a group and to what the work uses.
+  StatusOr<v1::Dataset> AddDataset(const std::string& project, std::string_view field, const char* group_name, std::string& name,
+                                   Subject& subject, worker::v1::Task& task) const;
+  /// Reads the data to its end: what cannot be scored is refused before a worker is taken.
+  Status CheckData(const v1::EvaluationSpec& spec, const v1::Dataset& dataset, const v1::Dataset& few_shots) const;
   Status Create(const v1::CreateEvaluationJobRequest& request, v1::EvaluationJob& job);
   Status List(const v1::ListEvaluationJobsRequest& request, v1::ListEvaluationJobsResponse& response);
   Status RunGenerate(const v1::GenerateRequest& request, const Call& call, v1::GenerateResponse& response);

@@ -315,6 +315,50 @@ TEST_F(ResourcesTest, EvaluationsAreCheckedRunAndRead) {
   EXPECT_TRUE(Call(*evaluations_, &v1::EvaluationService::Stub::DeleteEvaluationJob, remove, &empty).ok());
 }
 
+TEST_F(ResourcesTest, EvaluationsOfUnknownAnswersAreRefusedWithTheirLines) {
+  MakeModel("base");
+  v1::Dataset dataset;
+  ASSERT_TRUE(CreateDataset("numbers", R"({"prompt":"p","completion":"c","answer":"7"})" "\n"
+                                       R"({"prompt":"p","completion":"c","answer":"seven"})" "\n", &dataset).ok());
+  ASSERT_TRUE(CreateDataset("choices", R"({"subject":"s","question":"q","choices":["x","y"],"answer":"B"})", &dataset).ok());
+  EXPECT_EQ(dataset.format(), v1::DATASET_FORMAT_CHOICE);
+  v1::CreateEvaluationJobRequest request;
+  request.set_parent(kProject);
+  v1::EvaluationSpec& spec = *request.mutable_evaluation_job()->mutable_spec();
+  spec.set_model("base");
+  spec.set_dataset("numbers");
+  spec.set_scoring(v1::SCORING_LAST_NUMBER);
+  v1::EvaluationJob job;
+  const auto create = [&] { return Call(*evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, request, &job); };
+  const grpc::Status unknown = create();
+  EXPECT_TRUE(Fails(unknown, grpc::INVALID_ARGUMENT, "UNKNOWN_ANSWER"));
+  EXPECT_THAT(ViolatedFields(unknown), ::testing::ElementsAre("line 2"));
+  spec.set_scoring(v1::SCORING_CHOICE_LIKELIHOOD);
+  EXPECT_TRUE(Fails(create(), grpc::INVALID_ARGUMENT, "NO_CHOICES"));
+  spec.set_dataset("choices");
+  spec.set_few_shots(1);
+  EXPECT_THAT(ViolatedFields(create()), ::testing::ElementsAre("evaluation_job.spec.few_shot_dataset"));
+  spec.set_few_shot_dataset("choices");
+  spec.set_few_shots(2);
+  EXPECT_TRUE(Fails(create(), grpc::INVALID_ARGUMENT, "FEW_SHOTS_MISSING"));
+  spec.set_few_shots(1);
+  spec.set_prompt_template(v1::PROMPT_TEMPLATE_ALPACA);
+  spec.add_answer_words("x");
+  spec.mutable_generation()->set_num_beams(4);
+  spec.mutable_generation()->set_temperature(1);
+  EXPECT_THAT(ViolatedFields(create()), ::testing::ElementsAre("evaluation_job.spec.answer_words", "evaluation_job.spec.prompt_template",
+                                                               "evaluation_job.spec.generation.num_beams"));
+  spec.clear_answer_words();
+  spec.clear_prompt_template();
+  spec.clear_generation();
+  ASSERT_TRUE(create().ok());
+  EXPECT_FALSE(job.spec().perplexity());
+  const worker::v1::Lease lease = NextLease();
+  EXPECT_EQ(lease.task().evaluate().few_shot_format(), v1::DATASET_FORMAT_CHOICE);
+  ASSERT_EQ(lease.task().inputs_size(), 3);
+  EXPECT_EQ(lease.task().inputs(2).name(), "few_shots");
+}
+
 TEST_F(ResourcesTest, GenerateWithoutAWorkerEndsAtTheDeadlineAndLeavesNothing) {
   MakeModel("base");
   v1::GenerateRequest request;

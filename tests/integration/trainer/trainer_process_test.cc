@@ -160,24 +160,6 @@ TEST_F(TrainerProcessTest, BadInputIsNamed) {
   }
 }
 
-TEST_F(TrainerProcessTest, APromptBeyondTheContextCountsAsWrong) {
-  fs::create_directories(Path("long"));
-  std::ofstream(Path("long") / "data.jsonl") << "{\"prompt\":\"add 1 2 = \",\"completion\":\"3\"}\n{\"prompt\":\""
-                                             << std::string(9000, 'a') << "\",\"completion\":\"b\"}\n";
-  TaskAssignment task = Assignment("evaluate");
-  (*task.mutable_directories())["dataset"] = Path("long").string();
-  auto& evaluation = *task.mutable_task()->mutable_evaluate();
-  evaluation.set_base_hash(base_hash_);
-  evaluation.mutable_spec()->mutable_generation()->set_max_new_tokens(2);
-  const TrainerRun run = RunTrainer(task, Log());
-  ASSERT_EQ(run.exit_code, 0) << Slurp(Log());
-  EXPECT_NE(run.FindEvent("PROMPTS_TOO_LONG"), nullptr);
-  ASSERT_EQ(run.result->evaluate().examples_size(), 2);
-  EXPECT_EQ(run.result->evaluate().samples(), 2);
-  EXPECT_FALSE(run.result->evaluate().examples(1).match());
-  EXPECT_EQ(run.result->evaluate().examples(1).output(), "");
-}
-
 TEST_F(TrainerProcessTest, QuantisesTrainsAndEvaluatesOnAnNf4Base) {
   ASSERT_NO_FATAL_FAILURE(Prepare());
   TaskAssignment quantize = Assignment("nf4");

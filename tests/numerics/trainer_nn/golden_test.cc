@@ -1,5 +1,6 @@
 // Our model against files that transformers and PEFT wrote (scripts/numerics/make_reference.py): logits within 1e-3,
-// losses within 1e-3, SBoRA gradients within 1e-5 (relative to the largest) of LoRA with a frozen one-hot factor.
+// losses within 1e-3, SBoRA gradients within 1e-5 (relative to the largest) of LoRA with a frozen one-hot factor,
+// and the same answers of beam search.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
@@ -11,6 +12,7 @@
 
 #include "core/adapter.h"
 #include "core/safetensors.h"
+#include "worker/trainer/nn/generate.h"
 #include "worker/trainer/nn/llama.h"
 
 namespace sbora::trainer {
@@ -46,6 +48,17 @@ class Golden {
 double MaxDifference(const at::Tensor& a, const at::Tensor& b) {
   EXPECT_EQ(a.sizes(), b.sizes());
   return (a - b).abs().max().item<double>();
+}
+
+/// Lists laid end to end, as lists.
+std::vector<std::vector<int64_t>> Cut(const std::vector<int32_t>& ids, const std::vector<int32_t>& lengths) {
+  std::vector<std::vector<int64_t>> lists;
+  auto next = ids.begin();
+  for (const int32_t length : lengths) {
+    lists.emplace_back(next, next + length);
+    next += length;
+  }
+  return lists;
 }
 
 class GoldenTest : public ::testing::TestWithParam<std::string> {
@@ -111,6 +124,30 @@ TEST_P(GoldenTest, SboraEqualsPeftLoraWithAFrozenOneHotFactor) {
       EXPECT_GT(expected.abs().max().item<double>(), 1e-3) << module.name;
     }
   }
+}
+
+TEST_P(GoldenTest, BeamSearchEqualsTransformers) {
+  const Golden golden(dir_ / "beams.safetensors");
+  const std::vector<std::vector<int64_t>> prompts = Cut(golden.Ints("prompts"), golden.Ints("prompt_lengths"));
+  const std::vector<int32_t> ends = golden.Ints("end_tokens");
+  int64_t stopped = 0;
+  for (const int64_t beams : {2, 4}) {
+    const auto expected =
+        Cut(golden.Ints(fmt::format("beams{}.answers", beams)), golden.Ints(fmt::format("beams{}.lengths", beams)));
+    for (const int64_t batch : {1, 3}) {
+      const auto found = Generate(*model_, nullptr, prompts,
+                                  {.max_new_tokens = golden.Ints("max_new_tokens")[0],
+                                   .eos_ids = {ends.begin(), ends.end()},
+                                   .batch_size = batch,
+                                   .num_beams = beams});
+      ASSERT_TRUE(found.ok()) << found.status().ToString();
+      for (size_t i = 0; i < prompts.size(); ++i) {
+        EXPECT_EQ((*found)[i].ids, expected[i]) << beams << " beams, batches of " << batch << ", prompt " << i;
+        stopped += (*found)[i].finish == FinishReason::kStop ? 1 : 0;
+      }
+    }
+  }
+  EXPECT_GT(stopped, 0);  // an end token was met, not the limit alone
 }
 
 INSTANTIATE_TEST_SUITE_P(Variants, GoldenTest, ::testing::Values("plain", "tied_linear", "llama3"),

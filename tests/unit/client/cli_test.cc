@@ -217,8 +217,126 @@ TEST_F(CliTest, EvaluateWaitsAndShowsTheFigures) {
   EXPECT_EQ(spec.dataset(), "projects/default/datasets/held");
   EXPECT_EQ(spec.generation().max_new_tokens(), 40);
   EXPECT_THAT(out_, HasSubstr("exact match  90.0 % (9 of 10)"));
+  EXPECT_EQ(spec.scoring(), v1::SCORING_UNSPECIFIED);  // the server's default
   EXPECT_EQ(Run({"evaluate", "--dataset", "held"}), 2);
   EXPECT_EQ(Run({"evaluate", "--model", "m", "--adapter", "a", "--dataset", "held"}), 2);
+}
+
+TEST_F(CliTest, EvaluateTakesATasksSettingsAndFlagsOverrideThem) {
+  ASSERT_EQ(Run({"evaluate", "--task", "BoolQ", "--model", "m", "--dataset", "d", "--num-beams", "1", "--no-wait"}), 0)
+      << err_;
+  const v1::EvaluationSpec& boolq = server_.evaluations.back().evaluation_job().spec();
+  EXPECT_EQ(boolq.scoring(), v1::SCORING_ANSWER_WORD);
+  EXPECT_THAT(boolq.answer_words(), ElementsAre("true", "false"));
+  EXPECT_EQ(boolq.prompt_template(), v1::PROMPT_TEMPLATE_LLM_ADAPTERS);
+  EXPECT_EQ(boolq.generation().max_new_tokens(), 32);
+  EXPECT_EQ(boolq.generation().num_beams(), 1);
+  ASSERT_EQ(Run({"evaluate", "--task", "AQuA", "--scoring", "option_letter_strict", "--model", "m", "--dataset", "d",
+                 "--no-wait"}),
+            0);
+  EXPECT_EQ(server_.evaluations.back().evaluation_job().spec().scoring(), v1::SCORING_OPTION_LETTER_STRICT);
+  EXPECT_EQ(server_.evaluations.back().evaluation_job().spec().generation().num_beams(), 4);
+  EXPECT_EQ(server_.evaluations.back().evaluation_job().spec().generation().max_new_tokens(), 256);
+
+  EXPECT_EQ(Run({"evaluate", "--task", "gsm8", "--model", "m", "--dataset", "d"}), 2);
+  EXPECT_THAT(err_, HasSubstr("did you mean gsm8k?"));
+  EXPECT_EQ(Run({"evaluate", "--task", "mmlu", "--model", "m", "--dataset", "d"}), 2);
+  EXPECT_THAT(err_, HasSubstr("--few-shot-dataset is required for 5 shots"));
+  ASSERT_EQ(
+      Run({"evaluate", "--task", "mmlu", "--model", "m", "--dataset", "d", "--few-shot-dataset", "dev", "--no-wait"}),
+      0)
+      << err_;
+  EXPECT_EQ(server_.evaluations.back().evaluation_job().spec().few_shot_dataset(), "projects/default/datasets/dev");
+}
+
+class EvaluationsTest : public CliTest {
+ protected:
+  /// An evaluation whose examples match as `matches` says.
+  void Add(const std::string& id, const std::string& adapter, const std::vector<bool>& matches) {
+    v1::EvaluationJob& job = server_.evaluation_jobs["projects/default/evaluationJobs/" + id];
+    job.set_name("projects/default/evaluationJobs/" + id);
+    job.set_state(v1::EvaluationJob::STATE_SUCCEEDED);
+    job.mutable_spec()->set_model("projects/default/models/m");
+    job.mutable_spec()->set_adapter(adapter);
+    job.mutable_spec()->set_dataset("projects/default/datasets/d");
+    job.mutable_spec()->set_scoring(v1::SCORING_LAST_NUMBER);
+    std::string lines;
+    int64_t correct = 0;
+    for (size_t i = 0; i < matches.size(); ++i) {
+      correct += matches[i] ? 1 : 0;
+      lines += "{\"index\":" + std::to_string(i) + ",\"expected\":\"7\",\"match\":" + (matches[i] ? "true" : "false") +
+               "}\n";
+    }
+    v1::EvaluationResult& result = *job.mutable_result();
+    result.set_samples(static_cast<int64_t>(matches.size()));
+    result.set_correct(correct);
+    result.set_accuracy(static_cast<double>(correct) / static_cast<double>(matches.size()));
+    result.add_examples()->set_prompt("long");
+    *result.mutable_examples_file() = server_.AddFile(id + ".jsonl", lines);
+  }
+};
+
+TEST_F(EvaluationsTest, CompareSetsThemSideBySideAgainstTheFirst) {
+  Add("base", "", {true, false, false, false});
+  Add("fa", "projects/default/adapters/fa", {false, true, true, true});
+  ASSERT_EQ(Run({"evaluations", "compare", "base", "fa"}), 0) << err_;
+  EXPECT_EQ(out_,
+            "                base    fa\n"
+            "model           m       m\n"
+            "adapter                 fa\n"
+            "accuracy        25.0 %  75.0 %\n"
+            "standard error  21.7 %  21.7 %\n"
+            "right           1 of 4  3 of 4\n"
+            "unanswered      0       0\n"
+            "gained                  3\n"
+            "lost                    1\n"
+            "p (McNemar)             0.625\n");
+  ASSERT_EQ(Run({"evaluations", "compare", "base", "fa", "--output", "json"}), 0) << err_;
+  EXPECT_THAT(out_, HasSubstr("\"gained\": \"3\""));
+  EXPECT_THAT(out_, HasSubstr("\"pValue\": 0.625"));
+  EXPECT_THAT(out_, Not(HasSubstr("long")));
+}
+
+TEST_F(EvaluationsTest, CompareRefusesWhatIsNotTheSameMeasurement) {
+  Add("base", "", {true, false});
+  Add("fewer", "", {true});
+  Add("beams", "", {true, false});
+  server_.evaluation_jobs["projects/default/evaluationJobs/beams"].mutable_spec()->mutable_generation()->set_num_beams(
+      4);
+  Add("failed", "", {true, false});
+  server_.evaluation_jobs["projects/default/evaluationJobs/failed"].set_state(v1::EvaluationJob::STATE_FAILED);
+  EXPECT_EQ(Run({"evaluations", "compare", "base"}), 2);
+  EXPECT_EQ(Run({"evaluations", "compare", "base", "fewer"}), 4);
+  EXPECT_THAT(err_, HasSubstr("they have 2 and 1 examples [NOT_COMPARABLE]"));
+  EXPECT_EQ(Run({"evaluations", "compare", "base", "beams"}), 4);
+  EXPECT_THAT(err_, HasSubstr("generation.num_beams"));
+  EXPECT_EQ(Run({"evaluations", "compare", "base", "failed"}), 4);
+  EXPECT_THAT(err_, HasSubstr("NOT_SUCCEEDED"));
+}
+
+TEST_F(EvaluationsTest, ExamplesAreWrittenWholeAndReplaceAFile) {
+  Add("base", "", {true});
+  const std::string file = (folder_.path() / "examples.jsonl").string();
+  ASSERT_TRUE(WriteFileAtomic(file, "old").ok());
+  ASSERT_EQ(Run({"evaluations", "examples", "base", "-o", file}), 0) << err_;
+  EXPECT_EQ(ReadFile(file, 1000).value(), "{\"index\":0,\"expected\":\"7\",\"match\":true}\n");
+  ASSERT_EQ(Run({"evaluations", "list"}), 0) << err_;
+  EXPECT_THAT(out_, HasSubstr("last_number  100.0 %"));
+  server_.evaluation_jobs.begin()->second.mutable_result()->clear_examples_file();
+  EXPECT_EQ(Run({"evaluations", "examples", "base", "-o", file}), 4);
+}
+
+TEST_F(CliTest, UploadTurnsAFolderOfCsvFilesIntoOneSet) {
+  const std::filesystem::path questions = folder_.path() / "test";
+  std::filesystem::create_directory(questions);
+  ASSERT_TRUE(WriteFileAtomic(questions / "anatomy_test.csv", "q,a,b,c,d,C\n").ok());
+  ASSERT_EQ(Run({"datasets", "upload", questions.string(), "--name", "mmlu"}), 0) << err_;
+  ASSERT_EQ(server_.datasets.size(), 1u);
+  EXPECT_EQ(server_.uploads[server_.datasets[0].upload()],
+            "{\"subject\":\"anatomy\",\"question\":\"q\",\"choices\":[\"a\",\"b\",\"c\",\"d\"],\"answer\":\"C\"}\n");
+  ASSERT_TRUE(WriteFileAtomic(questions / "anatomy_test.csv", "q,a,b,c,d,E\n").ok());
+  EXPECT_EQ(Run({"datasets", "upload", questions.string(), "--name", "mmlu"}), 2);
+  EXPECT_THAT(err_, HasSubstr("line 1: answer \"E\""));
 }
 
 TEST_F(CliTest, GeneratePrintsTheTexts) {

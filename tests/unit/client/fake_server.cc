@@ -175,11 +175,29 @@ grpc::Status FakeServer::CreateEvaluationJob(Context*, const v1::CreateEvaluatio
 grpc::Status FakeServer::GetEvaluationJob(Context*, const v1::GetEvaluationJobRequest* request,
                                           v1::EvaluationJob* job) {
   MutexLock lock(mutex_);
+  if (const auto found = evaluation_jobs.find(request->name()); found != evaluation_jobs.end()) {
+    *job = found->second;
+    return grpc::Status::OK;
+  }
   job->set_name(request->name());
   job->set_state(operation_polls-- > 0 ? v1::EvaluationJob::STATE_RUNNING : v1::EvaluationJob::STATE_SUCCEEDED);
   job->mutable_result()->set_samples(10);
-  job->mutable_result()->set_exact_matches(9);
-  job->mutable_result()->set_exact_match(0.9);
+  job->mutable_result()->set_correct(9);
+  job->mutable_result()->set_accuracy(0.9);
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeServer::ListEvaluationJobs(Context*, const v1::ListEvaluationJobsRequest*,
+                                            v1::ListEvaluationJobsResponse* response) {
+  MutexLock lock(mutex_);
+  for (const auto& [name, job] : evaluation_jobs) *response->add_evaluation_jobs() = job;
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeServer::CreateDataset(Context*, const v1::CreateDatasetRequest* request, v1::Dataset* dataset) {
+  MutexLock lock(mutex_);
+  datasets.push_back(*request);
+  dataset->set_name(request->parent() + "/datasets/" + request->dataset_id());
   return grpc::Status::OK;
 }
 

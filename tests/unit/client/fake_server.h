@@ -36,6 +36,7 @@ class FakeServer : public v1::FineTuningService::Service,
   // What it holds.
   std::map<std::string, v1::FineTuningJob> jobs;
   std::map<std::string, v1::Adapter> adapters;
+  std::map<std::string, v1::EvaluationJob> evaluation_jobs;
   std::vector<v1::WatchFineTuningJobResponse> watch_messages;
   /// Messages a watch stream sends before it breaks with UNAVAILABLE, by stream; streams beyond the list run to the
   /// end.
@@ -65,6 +66,7 @@ class FakeServer : public v1::FineTuningService::Service,
   std::vector<v1::EstimateFineTuningJobRequest> estimates;
   std::vector<v1::MergeAdaptersRequest> merges;
   std::vector<v1::CompareAdaptersRequest> comparisons;
+  std::vector<v1::CreateDatasetRequest> datasets;
   std::map<std::string, std::string> uploads;  // bytes by upload name
   int upload_streams = 0;
 
@@ -78,12 +80,15 @@ class FakeServer : public v1::FineTuningService::Service,
                                   grpc::ServerWriter<v1::WatchFineTuningJobResponse>*) override;
   grpc::Status EstimateFineTuningJob(Context*, const v1::EstimateFineTuningJobRequest*,
                                      v1::EstimateFineTuningJobResponse*) override;
+  grpc::Status CreateDataset(Context*, const v1::CreateDatasetRequest*, v1::Dataset*) override;
   grpc::Status ImportModel(Context*, const v1::ImportModelRequest*, google::longrunning::Operation*) override;
   grpc::Status GetAdapter(Context*, const v1::GetAdapterRequest*, v1::Adapter*) override;
   grpc::Status MergeAdapters(Context*, const v1::MergeAdaptersRequest*, google::longrunning::Operation*) override;
   grpc::Status CompareAdapters(Context*, const v1::CompareAdaptersRequest*, v1::CompareAdaptersResponse*) override;
   grpc::Status CreateEvaluationJob(Context*, const v1::CreateEvaluationJobRequest*, v1::EvaluationJob*) override;
   grpc::Status GetEvaluationJob(Context*, const v1::GetEvaluationJobRequest*, v1::EvaluationJob*) override;
+  grpc::Status ListEvaluationJobs(Context*, const v1::ListEvaluationJobsRequest*,
+                                  v1::ListEvaluationJobsResponse*) override;
   grpc::Status Generate(Context*, const v1::GenerateRequest*, v1::GenerateResponse*) override;
   grpc::Status GetServerInfo(Context*, const v1::GetServerInfoRequest*, v1::ServerInfo*) override;
   grpc::Status CreateUpload(Context*, const v1::CreateUploadRequest*, v1::Upload*) override;

@@ -67,8 +67,8 @@ TEST(ToTable, EvaluationShowsFiguresAndThreeExamples) {
   job.set_state(v1::EvaluationJob::STATE_SUCCEEDED);
   v1::EvaluationResult& result = *job.mutable_result();
   result.set_samples(60);
-  result.set_exact_matches(51);
-  result.set_exact_match(0.85);
+  result.set_correct(51);
+  result.set_accuracy(0.85);
   result.set_loss(0.125);
   result.set_perplexity(1.133);
   for (int i = 0; i < 5; ++i) {

@@ -42,6 +42,40 @@ class DatasetReaderTest : public ::testing::Test {
   DatasetFormat format_ = DatasetFormat::kAuto;
 };
 
+TEST_F(DatasetReaderTest, ReadsMultipleChoiceAsPromptAndLetter) {
+  const auto records = ReadAll("{\"subject\":\"s\",\"question\":\"q\",\"choices\":[\"x\",\"y\"],\"answer\":1}\n"
+                               "{\"question\":\"q\",\"choices\":[\"x\",\"y\",\"z\"],\"answer\":\"C\"}");
+  ASSERT_EQ(records.size(), 2u);
+  EXPECT_EQ(format_, DatasetFormat::kChoice);
+  EXPECT_EQ(records[0].prompt, "q\nA. x\nB. y\nAnswer:");
+  EXPECT_EQ(records[0].completion, " B");
+  EXPECT_EQ(records[0].answer, "B");
+  EXPECT_EQ(records[0].subject, "s");
+  EXPECT_EQ(records[1].completion, " C");
+  const auto reason = [&](const std::string& rest) { return Only("{\"question\":\"q\"," + rest + "}").reason; };
+  EXPECT_EQ(reason(R"("choices":["x","y"],"answer":2)"), "ANSWER_UNKNOWN");
+  EXPECT_EQ(reason(R"("choices":["x","y"],"answer":-1)"), "ANSWER_UNKNOWN");
+  EXPECT_EQ(reason(R"("choices":["x","y"],"answer":"b")"), "ANSWER_UNKNOWN");
+  EXPECT_EQ(reason(R"("choices":["x","y"],"answer":18446744073709551615)"), "ANSWER_UNKNOWN");
+  EXPECT_EQ(reason(R"("choices":["x","y"],"answer":null)"), "ANSWER_UNKNOWN");
+  EXPECT_EQ(reason(R"("choices":["x","y"])"), "FIELD_MISSING");
+  EXPECT_EQ(reason(R"("choices":["x"],"answer":"A")"), "CHOICES_COUNT");
+  EXPECT_EQ(reason(R"("choices":["x",1],"answer":"A")"), "FIELD_TYPE");
+  EXPECT_EQ(reason(R"("choices":"x","answer":"A")"), "FIELD_TYPE");
+}
+
+TEST_F(DatasetReaderTest, KeepsAnswerAndSubjectWhereTheyFit) {
+  const auto records = ReadAll("{\"prompt\":\"p\",\"completion\":\"c\",\"answer\":\"4\",\"subject\":\"s\"}\n"
+                               "{\"prompt\":\"p\",\"completion\":\"c\",\"answer\":4.5,\"subject\":7}\n"
+                               "{\"prompt\":\"p\",\"completion\":\"c\",\"answer\":[1]}");
+  ASSERT_EQ(records.size(), 3u);
+  EXPECT_EQ(records[0].answer, "4");
+  EXPECT_EQ(records[0].subject, "s");
+  EXPECT_EQ(records[1].answer, "4.5");
+  EXPECT_EQ(records[1].subject, "");
+  EXPECT_EQ(records[2].answer, "");
+}
+
 const std::string kGood = R"({"prompt":"a","completion":"b"})";
 
 TEST_F(DatasetReaderTest, ReadsTheThreeShapesAsLines) {

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "tests/unit/trainer_nn/tiny_llama.h"
+#include "worker/trainer/nn/beam_search.h"
 
 namespace sbora::trainer {
 namespace {
@@ -128,6 +129,75 @@ TEST(Generate, HonoursTheModelsLengthAndCancellation) {
   EXPECT_EQ((*cut)[3].finish, FinishReason::kCancelled);
 }
 
+using Step = std::vector<PromptBeams::Continuation>;
+
+TEST(PromptBeams, KeepsFinishedOnesByMeanAndStopsWhenNoneCanGetBetter) {
+  PromptBeams beams(2, 10);
+  beams.Advance(Step{{0, 5, -0.1F}, {0, 9, -0.5F}, {0, 6, -0.7F}, {0, 7, -0.9F}}, {9});
+  ASSERT_EQ(beams.running().size(), 2U);
+  EXPECT_EQ(beams.running()[0].token, 5);
+  EXPECT_EQ(beams.running()[1].token, 6);
+  EXPECT_FALSE(beams.done());  // one finished: the empty answer, at -0.5
+  beams.Advance(Step{{0, 9, -0.4F}, {1, 9, -0.9F}, {0, 1, -1.2F}, {1, 2, -1.3F}}, {9});
+  EXPECT_TRUE(beams.done());  // finished at -0.2 and -0.45; the best running one is at -0.6
+  EXPECT_EQ(beams.Best().ids, std::vector<int64_t>{5});
+  EXPECT_EQ(beams.Best().finish, FinishReason::kStop);
+}
+
+TEST(PromptBeams, GoesOnWhileARunningOneCouldReplaceTheWorst) {
+  PromptBeams beams(2, 10);
+  beams.Advance(Step{{0, 9, -0.5F}, {0, 8, -0.6F}, {0, 1, -0.7F}, {0, 2, -0.8F}, {0, 3, -0.9F}, {0, 4, -1.F}}, {8, 9});
+  EXPECT_TRUE(beams.done());  // -0.7 over one token is worse than both
+  EXPECT_TRUE(beams.Best().ids.empty());
+  PromptBeams others(2, 10);
+  others.Advance(Step{{0, 1, -0.1F}, {0, 2, -0.2F}, {0, 9, -5.F}, {0, 3, -6.F}}, {9});
+  EXPECT_EQ(others.running().size(), 2U);  // the end token is not among the best two: not kept
+  others.Advance(Step{{0, 9, -3.F}, {1, 9, -3.2F}, {0, 1, -3.4F}, {1, 1, -3.5F}}, {9});
+  EXPECT_TRUE(others.done());
+  EXPECT_EQ(others.Best().ids, std::vector<int64_t>{1});
+  PromptBeams third(1, 10);
+  third.Advance(Step{{0, 9, -2.F}, {0, 1, -1.9F}}, {9});
+  EXPECT_FALSE(third.done());  // -1.9 beats -2
+}
+
+TEST(PromptBeams, EndsAtTheLimitWithTheBestOfAll) {
+  PromptBeams beams(2, 2);
+  beams.Advance(Step{{0, 1, -1.F}, {0, 2, -2.F}, {0, 3, -3.F}, {0, 4, -4.F}}, {});
+  beams.Advance(Step{{1, 7, -2.1F}, {0, 5, -2.2F}, {0, 6, -9.F}, {1, 6, -9.F}}, {});
+  EXPECT_TRUE(beams.done());
+  EXPECT_EQ(beams.Best().ids, (std::vector<int64_t>{2, 7}));
+  EXPECT_EQ(beams.Best().finish, FinishReason::kLength);
+}
+
+TEST(BeamSearch, ScoresNoWorseThanGreedyAndDoesNotDependOnBatching) {
+  const auto model = TinyModel();
+  const auto adapter = TinyAdapter(AdapterMethod::kSboraFa);
+  // Without end tokens all answers have one length, so the mean that beams are judged by is the sum.
+  const auto score = [&](std::vector<int64_t> ids, const std::vector<int64_t>& answer) {
+    double sum = 0;
+    for (const int64_t token : answer) {
+      sum += FullLogits(*model, ids, adapter.get()).log_softmax(1)[0][token].item<double>();
+      ids.push_back(token);
+    }
+    return sum;
+  };
+  auto greedy = Generate(*model, adapter.get(), Prompts(), {.max_new_tokens = 6});
+  auto all = Generate(*model, adapter.get(), Prompts(), {.max_new_tokens = 6, .num_beams = 4});
+  auto single = Generate(*model, adapter.get(), Prompts(), {.max_new_tokens = 6, .batch_size = 1, .num_beams = 4});
+  ASSERT_TRUE(greedy.ok() && all.ok() && single.ok());
+  for (size_t i = 0; i < Prompts().size(); ++i) {
+    EXPECT_EQ((*all)[i].ids, (*single)[i].ids);
+    EXPECT_EQ((*all)[i].ids.size(), 6U);
+    EXPECT_GE(score(Prompts()[i], (*all)[i].ids), score(Prompts()[i], (*greedy)[i].ids) - 1e-4);
+  }
+  auto full = Generate(*model, nullptr, {RandomIds(60, 1)}, {.max_new_tokens = 100, .num_beams = 3});
+  EXPECT_EQ((*full)[0].ids.size(), 4U);
+  GenerateOptions stop{.max_new_tokens = 10, .num_beams = 2};
+  int64_t calls = 0;
+  stop.on_step = [&](int64_t) { return ++calls < 3; };
+  EXPECT_EQ((*Generate(*model, nullptr, Prompts(), stop))[0].finish, FinishReason::kCancelled);
+}
+
 TEST(Generate, BadPromptsAreErrors) {
   const auto model = TinyModel();
   const auto reason = [&](std::vector<std::vector<int64_t>> prompts, GenerateOptions options = {}) {
@@ -138,6 +208,9 @@ TEST(Generate, BadPromptsAreErrors) {
   EXPECT_EQ(reason({RandomIds(65, 1)}), "PROMPT_TOO_LONG");
   EXPECT_EQ(reason({{61}}), "TOKEN_OUT_OF_RANGE");
   EXPECT_EQ(reason({{1}}, {.top_p = 0}), "GENERATE_OPTIONS");
+  EXPECT_EQ(reason({{1}}, {.num_beams = 0}), "GENERATE_OPTIONS");
+  EXPECT_EQ(reason({{1}}, {.temperature = 1, .num_beams = 2}), "GENERATE_OPTIONS");
+  EXPECT_EQ(reason({{1}}, {.num_beams = 31}), "GENERATE_OPTIONS");  // 62 continuations of 61 tokens
 }
 
 }  // namespace

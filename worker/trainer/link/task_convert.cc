@@ -33,11 +33,28 @@ StatusOr<data::DatasetFormat> ParseFormat(sbora::v1::DatasetFormat format) {
       return data::DatasetFormat::kPromptCompletion;
     case sbora::v1::DATASET_FORMAT_CHAT:
       return data::DatasetFormat::kChat;
+    case sbora::v1::DATASET_FORMAT_CHOICE: return data::DatasetFormat::kChoice;
     case sbora::v1::DatasetFormat_INT_MIN_SENTINEL_DO_NOT_USE_:
     case sbora::v1::DatasetFormat_INT_MAX_SENTINEL_DO_NOT_USE_:
       break;
   }
   return InvalidArgument("TASK_MALFORMED", fmt::format("dataset_format is {}", static_cast<int>(format)));
+}
+
+StatusOr<data::Scoring> ParseScoring(sbora::v1::Scoring scoring) {
+  switch (scoring) {
+    case sbora::v1::SCORING_UNSPECIFIED:
+    case sbora::v1::SCORING_EXACT_MATCH: return data::Scoring::kExactMatch;
+    case sbora::v1::SCORING_ANSWER_WORD: return data::Scoring::kAnswerWord;
+    case sbora::v1::SCORING_LAST_NUMBER: return data::Scoring::kLastNumber;
+    case sbora::v1::SCORING_OPTION_LETTER_PAPER: return data::Scoring::kOptionLetterPaper;
+    case sbora::v1::SCORING_OPTION_LETTER_STRICT: return data::Scoring::kOptionLetterStrict;
+    case sbora::v1::SCORING_CHOICE_LIKELIHOOD: return data::Scoring::kChoiceLikelihood;
+    case sbora::v1::SCORING_CHOICE_LIKELIHOOD_SPACED: return data::Scoring::kChoiceLikelihoodSpaced;
+    case sbora::v1::Scoring_INT_MIN_SENTINEL_DO_NOT_USE_:
+    case sbora::v1::Scoring_INT_MAX_SENTINEL_DO_NOT_USE_: break;
+  }
+  return InvalidArgument("TASK_MALFORMED", fmt::format("scoring is {}", static_cast<int>(scoring)));
 }
 
 DevicePlan DeviceOf(const v1::TaskAssignment& assignment, core::ComputeDtype dtype, int64_t spec_threads) {
@@ -56,15 +73,18 @@ StatusOr<GenerationSettings> ParseGeneration(const sbora::v1::GenerationSpec& sp
   if (spec.has_top_p()) settings.top_p = spec.top_p();
   if (spec.has_seed()) settings.seed = spec.seed();
   if (spec.has_batch_size()) settings.batch_size = spec.batch_size();
+  if (spec.has_num_beams()) settings.num_beams = spec.num_beams();
   const bool good = settings.max_new_tokens >= 1 && settings.max_new_tokens <= kMaxNewTokens &&
                     settings.temperature >= 0 && settings.top_k >= 0 && settings.top_p > 0 && settings.top_p <= 1 &&
-                    settings.batch_size >= 1;
+                    settings.batch_size >= 1 && settings.num_beams >= 1;
   if (!good) {
-    return InvalidArgument("GENERATE_OPTIONS",
-                           fmt::format("max_new_tokens={} (1 to {}), temperature={} (0 or above), top_k={} (0 or above), "
-                                       "top_p={} (above 0, at most 1), batch_size={} (1 or above): out of range",
-                                       settings.max_new_tokens, kMaxNewTokens, settings.temperature, settings.top_k,
-                                       settings.top_p, settings.batch_size));
+    return InvalidArgument(
+        "GENERATE_OPTIONS",
+        fmt::format("max_new_tokens={} (1 to {}), temperature={} (0 or above), top_k={} (0 or above), "
+                    "top_p={} (above 0, at most 1), batch_size={} (1 or above), num_beams={} (1 or "
+                    "above): out of range",
+                    settings.max_new_tokens, kMaxNewTokens, settings.temperature, settings.top_k, settings.top_p,
+                    settings.batch_size, settings.num_beams));
   }
   return settings;
 }
@@ -133,12 +153,18 @@ StatusOr<EvaluateRequest> ToEvaluateRequest(const v1::TaskAssignment& assignment
   request.model.adapter_dir = OptionalDirectory(assignment, "adapter");
   request.model.base_hash = task.base_hash();
   request.model.device = DeviceOf(assignment, core::ComputeDtype::kAuto, spec.threads());
-  SBORA_ASSIGN_OR_RETURN(request.dataset, DirectoryOf(assignment, "dataset"));
-  SBORA_ASSIGN_OR_RETURN(request.dataset_format, ParseFormat(task.dataset_format()));
+  data::EvaluationInputs& inputs = request.inputs;
+  SBORA_ASSIGN_OR_RETURN(inputs.dataset, DirectoryOf(assignment, "dataset"));
+  SBORA_ASSIGN_OR_RETURN(inputs.format, ParseFormat(task.dataset_format()));
+  SBORA_ASSIGN_OR_RETURN(inputs.rule.scoring, ParseScoring(spec.scoring()));
+  inputs.rule.answer_words.assign(spec.answer_words().begin(), spec.answer_words().end());
+  inputs.max_samples = spec.max_samples();
+  inputs.few_shot_dataset = OptionalDirectory(assignment, "few_shots");
+  SBORA_ASSIGN_OR_RETURN(inputs.few_shot_format, ParseFormat(task.few_shot_format()));
+  inputs.few_shots = spec.few_shots();
   SBORA_ASSIGN_OR_RETURN(request.prompt_template, core::ParsePromptTemplate(spec.prompt_template()));
   SBORA_ASSIGN_OR_RETURN(request.generation, ParseGeneration(spec.generation()));
-  request.max_samples = spec.max_samples();
-  request.exact_match = !spec.has_exact_match() || spec.exact_match();
+  request.answers = !spec.has_exact_match() || spec.exact_match();
   request.perplexity = !spec.has_perplexity() || spec.perplexity();
   request.output_dir = assignment.output_directory();
   return request;
@@ -182,15 +208,31 @@ worker::v1::TaskResult ToProto(const TrainOutcome& outcome) {
   return result;
 }
 
-worker::v1::TaskResult ToProto(const EvaluateOutcome& outcome) {
+worker::v1::TaskResult ToProto(const EvaluateOutcome& outcome, data::Scoring scoring) {
+  const auto share = [](int64_t part, int64_t all) {
+    return static_cast<double>(part) / static_cast<double>(std::max<int64_t>(1, all));
+  };
   worker::v1::TaskResult result;
   auto* evaluate = result.mutable_evaluate();
   evaluate->set_samples(outcome.samples);
-  evaluate->set_exact_matches(outcome.exact_matches);
-  evaluate->set_exact_match(static_cast<double>(outcome.exact_matches) /
-                            static_cast<double>(std::max<int64_t>(1, outcome.samples)));
+  evaluate->set_correct(outcome.correct);
+  evaluate->set_accuracy(share(outcome.correct, outcome.samples));
+  if (scoring == data::Scoring::kExactMatch) {
+    evaluate->set_exact_matches(evaluate->correct());
+    evaluate->set_exact_match(evaluate->accuracy());
+  }
+  evaluate->set_unanswered(outcome.unanswered);
+  evaluate->set_prompts_too_long(outcome.prompts_too_long);
+  evaluate->set_subject_mean(outcome.SubjectMean());
   evaluate->set_loss(outcome.loss);
   evaluate->set_perplexity(outcome.perplexity);
+  for (const auto& [name, tally] : outcome.subjects) {
+    auto* subject = evaluate->add_subjects();
+    subject->set_subject(name);
+    subject->set_samples(tally.samples);
+    subject->set_correct(tally.correct);
+    subject->set_accuracy(share(tally.correct, tally.samples));
+  }
   for (const auto& example : outcome.examples) {
     if (evaluate->examples_size() == kExamplesInResult) break;
     auto* out = evaluate->add_examples();
@@ -199,6 +241,11 @@ worker::v1::TaskResult ToProto(const EvaluateOutcome& outcome) {
     out->set_reference(example.reference);
     out->set_output(example.output);
     out->set_match(example.match);
+    out->set_answer(example.answer.value_or(""));
+    out->set_expected(example.expected);
+    out->set_subject(example.subject);
+    out->mutable_choice_log_probabilities()->Assign(example.choice_log_probabilities.begin(),
+                                                    example.choice_log_probabilities.end());
   }
   return result;
 }

@@ -25,6 +25,6 @@ StatusOr<QuantizeRequest> ToQuantizeRequest(const v1::TaskAssignment& assignment
 
 worker::v1::TaskResult ToProto(const TrainOutcome& outcome);
 /// Carries the first 20 examples.
-worker::v1::TaskResult ToProto(const EvaluateOutcome& outcome);
+worker::v1::TaskResult ToProto(const EvaluateOutcome& outcome, data::Scoring scoring);
 
 }  // namespace sbora::trainer

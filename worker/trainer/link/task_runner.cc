@@ -36,7 +36,7 @@ StatusOr<TaskEnd> Train(const v1::TaskAssignment& assignment, TaskObserver& obse
 StatusOr<TaskEnd> EvaluateTask(const v1::TaskAssignment& assignment, TaskObserver& observer) {
   SBORA_ASSIGN_OR_RETURN(const auto request, ToEvaluateRequest(assignment));
   SBORA_ASSIGN_OR_RETURN(const auto outcome, Evaluate(request, observer));
-  return TaskEnd{.stopped = false, .result = ToProto(outcome)};
+  return TaskEnd{.stopped = false, .result = ToProto(outcome, request.inputs.rule.scoring)};
 }
 
 StatusOr<TaskEnd> GenerateTask(const v1::TaskAssignment& assignment, TaskObserver& observer) {

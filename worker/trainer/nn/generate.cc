@@ -9,9 +9,21 @@
 
 #include "common/status_macros.h"
 #include "core/counter_rng.h"
+#include "worker/trainer/nn/beam_search.h"
 
 namespace sbora::trainer {
 namespace {
+
+Status CheckBeams(const GenerateOptions& options, int64_t vocab) {
+  const int64_t candidates = PromptBeams::CandidatesPerStep(options.num_beams, options.eos_ids.size());
+  if (options.num_beams >= 1 && (options.num_beams == 1 || (options.temperature == 0 && candidates <= vocab)))
+    return OkStatus();
+  return InvalidArgument(
+      "GENERATE_OPTIONS",
+      fmt::format("num_beams={} with temperature={}: beams (1 or more) are searched without sampling "
+                  "(temperature 0), and compare {} continuations of a vocabulary of {}",
+                  options.num_beams, options.temperature, candidates, vocab));
+}
 
 Status CheckOptions(const GenerateOptions& options) {
   if (options.max_new_tokens < 0 || options.batch_size < 1 || !(options.temperature >= 0) || options.top_k < 0 ||
@@ -186,6 +198,7 @@ StatusOr<std::vector<Generation>> Generate(const LlamaModel& model, AdapterSet* 
                                            const std::vector<std::vector<int64_t>>& prompts,
                                            const GenerateOptions& options) {
   SBORA_RETURN_IF_ERROR(CheckOptions(options));
+  SBORA_RETURN_IF_ERROR(CheckBeams(options, model.config().vocab_size));
   SBORA_RETURN_IF_ERROR(CheckPrompts(prompts, model.config()));
   std::vector<Generation> results;
   results.reserve(prompts.size());
@@ -197,11 +210,18 @@ StatusOr<std::vector<Generation>> Generate(const LlamaModel& model, AdapterSet* 
       results.resize(results.size() + end - begin, Generation{.ids = {}, .finish = FinishReason::kCancelled});
       continue;
     }
-    BatchDecoder decoder(model, adapter, options, {prompts.begin() + static_cast<int64_t>(begin),
-                                                   prompts.begin() + static_cast<int64_t>(end)},
-                         options.first_prompt + static_cast<int64_t>(begin));
-    running = decoder.Run(tokens);
-    for (Generation& generation : decoder.TakeResults()) results.push_back(std::move(generation));
+    std::vector<std::vector<int64_t>> batch(prompts.begin() + static_cast<int64_t>(begin),
+                                            prompts.begin() + static_cast<int64_t>(end));
+    const auto decode = [&](auto decoder) {
+      running = decoder.Run(tokens);
+      for (Generation& generation : decoder.TakeResults()) results.push_back(std::move(generation));
+    };
+    if (options.num_beams > 1) {
+      decode(BeamDecoder(model, adapter, options, std::move(batch)));
+    } else {
+      decode(
+          BatchDecoder(model, adapter, options, std::move(batch), options.first_prompt + static_cast<int64_t>(begin)));
+    }
   }
   return results;
 }

@@ -1,4 +1,4 @@
-/// Batched text generation on token ids: greedy or sampled, with a KV cache.
+/// Batched text generation on token ids: greedy, sampled or by beam search (beam_search.h), with a KV cache.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +20,7 @@ struct GenerateOptions {
   uint64_t seed = 0;             ///< sampling is f(seed, prompt number, step): batching changes no draw
   int64_t first_prompt = 0;      ///< number of prompts[0], for callers that split a list
   int64_t batch_size = 64;       ///< prompts decoded together
+  int64_t num_beams = 1;         ///< above 1: beam search, which takes no temperature, top_k and top_p
   /// Called after each decoded step with the number of tokens so far; return false to stop early. May be empty.
   std::function<bool(int64_t tokens)> on_step = nullptr;
 };

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <numeric>
 
 namespace sbora::trainer {
 
@@ -19,6 +20,9 @@ KvCache::KvCache(int64_t layers, int64_t batch, int64_t kv_heads, int64_t head_d
 int64_t KvCache::max_length() const { return lengths_.empty() ? 0 : *std::max_element(lengths_.begin(), lengths_.end()); }
 
 void KvCache::Keep(const std::vector<int64_t>& rows) {
+  std::vector<int64_t> unchanged(lengths_.size());
+  std::iota(unchanged.begin(), unchanged.end(), int64_t{0});
+  if (rows == unchanged) return;
   at::NoGradGuard no_grad;
   std::vector<int64_t> lengths;
   lengths.reserve(rows.size());

@@ -18,7 +18,8 @@ class KvCache {
   int64_t max_length() const;
   int64_t capacity() const { return capacity_; }
 
-  /// Keeps only these rows, in this order: finished sequences leave the batch.
+  /// The cache becomes these rows, in this order: finished sequences leave the batch; a row named twice is copied, as
+  /// beams that part need it. Costs a copy of the cache unless nothing changes.
   void Keep(const std::vector<int64_t>& rows);
 
   /// For the model only.

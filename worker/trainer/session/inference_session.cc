@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/check.h"
 #include "common/status_macros.h"
 #include "worker/trainer/nn/generate.h"
 #include "worker/trainer/nn/llama.h"
@@ -93,6 +94,7 @@ StatusOr<std::vector<std::vector<int64_t>>> InferenceSession::Generate(
                                     .seed = settings.seed,
                                     .first_prompt = static_cast<int64_t>(first),
                                     .batch_size = settings.batch_size,
+                                    .num_beams = settings.num_beams,
                                     .on_step = [&](int64_t) { return !impl_->observer->StopRequested(); }};
       SBORA_ASSIGN_OR_RETURN(auto generations, trainer::Generate(*impl_->model, impl_->adapter.get(), batch, options));
       if (impl_->observer->StopRequested()) return Stopped();
@@ -100,6 +102,37 @@ StatusOr<std::vector<std::vector<int64_t>>> InferenceSession::Generate(
       on_batch(static_cast<int64_t>(last));
     }
     return answers;
+  });
+}
+
+StatusOr<std::vector<std::vector<double>>> InferenceSession::NextTokenLogProbabilities(
+    std::span<const std::vector<int64_t>> prompts, std::span<const std::vector<int64_t>> choices, int64_t batch_size,
+    const std::function<void(int64_t done)>& on_batch) {
+  return Guarded([&]() -> StatusOr<std::vector<std::vector<double>>> {
+    SBORA_CHECK(prompts.size() == choices.size(), "{} prompts, {} lists of choices", prompts.size(), choices.size());
+    std::vector<std::vector<double>> all;
+    const auto step = static_cast<size_t>(std::max<int64_t>(1, batch_size));
+    for (size_t first = 0; first < prompts.size();) {
+      if (impl_->observer->StopRequested()) return Stopped();
+      size_t last = first;
+      PackedBatch batch;
+      std::vector<int64_t> rows;
+      for (; last < std::min(prompts.size(), first + step); ++last) {
+        if (last > first && batch.tokens() + std::ssize(prompts[last]) > kMaxScoredTokens) break;
+        SBORA_RETURN_IF_ERROR(CheckSample({prompts[last], {}}, last, config()));
+        batch.Append(last, prompts[last]);
+        rows.push_back(batch.tokens() - 1);
+      }
+      const at::Tensor log_BV = at::log_softmax(impl_->model->Logits(batch, rows, impl_->adapter.get()), 1).cpu();
+      for (size_t i = first; i < last; ++i) {
+        const float* log_V = log_BV.const_data_ptr<float>() + static_cast<int64_t>(i - first) * log_BV.size(1);
+        std::vector<double>& of_prompt = all.emplace_back();
+        for (const int64_t id : choices[i]) of_prompt.push_back(double{log_V[id]});
+      }
+      first = last;
+      on_batch(static_cast<int64_t>(last));
+    }
+    return all;
   });
 }
 

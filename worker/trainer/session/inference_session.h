@@ -29,6 +29,7 @@ struct GenerationSettings {
   double top_p = 1;
   uint64_t seed = 42;
   int64_t batch_size = 8;  ///< prompts decoded together
+  int64_t num_beams = 1;   ///< above 1: beam search, with temperature 0 only
   std::vector<int64_t> eos_ids;
 };
 
@@ -63,6 +64,12 @@ class InferenceSession {
   StatusOr<std::vector<std::vector<int64_t>>> Generate(const std::vector<std::vector<int64_t>>& prompts,
                                                        const GenerationSettings& settings,
                                                        const std::function<void(int64_t done)>& on_batch);
+  /// For each prompt the natural logarithm of the probability that each of `choices` is its next token. Prompts are
+  /// packed, at most `batch_size` at a time.
+  StatusOr<std::vector<std::vector<double>>> NextTokenLogProbabilities(std::span<const std::vector<int64_t>> prompts,
+                                                                       std::span<const std::vector<int64_t>> choices,
+                                                                       int64_t batch_size,
+                                                                       const std::function<void(int64_t done)>& on_batch);
   /// Sum of -log p over all supervised tokens. Samples are packed, at most `batch_size` at a time.
   StatusOr<LossTotal> AnswerLoss(std::span<const ScoredSample> samples, int64_t batch_size,
                                  const std::function<void(int64_t done)>& on_batch);
