@@ -13,11 +13,24 @@ namespace sbora::server {
 namespace {
 
 Status CheckFormat(v1::ExportFormat format) {
-  if (format == v1::EXPORT_FORMAT_PEFT) return OkStatus();
+  if (format == v1::EXPORT_FORMAT_PEFT || format == v1::EXPORT_FORMAT_GGUF) return OkStatus();
   if (format == v1::EXPORT_FORMAT_PATCH) return NotImplementedYet("export as patch");
-  if (format == v1::EXPORT_FORMAT_GGUF) return NotImplementedYet("export as GGUF");
   return InvalidArgument("BAD_EXPORT_FORMAT", fmt::format("format={} is not known", static_cast<int>(format)))
-      .WithViolation("format", "must be EXPORT_FORMAT_PEFT");
+      .WithViolation("format", "must be EXPORT_FORMAT_PEFT or EXPORT_FORMAT_GGUF");
+}
+
+Status CheckGgufType(const v1::ExportAdapterRequest& request) {
+  const v1::GgufType type = request.gguf_type();
+  const bool known = type == v1::GGUF_TYPE_UNSPECIFIED || type == v1::GGUF_TYPE_F16 || type == v1::GGUF_TYPE_Q8_0;
+  if (known && (type == v1::GGUF_TYPE_UNSPECIFIED || request.format() == v1::EXPORT_FORMAT_GGUF)) return OkStatus();
+  const std::string what = known ? "is for EXPORT_FORMAT_GGUF only" : "must be GGUF_TYPE_F16 or GGUF_TYPE_Q8_0";
+  return InvalidArgument("BAD_GGUF_TYPE", fmt::format("gguf_type={} {}", static_cast<int>(type), what)).WithViolation("gguf_type", what);
+}
+
+void AddGroup(worker::v1::Task& task, const char* name, const google::protobuf::RepeatedPtrField<v1::File>& files) {
+  worker::v1::InputGroup& group = *task.add_inputs();
+  group.set_name(name);
+  *group.mutable_files() = files;
 }
 
 }  // namespace
@@ -47,13 +60,21 @@ Status AdapterServiceImpl::Export(const v1::ExportAdapterRequest& request, googl
   SBORA_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
   SBORA_ASSIGN_OR_RETURN(const ResourceRow row, FindResource(services_, request.name(), core::Collection::kAdapters, "name"));
   SBORA_RETURN_IF_ERROR(CheckFormat(request.format()));
+  SBORA_RETURN_IF_ERROR(CheckGgufType(request));
   SBORA_ASSIGN_OR_RETURN(const v1::Adapter adapter, AdapterOf(row));
   worker::v1::Task task;
-  worker::v1::InputGroup& group = *task.add_inputs();
-  group.set_name("adapter");
-  *group.mutable_files() = adapter.files();
+  AddGroup(task, "adapter", adapter.files());
   task.mutable_export_()->set_format(request.format());
-  return SubmitOperation(WorkKind::kExport, row.project, task, {row.name}, request.request_id(),
+  std::vector<std::string> uses = {row.name};
+  if (request.format() == v1::EXPORT_FORMAT_GGUF) {
+    SBORA_ASSIGN_OR_RETURN(const ResourceRow model_row, services_.store().GetResource(adapter.model()));
+    SBORA_ASSIGN_OR_RETURN(const v1::Model model, ModelOf(model_row));
+    AddGroup(task, "model", model.files());
+    task.mutable_export_()->set_gguf_type(request.gguf_type());
+    task.mutable_export_()->set_base_hash(adapter.base_hash());
+    uses.push_back(model_row.name);
+  }
+  return SubmitOperation(WorkKind::kExport, row.project, task, std::move(uses), request.request_id(),
                          RequestHash("ExportAdapter", request), operation);
 }
 

@@ -4,6 +4,7 @@
 
 #include "common/file.h"
 #include "common/status_macros.h"
+#include "core/gguf_export.h"
 #include "core/model_import.h"
 #include "core/peft_export.h"
 #include "worker/trainer/link/task_convert.h"
@@ -84,15 +85,40 @@ StatusOr<TaskEnd> MergeTask(const v1::TaskAssignment& assignment, TaskObserver& 
   return TaskEnd{.stopped = false, .result = std::move(result)};
 }
 
+/// Merges into a folder of its own beside the output, then writes the merged checkpoint as GGUF.
+Status ExportMergedGguf(const v1::TaskAssignment& assignment, const std::filesystem::path& adapter, TaskObserver& observer) {
+  const auto& task = assignment.task().export_();
+  SBORA_ASSIGN_OR_RETURN(const auto model, DirectoryOf(assignment, "model"));
+  const std::filesystem::path output = assignment.output_directory();
+  SBORA_ASSIGN_OR_RETURN(const auto merged, TempDirectory::Create(output.parent_path(), "merged"));
+  const auto report = [&](const char* what, int64_t done, int64_t total) {
+    observer.OnProgress({.step = done, .total_steps = total, .phase = fmt::format("{} ({} of {} tensors)", what, done, total)});
+  };
+  const auto cancelled = [&] { return observer.StopRequested(); };
+  core::MergeOptions merge;
+  merge.known_base_hash = task.base_hash();
+  merge.progress = [&](int64_t done, int64_t total) { report("merging", done, total); };
+  merge.cancelled = cancelled;
+  SBORA_RETURN_IF_ERROR(core::MergeAdapter(model, adapter, merged.path(), merge).status());
+  core::GgufExportOptions options;
+  if (task.gguf_type() == sbora::v1::GGUF_TYPE_Q8_0) options.weights = core::GgufWeights::kQ8_0;
+  options.progress = [&](int64_t done, int64_t total) { report("writing GGUF", done, total); };
+  options.cancelled = cancelled;
+  return core::ExportGguf(merged.path(), output, options).status();
+}
+
 StatusOr<TaskEnd> ExportTask(const v1::TaskAssignment& assignment, TaskObserver& observer) {
   const auto format = assignment.task().export_().format();
-  if (format != sbora::v1::EXPORT_FORMAT_PEFT) {
-    return Unimplemented("EXPORT_FORMAT", fmt::format("export format {} is not built yet; use peft",
-                                                      sbora::v1::ExportFormat_Name(format)));
-  }
   SBORA_ASSIGN_OR_RETURN(const auto adapter, DirectoryOf(assignment, "adapter"));
   observer.OnProgress({.phase = "exporting"});
-  SBORA_RETURN_IF_ERROR(core::ExportPeft(adapter, assignment.output_directory()).status());
+  if (format == sbora::v1::EXPORT_FORMAT_PEFT) {
+    SBORA_RETURN_IF_ERROR(core::ExportPeft(adapter, assignment.output_directory()).status());
+  } else if (format == sbora::v1::EXPORT_FORMAT_GGUF) {
+    SBORA_RETURN_IF_ERROR(ExportMergedGguf(assignment, adapter, observer));
+  } else {
+    return Unimplemented("EXPORT_FORMAT", fmt::format("export format {} is not built yet; use peft or gguf",
+                                                      sbora::v1::ExportFormat_Name(format)));
+  }
   worker::v1::TaskResult result;
   result.mutable_files();
   return TaskEnd{.stopped = false, .result = std::move(result)};
