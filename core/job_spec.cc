@@ -94,7 +94,7 @@ void CheckData(const JobSpec& spec, Violations& violations) {
 
 }  // namespace
 
-Status CheckJobSpec(const JobSpec& spec) {
+Status CheckJobSpec(const JobSpec& spec, SpecPurpose purpose) {
   Violations violations;
   violations.Require(!spec.model.empty(), "spec.model", "is required: name a base model (sbora-client models list)");
   violations.Require(!spec.dataset.empty(), "spec.dataset", "is required: name a data set (sbora-client datasets list)");
@@ -115,7 +115,7 @@ Status CheckJobSpec(const JobSpec& spec) {
   violations.NotNegative("spec.limits.max_attempt_seconds", spec.max_attempt_seconds);
   violations.NotNegative("spec.limits.max_total_seconds", spec.max_total_seconds);
   Status status = violations.Finish();
-  return status.ok() ? CheckImplemented(spec) : status;
+  return status.ok() && purpose == SpecPurpose::kTraining ? CheckImplemented(spec) : status;
 }
 
 Status ResolveAgainstModel(const ModelConfig& model, JobSpec& spec) {

@@ -77,10 +77,13 @@ struct JobSpec {
   double max_total_seconds = 0.0;
 };
 
+/// What a spec is for: an estimate may be asked for what cannot be trained yet.
+enum class SpecPurpose { kTraining, kEstimate };
+
 /// Ranges and combinations that need no model. All problems at once: INVALID_ARGUMENT INVALID_SPEC with one violation
 /// for each, field paths as in FineTuningSpec (for example "spec.adapter.rank").
-/// What is specified but not built yet is UNIMPLEMENTED FEATURE_NOT_IMPLEMENTED naming it.
-Status CheckJobSpec(const JobSpec& spec);
+/// For kTraining, what is specified but not built yet is UNIMPLEMENTED FEATURE_NOT_IMPLEMENTED naming it.
+Status CheckJobSpec(const JobSpec& spec, SpecPurpose purpose = SpecPurpose::kTraining);
 
 /// Fills in what depends on the model (cutoff_tokens), then checks rank against each target's width and the cutoff
 /// against the context. Errors: as CheckJobSpec.

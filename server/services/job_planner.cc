@@ -40,12 +40,6 @@ Status CheckLabels(const v1::FineTuningJob& job) {
   return bad.violations().empty() ? OkStatus() : bad;
 }
 
-StatusOr<core::ModelConfig> ConfigOf(const v1::Model& model) {
-  StatusOr<core::ModelConfig> config = core::ParseHfConfig(model.config_json());
-  if (!config.ok()) return config.status().WithContext(model.name());
-  return config;
-}
-
 StatusOr<References> Resolve(const ServiceContext& services, const std::string& project, core::JobSpec& spec) {
   References found;
   SBORA_ASSIGN_OR_RETURN(const ResourceRow model, FindResourceOrId(services, spec.model, core::Collection::kModels, project, "spec.model"));
@@ -61,7 +55,7 @@ StatusOr<References> Resolve(const ServiceContext& services, const std::string& 
     SBORA_ASSIGN_OR_RETURN(found.validation, DatasetOf(validation));
     spec.validation_dataset = validation.name;
   }
-  SBORA_ASSIGN_OR_RETURN(found.config, ConfigOf(found.model));
+  SBORA_ASSIGN_OR_RETURN(found.config, ModelConfigOf(found.model));
   return found;
 }
 
@@ -124,6 +118,12 @@ void SetLimits(const core::JobSpec& spec, SubmitRequest& submit) {
 
 }  // namespace
 
+StatusOr<core::ModelConfig> ModelConfigOf(const v1::Model& model) {
+  StatusOr<core::ModelConfig> config = core::ParseHfConfig(model.config_json());
+  if (!config.ok()) return config.status().WithContext(model.name());
+  return config;
+}
+
 StatusOr<google::protobuf::RepeatedPtrField<worker::v1::ModuleIndices>> DrawJobIndices(const core::ModelConfig& model,
                                                                                        const core::JobSpec& spec) {
   google::protobuf::RepeatedPtrField<worker::v1::ModuleIndices> all;
@@ -174,46 +174,6 @@ StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::Cr
   submit.request_id = request.request_id();
   submit.request_hash = RequestHash("CreateFineTuningJob", request);
   return planned;
-}
-
-StatusOr<v1::EstimateFineTuningJobResponse> EstimateFineTuning(const ServiceContext& services,
-                                                               const v1::EstimateFineTuningJobRequest& request) {
-  SBORA_ASSIGN_OR_RETURN(const std::string project, core::ParseProject(request.parent(), "parent"));
-  const bool by_config = !request.model_config_json().empty();
-  // What an estimate does not need may be left out; the parser wants all of a job.
-  v1::FineTuningSpec complete = request.spec();
-  if (complete.dataset().empty()) complete.set_dataset("not-needed");
-  if (by_config && complete.model().empty()) complete.set_model("by-config");
-  SBORA_ASSIGN_OR_RETURN(core::JobSpec spec, core::ParseSpec(complete));
-  core::AdapterConfig adapter;
-  if (by_config) {
-    SBORA_ASSIGN_OR_RETURN(adapter.base_config, core::ParseHfConfig(request.model_config_json()));
-  } else {
-    SBORA_ASSIGN_OR_RETURN(const ResourceRow row, FindResourceOrId(services, spec.model, core::Collection::kModels, project, "spec.model"));
-    SBORA_ASSIGN_OR_RETURN(const v1::Model model, ModelOf(row));
-    SBORA_ASSIGN_OR_RETURN(adapter.base_config, ConfigOf(model));
-    adapter.base_model = model.name();
-    adapter.base_hash = model.base_hash();
-  }
-  SBORA_RETURN_IF_ERROR(core::ResolveAgainstModel(adapter.base_config, spec));
-  adapter.method = spec.adapter.method;
-  adapter.rank = spec.adapter.rank;
-  adapter.alpha = spec.adapter.alpha;
-  adapter.dropout = spec.adapter.dropout;
-  adapter.target_modules = spec.adapter.target_modules;
-  adapter.seed = spec.adapter.index_seed;
-  adapter.index_generator_version = core::UsesIndices(adapter.method) ? core::kIndexGeneratorVersion : 0;
-
-  v1::EstimateFineTuningJobResponse response;
-  response.set_trainable_parameters(core::TrainableParameters(adapter.base_config, adapter.method, adapter.rank, adapter.target_modules));
-  response.set_artifact_bytes(core::ArtifactBytes(adapter));
-  for (const core::LinearModule module : adapter.target_modules) {
-    auto& entry = *response.add_modules();
-    const std::string_view name = core::LinearModuleName(module);
-    entry.set_module(std::string(name.substr(0, name.find('_'))));
-    entry.set_trainable_parameters(core::TrainableParameters(adapter.base_config, adapter.method, adapter.rank, {module}));
-  }
-  return response;
 }
 
 }  // namespace sbora::server

@@ -7,6 +7,7 @@
 #include "core/job_spec.h"
 #include "core/model_config.h"
 #include "sbora/v1/job.pb.h"
+#include "sbora/v1/model.pb.h"
 #include "sbora/worker/v1/task.pb.h"
 #include "server/services/context.h"
 
@@ -25,8 +26,7 @@ StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::Cr
 StatusOr<google::protobuf::RepeatedPtrField<worker::v1::ModuleIndices>> DrawJobIndices(const core::ModelConfig& model,
                                                                                        const core::JobSpec& spec);
 
-/// From configurations alone.
-StatusOr<v1::EstimateFineTuningJobResponse> EstimateFineTuning(const ServiceContext& services,
-                                                               const v1::EstimateFineTuningJobRequest& request);
+/// The shape of a stored model.
+StatusOr<core::ModelConfig> ModelConfigOf(const v1::Model& model);
 
 }  // namespace sbora::server
