@@ -30,6 +30,7 @@ struct BenchReport {
   int64_t trainable_parameters = 0;
   int threads = 0;
   bool random_weights = false;
+  int64_t peak_memory_bytes = 0;  ///< of this process, loading included
 };
 
 StatusOr<BenchReport> RunBench(const BenchRequest& request);
