@@ -125,7 +125,8 @@ StatusOr<Vocabulary> ReadVocabulary(const Json& tokenizer, int64_t vocab_size) {
   const Json* added = Member(tokenizer, "added_tokens");
   for (const Json& token : added == nullptr ? Json::array() : *added) {
     for (const char* flag : {"lstrip", "rstrip", "single_word"}) {
-      if (IsTrue(token, flag)) return Unsupported(fmt::format("added token \"{}\" has {}", TextOf(token, "content").substr(0, 80), flag));
+      if (!IsTrue(token, flag)) continue;
+      return Unsupported(fmt::format("added token \"{}\" has {}", TextOf(token, "content").substr(0, 80), flag));
     }
     const Json* id = Member(token, "id");
     if (id == nullptr) return Malformed("an added token has no id");
@@ -232,6 +233,7 @@ Status GgufTokenizerMetadata(std::string_view tokenizer_json, std::string_view t
 
   metadata.String("tokenizer.ggml.model", "gpt2");
   metadata.String("tokenizer.ggml.pre", *pre);
+  metadata.Bool("tokenizer.ggml.add_space_prefix", false);  // no known pre-tokenizer adds one
   metadata.Strings("tokenizer.ggml.tokens", vocabulary.tokens);
   metadata.Int32s("tokenizer.ggml.token_type", vocabulary.types);
   metadata.Strings("tokenizer.ggml.merges", vocabulary.merges);

@@ -75,8 +75,8 @@ StatusOr<Vocabulary> ReadVocabulary(const GgufFile& file, const ModelConfig& con
       return InvalidArgument("TOKENIZER_MALFORMED", fmt::format("token {} repeats an earlier one", id));
     }
     v.vocab[token] = id;
-    const int64_t type = (*types)[id];
-    if (type == kGgufControlToken || type == kGgufUserDefinedToken) v.added.push_back(AddedToken(id, token, type == kGgufControlToken));
+    const bool special = (*types)[id] == kGgufControlToken;
+    if (special || (*types)[id] == kGgufUserDefinedToken) v.added.push_back(AddedToken(id, token, special));
   }
   for (const std::string& merge : *merges) {
     const size_t space = merge.find(' ', 1);

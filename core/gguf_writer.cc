@@ -212,8 +212,8 @@ StatusOr<std::unique_ptr<GgufWriter>> GgufWriter::Create(const std::filesystem::
     Put(header, static_cast<uint64_t>(offset));
     offset = Aligned(offset + elements / layout->elements * layout->bytes);
   }
-  header.append(static_cast<size_t>(Aligned(static_cast<int64_t>(header.size())) - static_cast<int64_t>(header.size())), '\0');
-  impl->data_begin = static_cast<int64_t>(header.size());
+  impl->data_begin = Aligned(static_cast<int64_t>(header.size()));
+  header.resize(static_cast<size_t>(impl->data_begin), '\0');
   impl->tensors = std::move(tensors);
   SBORA_RETURN_IF_ERROR(impl->file.Open());
   SBORA_RETURN_IF_ERROR(impl->file.Write(header));

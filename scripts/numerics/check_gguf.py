@@ -15,6 +15,7 @@ import pathlib
 import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")
 import gguf  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Runs real jobs and holds what `sbora-client estimate` said before them against what they took: peak memory of the
-trainer (VmHWM) and seconds a step, both from the manifest that the job commits.
+"""Trains for a few steps and holds core/estimate.h against what the trainer took: peak memory (VmHWM) and time.
 
     "$(scripts/reference_env)" scripts/numerics/estimate_bench.py --bin build/release/bin [--threads 2]
 
-Three models (SmolLM2-135M-Instruct; two of random weights with its tokenizer, half and a thousandth of its size),
-SBoRA-FA and -FB, two micro-batches. All samples have exactly cutoff_tokens tokens and the loss counts all of them, as an
-estimate assumes. Time is scaled from the jobs that ran before in the same project, so the first job of a model is
-estimated from another model or not at all. Prints a table in Markdown and the largest errors; nothing is fitted.
+Three models (SmolLM2-135M-Instruct; two of random weights with its tokenizer, half and a fortieth of its size),
+SBoRA-FA and -FB at rank 32 on q, k, v, up, down, two micro-batches of full samples, through `sbora-trainer bench`, which
+runs the loop of a real job. Time is scaled as the coordinator scales it, from the first run of the same model and from
+the last run of another one of similar size, by counted operations. Prints a table in Markdown and the largest errors;
+nothing is fitted.
 """
 import argparse
 import json
@@ -18,12 +18,13 @@ import sys
 import tempfile
 
 import transformers
-from compare_smollm2 import CACHE, Service, fetch_gguf
+from compare_smollm2 import CACHE, fetch_gguf
 
 RANK = 32
-# hidden, layers, heads, key heads, intermediate
-SHAPES = {"tiny": (64, 4, 4, 2, 128), "half": (448, 20, 7, 7, 1216)}
-LOADS = ((2, 128, 6), (4, 256, 3))  # samples of a micro-batch, tokens of a sample, steps
+# hidden, layers, heads, key heads, intermediate; in the order of the runs
+SHAPES = {"tiny": (64, 4, 4, 2, 128), "half": (448, 20, 7, 7, 1216), "smollm2": None}
+LOADS = ((2, 128), (4, 256))  # samples of a micro-batch, tokens of a sample
+SIZE_RATIO = 4  # core::kTimeSizeRatio
 MIB = 1 << 20
 
 
@@ -34,7 +35,8 @@ def random_model(folder, base, shape):
     config.update({"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
                    "num_key_value_heads": key_heads, "intermediate_size": intermediate, "head_dim": hidden // heads})
     transformers.set_seed(1)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(base).save_pretrained(folder)
 
 
@@ -47,84 +49,80 @@ def write_data(path):
             file.write(json.dumps({"prompt": f"{i}:", "completion": " " + text}) + "\n")
 
 
-def run_case(service, model, method, load, threads):
-    micro, cutoff, steps = load
-    name = f"{model}-{method.replace('_', '-')}-{micro}x{cutoff}"
-    spec = ["--model", model, "--dataset", "long", "--method", method, "--rank", RANK, "--batch-size", micro,
-            "--micro-batch-size", micro, "--cutoff-tokens", cutoff, "--max-steps", steps, "--loss-on", "all",
-            "--threads", threads, "--device", "cpu"]
-    estimate = service.client("estimate", *spec)
-    service.client("submit", "--name", name, "--wait", *spec)
-    folder = service.work / name
-    service.client("pull", name, "-o", folder)
-    summary = json.loads((folder / "manifest.json").read_text())["summary"]
-    time = estimate.get("time")
-    return {"model": model, "method": method, "load": f"{micro} x {cutoff}",
-            "memory": int(estimate["memory"]["peakBytes"]), "parts": estimate["memory"],
-            "measured_memory": summary["peak_memory_bytes"],
-            "step": time["secondsPerStep"] if time else None,
-            "by": time["measuredBy"].rsplit("/", 1)[1] if time else "",
-            "measured_step": summary["seconds"] / summary["steps"]}
+def run_case(programs, work, model, method, load, arguments):
+    folder, (samples, tokens) = work / model, load
+    estimate = json.loads(subprocess.run(
+        [programs / "reference_dump", "estimate", folder, method, str(RANK), str(samples), str(tokens)],
+        stdout=subprocess.PIPE, check=True, text=True).stdout)
+    took = json.loads(subprocess.run(
+        [programs / "sbora-trainer", "bench", "--model", folder, "--data", work / "long.jsonl", "--method", method,
+         "--rank", str(RANK), "--micro-batch", str(samples), "--cutoff", str(tokens), "--steps", str(arguments.steps),
+         "--threads", str(arguments.threads), "--output", "json"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True).stdout)
+    assert took["tokens"] == samples * tokens * took["steps"], took
+    return {"model": model, "method": method, "load": f"{samples} x {tokens}", "estimate": estimate,
+            "bytes": (folder / "model.safetensors").stat().st_size, "peak": took["peakMemoryBytes"],
+            "step": took["seconds"] / took["steps"], "tokens/s": took["tokensPerSecond"]}
 
 
 def percent(estimated, measured):
     return 100.0 * (estimated / measured - 1)
 
 
+def scaled_from(row, rows):
+    """The runs that a coordinator would go by: (class, run)."""
+    before = rows[:rows.index(row)]
+    same = [other for other in before if other["model"] == row["model"]]
+    others = [other for other in before if other["model"] != row["model"]
+              and 1 / SIZE_RATIO <= other["bytes"] / row["bytes"] <= SIZE_RATIO]
+    found = [("same model", same[0])] if same else []
+    return found + ([("other model", others[-1])] if others else [])
+
+
 def report(rows):
-    print("| model | method | micro-batch | peak estimated MiB | measured MiB | error | step estimated s | measured s | error | scaled from |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    errors = {"memory": [], "time, same model": [], "time, other model": []}
+    errors = {"memory": []}
+    print("| model | method | micro-batch | peak estimated MiB | measured MiB | error | GFLOP/s | step s | scaled: same model "
+          "| scaled: other model |\n|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
-        memory = percent(row["memory"], row["measured_memory"])
-        errors["memory"].append(abs(memory))
-        time = "| – |"
-        if row["step"] is not None:
-            error = percent(row["step"], row["measured_step"])
-            same = row["by"].startswith(row["model"])
-            errors["time, same model" if same else "time, other model"].append(abs(error))
-            time = f"| {error:+.0f} % |"
-        step = "–" if row["step"] is None else f"{row['step']:.2f}"
-        print(f"| {row['model']} | {row['method']} | {row['load']} | {row['memory'] / MIB:.0f} | "
-              f"{row['measured_memory'] / MIB:.0f} | {memory:+.1f} % | {step} | {row['measured_step']:.2f} {time} {row['by']} |")
+        memory = percent(row["estimate"]["peakBytes"], row["peak"])
+        errors["memory"].append(memory)
+        times = {"same model": "–", "other model": "–"}
+        for kind, other in scaled_from(row, rows):
+            error = percent(other["step"] * row["estimate"]["flops"] / other["estimate"]["flops"], row["step"])
+            errors.setdefault("time, " + kind, []).append(error)
+            times[kind] = f"{error:+.0f} %"
+        print(f"| {row['model']} | {row['method']} | {row['load']} | {row['estimate']['peakBytes'] / MIB:.0f} | "
+              f"{row['peak'] / MIB:.0f} | {memory:+.1f} % | {row['estimate']['flops'] / row['step'] / 1e9:.1f} | "
+              f"{row['step']:.2f} | {times['same model']} | {times['other model']} |")
     print()
     for name, values in errors.items():
-        if values:
-            print(f"largest error of {name}: {max(values):.1f} % of {len(values)} jobs")
+        print(f"largest error of {name}: {max(values, key=abs):+.1f} % of {len(values)} runs")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", required=True, type=pathlib.Path, help="folder of the programs")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=pathlib.Path, help="also write all figures here")
-    parser.add_argument("--models", default="tiny,half,smollm2", help="in this order")
+    parser.add_argument("--steps", type=int, default=2, help="measured; two more warm up")
+    parser.add_argument("--models", default=",".join(SHAPES), help="of these, in this order")
     arguments = parser.parse_args()
     programs = arguments.bin.resolve()
     transformers.logging.set_verbosity_error()
-    print(f"load average at the start: {os.getloadavg()[0]:.1f}", file=sys.stderr)
+    print(f"load average at the start: {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory(prefix="estimate-", dir=CACHE) as folder:
         work = pathlib.Path(folder)
-        gguf, base = fetch_gguf(), work / "base"
-        subprocess.run([programs / "reference_dump", "import", gguf, base], check=True)
+        subprocess.run([programs / "reference_dump", "import", fetch_gguf(), work / "smollm2"], check=True)
         write_data(work / "long.jsonl")
         rows = []
-        with Service(programs, work) as service:
-            service.client("datasets", "upload", work / "long.jsonl", "--name", "long")
-            for model in arguments.models.split(","):
-                source = gguf
-                if model in SHAPES:
-                    source = work / f"{model}-model"
-                    random_model(source, base, SHAPES[model])
-                service.client("models", "import", source, "--name", model)
-                for load in LOADS:
-                    for method in ("sbora_fa", "sbora_fb"):
-                        rows.append(run_case(service, model, method, load, arguments.threads))
-                        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+        for model in arguments.models.split(","):
+            if SHAPES[model] is not None:
+                random_model(work / model, work / "smollm2", SHAPES[model])
+            for load in LOADS:
+                for method in ("sbora_fa", "sbora_fb"):
+                    rows.append(run_case(programs, work, model, method, load, arguments))
+                    print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
         report(rows)
-        if arguments.json:
-            arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
-    print(f"load average at the end: {os.getloadavg()[0]:.1f}", file=sys.stderr)
+    print(f"load average at the end: {os.getloadavg()[0]:.1f}")
     return 0
 
 

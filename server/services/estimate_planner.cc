@@ -126,14 +126,16 @@ std::optional<Calibration> MeasuredBy(const ServiceContext& services, const Work
   if (!model.ok()) return std::nullopt;
   const auto config = ModelConfigOf(*model);
   if (!config.ok()) return std::nullopt;
+  const double supervised = static_cast<double>(train.trained_tokens()) * train.supervised_share();
   const core::StepLoad whole{.cuda = subject.load.cuda,
                              .tokens = train.trained_tokens(),
-                             .supervised_tokens = static_cast<int64_t>(static_cast<double>(train.trained_tokens()) * train.supervised_share()),
+                             .supervised_tokens = static_cast<int64_t>(supervised),
                              .samples = std::max<int64_t>(1, train.steps() * spec->training.batch_size)};
   const double flops = core::EstimateFlops(*config, spec->adapter, whole);
-  const double size_ratio = static_cast<double>(core::ParameterCount(*config)) / static_cast<double>(core::ParameterCount(subject.model));
+  const auto theirs = static_cast<double>(core::ParameterCount(*config));
+  const auto ours = static_cast<double>(core::ParameterCount(subject.model));
   Calibration found{.job = work.row.name, .flops_per_second = flops / train.seconds(), .same_model = *config == subject.model};
-  if (!found.same_model && (size_ratio > core::kTimeSizeRatio || size_ratio < 1 / core::kTimeSizeRatio)) return std::nullopt;
+  if (!found.same_model && std::max(theirs / ours, ours / theirs) > core::kTimeSizeRatio) return std::nullopt;
   found.distance = !found.same_model ? 2 : spec->adapter.method == subject.spec.adapter.method ? 0 : 1;
   return found;
 }
@@ -157,8 +159,10 @@ StatusOr<std::optional<Calibration>> Calibrate(const ServiceContext& services, c
 void WriteTime(const Subject& subject, const Calibration& calibration, v1::EstimateFineTuningJobResponse& response) {
   const core::TrainingSpec& training = subject.spec.training;
   auto& time = *response.mutable_time();
-  const double micro_batches = static_cast<double>(training.batch_size) / static_cast<double>(training.micro_batch_size * subject.spec.ranks);
-  const double micro_seconds = core::EstimateFlops(subject.model, subject.spec.adapter, subject.load) / calibration.flops_per_second;
+  const auto batch = static_cast<double>(training.batch_size);
+  const double micro_batches = batch / static_cast<double>(training.micro_batch_size * subject.spec.ranks);
+  const double flops = core::EstimateFlops(subject.model, subject.spec.adapter, subject.load);
+  const double micro_seconds = flops / calibration.flops_per_second;
   time.set_seconds_per_step(micro_seconds * micro_batches);
   time.set_tokens_per_second(static_cast<double>(subject.load.tokens * subject.spec.ranks) / micro_seconds);
   time.set_measured_by(calibration.job);
@@ -169,8 +173,9 @@ void WriteTime(const Subject& subject, const Calibration& calibration, v1::Estim
     time.set_seconds(static_cast<double>(training.max_steps) * time.seconds_per_step());
   } else if (subject.samples) {
     const int64_t per_epoch = (*subject.samples + training.batch_size - 1) / training.batch_size;
-    time.set_steps(std::max<int64_t>(1, static_cast<int64_t>(std::ceil(training.epochs * static_cast<double>(per_epoch) - 1e-9))));
-    time.set_seconds(static_cast<double>(*subject.samples) * training.epochs / static_cast<double>(training.batch_size) * time.seconds_per_step());
+    const double steps = std::ceil(training.epochs * static_cast<double>(per_epoch) - 1e-9);  // as data::BatchPlan
+    time.set_steps(std::max<int64_t>(1, static_cast<int64_t>(steps)));
+    time.set_seconds(static_cast<double>(*subject.samples) * training.epochs / batch * time.seconds_per_step());
   } else {
     response.add_notes("no total time: neither max_steps nor an uploaded data set says how many steps there are");
   }
