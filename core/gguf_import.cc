@@ -6,10 +6,11 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
-#include <numbers>
 #include <set>
 
+#include "common/check.h"
 #include "common/status_macros.h"
+#include "core/gguf_llama.h"
 
 namespace sbora::core {
 namespace {
@@ -27,18 +28,6 @@ StatusOr<int64_t> IntOr(const GgufFile& file, std::string_view key, int64_t fall
   return file.Int(key);
 }
 
-/// HF's llama3 rule: how much the angular speed of pair `i` is divided.
-double Llama3Factor(const ModelConfig& config, const RopeScaling& scaling, int64_t i) {
-  const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim);
-  const double wavelength = 2.0 * std::numbers::pi * std::pow(config.rope_theta, exponent);
-  const auto original = static_cast<double>(scaling.original_max_position_embeddings);
-  if (wavelength < original / scaling.high_freq_factor) return 1.0;
-  if (wavelength > original / scaling.low_freq_factor) return scaling.factor;
-  const double smooth = (original / wavelength - scaling.low_freq_factor) /
-                        (scaling.high_freq_factor - scaling.low_freq_factor);
-  return 1.0 / ((1.0 - smooth) / scaling.factor + smooth);
-}
-
 /// LLaMA 3.1 and 3.2 files carry the divisors as a tensor and not the parameters they came from; the published
 /// parameters differ in `factor` alone, which is the largest divisor. Anything else is refused.
 StatusOr<RopeScaling> ScalingFromDivisors(const GgufTensor& tensor, const ModelConfig& config) {
@@ -46,9 +35,11 @@ StatusOr<RopeScaling> ScalingFromDivisors(const GgufTensor& tensor, const ModelC
   RopeScaling scaling{.type = RopeScalingType::kLlama3, .factor = 1.0, .low_freq_factor = 1.0, .high_freq_factor = 4.0,
                       .original_max_position_embeddings = 8192};
   for (const float divisor : divisors) scaling.factor = std::max(scaling.factor, ShortestDecimal(divisor));
+  ModelConfig scaled = config;
+  scaled.rope_scaling = scaling;
   bool match = static_cast<int64_t>(divisors.size()) == config.head_dim / 2;
   for (size_t i = 0; match && i < divisors.size(); ++i) {
-    const double wanted = Llama3Factor(config, scaling, static_cast<int64_t>(i));
+    const double wanted = Llama3RopeDivisor(scaled, static_cast<int64_t>(i));
     match = std::abs(divisors[i] - wanted) <= 1e-3 * wanted;
   }
   if (match) return scaling;
@@ -67,7 +58,7 @@ Status ReadRope(const GgufFile& file, ModelConfig& config) {
     return Unimplemented("ROPE_SCALING_UNSUPPORTED", fmt::format("rotary dimensions {} of head_dim {}: partial rotary "
                                                                  "embeddings are not supported", rotary, config.head_dim));
   }
-  if (const GgufTensor* divisors = file.Find("rope_freqs.weight"); divisors != nullptr) {
+  if (const GgufTensor* divisors = file.Find(kGgufRopeDivisors); divisors != nullptr) {
     SBORA_ASSIGN_OR_RETURN(config.rope_scaling, ScalingFromDivisors(*divisors, config));
     return OkStatus();
   }
@@ -97,43 +88,19 @@ Status ReadTokenIds(const GgufFile& file, ModelConfig& config) {
   return OkStatus();
 }
 
-/// "model.layers.3.self_attn.q_proj.weight" -> "blk.3.attn_q.weight".
-std::string GgufName(const std::string& hf_name) {
-  if (hf_name == "model.embed_tokens.weight") return "token_embd.weight";
-  if (hf_name == "model.norm.weight") return "output_norm.weight";
-  if (hf_name == "lm_head.weight") return "output.weight";
-  constexpr std::string_view kPrefix = "model.layers.";
-  const size_t dot = hf_name.find('.', kPrefix.size());
-  const std::string layer = hf_name.substr(kPrefix.size(), dot - kPrefix.size());
-  const std::string rest = hf_name.substr(dot + 1);
-  constexpr std::pair<std::string_view, std::string_view> kNames[] = {
-      {"input_layernorm.weight", "attn_norm"},   {"post_attention_layernorm.weight", "ffn_norm"},
-      {"self_attn.q_proj.weight", "attn_q"},     {"self_attn.k_proj.weight", "attn_k"},
-      {"self_attn.v_proj.weight", "attn_v"},     {"self_attn.o_proj.weight", "attn_output"},
-      {"mlp.gate_proj.weight", "ffn_gate"},      {"mlp.up_proj.weight", "ffn_up"},
-      {"mlp.down_proj.weight", "ffn_down"}};
-  for (const auto& [hf, gguf] : kNames) {
-    if (rest == hf) return fmt::format("blk.{}.{}.weight", layer, gguf);
-  }
-  SBORA_CHECK(false, "no GGUF name for {}", hf_name);
-}
-
 DType StoredDType(uint32_t type) {
   if (type == static_cast<uint32_t>(GgmlType::kF16)) return DType::kF16;
   if (type == static_cast<uint32_t>(GgmlType::kBF16)) return DType::kBF16;
   return DType::kF32;
 }
 
-/// Undoes llama.cpp's permutation: its row (head, j, half) is HF's row (head, half, j).
+/// Rows back in HF order.
 std::vector<std::byte> UnpermuteRows(std::span<const std::byte> data, int64_t rows, int64_t head_dim) {
   const size_t row_bytes = data.size() / static_cast<size_t>(rows);
   std::vector<std::byte> out(data.size());
   for (int64_t row = 0; row < rows; ++row) {
-    const int64_t head = row / head_dim;
-    const int64_t half = row % head_dim / (head_dim / 2);
-    const int64_t j = row % (head_dim / 2);
-    const auto from = static_cast<size_t>(head * head_dim + 2 * j + half);
-    std::memcpy(out.data() + static_cast<size_t>(row) * row_bytes, data.data() + from * row_bytes, row_bytes);
+    const auto to = static_cast<size_t>(HfRowOfGgufRow(row, head_dim));
+    std::memcpy(out.data() + to * row_bytes, data.data() + static_cast<size_t>(row) * row_bytes, row_bytes);
   }
   return out;
 }
@@ -178,9 +145,9 @@ StatusOr<ModelConfig> GgufModelConfig(const GgufFile& file) {
 
 StatusOr<std::vector<TensorSpec>> GgufTensorSpecs(const GgufFile& file, const ModelConfig& config) {
   std::vector<TensorSpec> specs = ExpectedTensors(config);
-  std::set<std::string, std::less<>> used = {"rope_freqs.weight"};
+  std::set<std::string, std::less<>> used = {kGgufRopeDivisors};
   for (TensorSpec& spec : specs) {
-    const std::string name = GgufName(spec.name);
+    const std::string name = GgufTensorName(spec.name);
     const GgufTensor* tensor = file.Find(name);
     if (tensor == nullptr) {
       return InvalidArgument("MODEL_TENSOR_MISSING", fmt::format("the GGUF file lacks tensor \"{}\"", name));
@@ -205,7 +172,7 @@ StatusOr<std::vector<TensorSpec>> GgufTensorSpecs(const GgufFile& file, const Mo
 
 StatusOr<std::vector<std::byte>> GgufTensorBytes(const GgufFile& file, const ModelConfig& config,
                                                  const TensorSpec& spec) {
-  const GgufTensor* tensor = file.Find(GgufName(spec.name));
+  const GgufTensor* tensor = file.Find(GgufTensorName(spec.name));
   SBORA_CHECK(tensor != nullptr, "{} vanished", spec.name);
   std::vector<std::byte> bytes;
   if (spec.dtype == DType::kF32) {
@@ -215,7 +182,7 @@ StatusOr<std::vector<std::byte>> GgufTensorBytes(const GgufFile& file, const Mod
   } else {
     bytes.assign(tensor->data.begin(), tensor->data.end());
   }
-  if (!spec.name.ends_with("q_proj.weight") && !spec.name.ends_with("k_proj.weight")) return bytes;
+  if (!HasPermutedRows(spec.name)) return bytes;
   return UnpermuteRows(bytes, spec.shape[0], config.head_dim);
 }
 

@@ -6,14 +6,12 @@
 
 #include "common/status_macros.h"
 #include "core/gguf_import.h"
+#include "core/gguf_tokenizer.h"
 
 namespace sbora::core {
 namespace {
 
 using Json = nlohmann::json;
-
-constexpr int64_t kControlToken = 3;      // ggml: special
-constexpr int64_t kUserDefinedToken = 4;  // ggml: added, not special
 
 constexpr const char* kLlama3Pattern =
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
@@ -28,23 +26,6 @@ Json Split(const char* pattern) {
 }
 
 Json Sequence(Json steps) { return {{"type", "Sequence"}, {"pretokenizers", std::move(steps)}}; }
-
-StatusOr<Json> PreTokenizer(const std::string& name) {
-  if (name == "smollm") {
-    // Digits one by one first: without this step numbers get other ids than the model was trained on.
-    return Sequence({{{"type", "Digits"}, {"individual_digits", true}}, ByteLevel(true)});
-  }
-  if (name == "gpt-2") return ByteLevel(true);
-  if (name == "llama-bpe") return Sequence({Split(kLlama3Pattern), ByteLevel(false)});
-  if (name == "default") {  // llama.cpp's rules for files that name no pre-tokenizer
-    return Sequence({Split("[\\p{P}\\$\\+<=>\\^~\\|]+"),
-                     Split("'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)"),
-                     Split("\\p{N}+"), Split("[0-9][0-9][0-9]"), ByteLevel(false)});
-  }
-  return Unimplemented("TOKENIZER_UNSUPPORTED",
-                       fmt::format("GGUF pre-tokenizer \"{}\" is not supported; smollm, llama-bpe, gpt-2 and default are. "
-                                   "Import the original folder with its tokenizer.json", name.substr(0, 80)));
-}
 
 Json AddedToken(size_t id, const std::string& text, bool special) {
   return {{"id", id},          {"content", text}, {"single_word", false}, {"lstrip", false},
@@ -89,12 +70,13 @@ StatusOr<Vocabulary> ReadVocabulary(const GgufFile& file, const ModelConfig& con
   }
   for (size_t id = 0; id < v.tokens->size(); ++id) {
     const std::string& token = (*v.tokens)[id];
+    if ((*types)[id] == kGgufUnusedToken && token == GgufUnusedToken(id)) continue;  // a row without a token
     if (v.vocab.contains(token)) {
       return InvalidArgument("TOKENIZER_MALFORMED", fmt::format("token {} repeats an earlier one", id));
     }
     v.vocab[token] = id;
-    const int64_t type = (*types)[id];
-    if (type == kControlToken || type == kUserDefinedToken) v.added.push_back(AddedToken(id, token, type == kControlToken));
+    const bool special = (*types)[id] == kGgufControlToken;
+    if (special || (*types)[id] == kGgufUserDefinedToken) v.added.push_back(AddedToken(id, token, special));
   }
   for (const std::string& merge : *merges) {
     const size_t space = merge.find(' ', 1);
@@ -141,6 +123,25 @@ StatusOr<Json> TokenizerConfig(const GgufFile& file, const ModelConfig& config, 
 
 }  // namespace
 
+StatusOr<Json> GgufPreTokenizer(const std::string& name) {
+  if (name == "smollm") {
+    // Digits one by one first: without this step numbers get other ids than the model was trained on.
+    return Sequence({{{"type", "Digits"}, {"individual_digits", true}}, ByteLevel(true)});
+  }
+  if (name == "gpt-2") return ByteLevel(true);
+  if (name == "llama-bpe") return Sequence({Split(kLlama3Pattern), ByteLevel(false)});
+  if (name == "default") {  // llama.cpp's rules for files that name no pre-tokenizer
+    return Sequence({Split("[\\p{P}\\$\\+<=>\\^~\\|]+"),
+                     Split("'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)"),
+                     Split("\\p{N}+"), Split("[0-9][0-9][0-9]"), ByteLevel(false)});
+  }
+  return Unimplemented("TOKENIZER_UNSUPPORTED",
+                       fmt::format("GGUF pre-tokenizer \"{}\" is not supported; smollm, llama-bpe, gpt-2 and default are. "
+                                   "Import the original folder with its tokenizer.json", name.substr(0, 80)));
+}
+
+std::string GgufUnusedToken(size_t id) { return fmt::format("[PAD{}]", id); }
+
 StatusOr<TokenizerFiles> GgufTokenizer(const GgufFile& file, const ModelConfig& config) {
   SBORA_ASSIGN_OR_RETURN(const std::string model, file.String("tokenizer.ggml.model"));
   if (model != "gpt2") {
@@ -152,12 +153,19 @@ StatusOr<TokenizerFiles> GgufTokenizer(const GgufFile& file, const ModelConfig& 
   if (file.Has("tokenizer.ggml.pre")) {
     SBORA_ASSIGN_OR_RETURN(pre, file.String("tokenizer.ggml.pre"));
   }
-  SBORA_ASSIGN_OR_RETURN(const Json pre_tokenizer, PreTokenizer(pre));
+  SBORA_ASSIGN_OR_RETURN(const Json pre_tokenizer, GgufPreTokenizer(pre));
   SBORA_ASSIGN_OR_RETURN(Vocabulary v, ReadVocabulary(file, config));
   const bool llama3 = pre == "llama-bpe";
   bool add_bos = llama3;
   if (file.Has("tokenizer.ggml.add_bos_token")) {
     SBORA_ASSIGN_OR_RETURN(add_bos, file.Bool("tokenizer.ggml.add_bos_token"));
+  }
+  if (file.Has("tokenizer.ggml.add_eos_token")) {
+    SBORA_ASSIGN_OR_RETURN(const bool add_eos, file.Bool("tokenizer.ggml.add_eos_token"));
+    if (add_eos) {
+      return Unimplemented("TOKENIZER_UNSUPPORTED", "the GGUF file adds an end token to every text, which is not supported; "
+                                                    "import the original folder with its tokenizer.json");
+    }
   }
   Json processor = ByteLevel(true);
   if (add_bos) {

@@ -121,7 +121,7 @@ BaseQuantization BaseQuantizationOf(const JobSpec& spec) {
   return {.kind = spec.quantization, .double_quantization = spec.double_quantization};
 }
 
-Status CheckJobSpec(const JobSpec& spec) {
+Status CheckJobSpec(const JobSpec& spec, SpecPurpose purpose) {
   Violations violations;
   violations.Require(!spec.model.empty(), "spec.model", "is required: name a base model (sbora-client models list)");
   violations.Require(!spec.dataset.empty(), "spec.dataset", "is required: name a data set (sbora-client datasets list)");
@@ -148,7 +148,7 @@ Status CheckJobSpec(const JobSpec& spec) {
   violations.NotNegative("spec.limits.max_attempt_seconds", spec.max_attempt_seconds);
   violations.NotNegative("spec.limits.max_total_seconds", spec.max_total_seconds);
   Status status = violations.Finish();
-  return status.ok() ? CheckImplemented(spec) : status;
+  return status.ok() && purpose == SpecPurpose::kTraining ? CheckImplemented(spec) : status;
 }
 
 Status CheckDevice(DeviceKind device, std::string_view field) {

@@ -88,10 +88,13 @@ struct JobSpec {
 /// What the job trains against.
 BaseQuantization BaseQuantizationOf(const JobSpec& spec);
 
+/// What a spec is for: an estimate may be asked for what cannot be trained yet.
+enum class SpecPurpose { kTraining, kEstimate };
+
 /// Ranges and combinations that need no model. All problems at once: INVALID_ARGUMENT INVALID_SPEC with one violation
 /// for each, field paths as in FineTuningSpec (for example "spec.adapter.rank").
-/// What is specified but not built yet is UNIMPLEMENTED FEATURE_NOT_IMPLEMENTED naming it.
-Status CheckJobSpec(const JobSpec& spec);
+/// For kTraining, what is specified but not built yet is UNIMPLEMENTED FEATURE_NOT_IMPLEMENTED naming it.
+Status CheckJobSpec(const JobSpec& spec, SpecPurpose purpose = SpecPurpose::kTraining);
 
 /// UNIMPLEMENTED FEATURE_NOT_IMPLEMENTED naming `field` for a device that no trainer can use.
 Status CheckDevice(DeviceKind device, std::string_view field);

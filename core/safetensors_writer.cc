@@ -1,17 +1,11 @@
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include <cerrno>
-#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
 
-#include "common/file.h"
-#include "common/sha256.h"
 #include "common/status_macros.h"
+#include "core/hashed_file.h"
 #include "core/safetensors.h"
 
 namespace sbora::core {
@@ -53,26 +47,9 @@ StatusOr<std::string> BuildHeader(const std::vector<TensorSpec>& tensors,
 }  // namespace
 
 struct SafetensorsWriter::Impl {
-  std::filesystem::path path;
-  std::string temporary;
-  UniqueFd fd;
-  Sha256 hash;
+  explicit Impl(const std::filesystem::path& path) : file(path) {}
+  HashedFile file;
   int64_t due_bytes = 0;
-  int64_t written_bytes = 0;
-
-  Impl() = default;
-  Impl(const Impl&) = delete;
-  Impl& operator=(const Impl&) = delete;
-  ~Impl() {
-    if (!temporary.empty()) ::unlink(temporary.c_str());
-  }
-
-  Status Write(std::string_view bytes) {
-    SBORA_RETURN_IF_ERROR(WriteAll(fd.get(), bytes, temporary));
-    hash.Update(bytes);
-    written_bytes += static_cast<int64_t>(bytes.size());
-    return OkStatus();
-  }
 };
 
 SafetensorsWriter::SafetensorsWriter(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -83,43 +60,30 @@ SafetensorsWriter::~SafetensorsWriter() = default;
 StatusOr<SafetensorsWriter> SafetensorsWriter::Create(const std::filesystem::path& path,
                                                       std::vector<TensorSpec> tensors,
                                                       const std::map<std::string, std::string>& metadata) {
-  auto impl = std::make_unique<Impl>();
-  impl->path = path;
+  auto impl = std::make_unique<Impl>(path);
   SBORA_ASSIGN_OR_RETURN(const std::string header, BuildHeader(tensors, metadata, &impl->due_bytes));
-  std::string temporary = path.string() + ".tmp-XXXXXX";
-  impl->fd = UniqueFd(::mkostemp(temporary.data(), O_CLOEXEC));
-  if (!impl->fd.valid()) return FromErrno(errno, fmt::format("creating {}", temporary));
-  impl->temporary = temporary;
-  if (::fchmod(impl->fd.get(), 0644) != 0) return FromErrno(errno, fmt::format("permissions of {}", temporary));
-  SBORA_RETURN_IF_ERROR(impl->Write(header));
+  SBORA_RETURN_IF_ERROR(impl->file.Open());
+  SBORA_RETURN_IF_ERROR(impl->file.Write(header));
   impl->due_bytes += static_cast<int64_t>(header.size());
   return SafetensorsWriter(std::move(impl));
 }
 
 Status SafetensorsWriter::Append(std::span<const std::byte> bytes) {
-  if (static_cast<int64_t>(bytes.size()) > impl_->due_bytes - impl_->written_bytes) {
-    return OutOfRange("TENSOR_DATA_EXCESS", fmt::format("{}: {} bytes appended, {} are due", impl_->path.string(),
-                                                        bytes.size(), impl_->due_bytes - impl_->written_bytes));
+  const int64_t due = impl_->due_bytes - impl_->file.written_bytes();
+  if (static_cast<int64_t>(bytes.size()) > due) {
+    return OutOfRange("TENSOR_DATA_EXCESS", fmt::format("{}: {} bytes appended, {} are due", impl_->file.path().string(),
+                                                        bytes.size(), due));
   }
-  return impl_->Write({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  return impl_->file.Write(bytes);
 }
 
 StatusOr<WrittenFile> SafetensorsWriter::Finish() {
-  if (impl_->written_bytes != impl_->due_bytes) {
+  if (impl_->file.written_bytes() != impl_->due_bytes) {
     return FailedPrecondition("TENSOR_DATA_MISSING",
-                              fmt::format("{}: {} of {} bytes written", impl_->path.string(), impl_->written_bytes,
-                                          impl_->due_bytes));
+                              fmt::format("{}: {} of {} bytes written", impl_->file.path().string(),
+                                          impl_->file.written_bytes(), impl_->due_bytes));
   }
-  if (::fsync(impl_->fd.get()) != 0) return FromErrno(errno, fmt::format("fsync of {}", impl_->temporary));
-  impl_->fd.Reset();
-  if (::rename(impl_->temporary.c_str(), impl_->path.c_str()) != 0) {
-    return FromErrno(errno, fmt::format("renaming {} to {}", impl_->temporary, impl_->path.string()));
-  }
-  impl_->temporary.clear();
-  const auto parent = impl_->path.parent_path();
-  SBORA_RETURN_IF_ERROR(SyncDirectory(parent.empty() ? "." : parent));
-  return WrittenFile{.name = impl_->path.filename().string(), .size_bytes = impl_->written_bytes,
-                     .sha256 = impl_->hash.FinishHex()};
+  return impl_->file.Finish();
 }
 
 StatusOr<int64_t> SafetensorsFileBytes(const std::vector<TensorSpec>& tensors,

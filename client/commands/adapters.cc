@@ -14,6 +14,7 @@ struct PullFlags : NameFlag {
 
 struct ExportFlags : PullFlags {
   std::string format = "peft";
+  std::string gguf_type;
   std::string request_id;
 };
 
@@ -67,6 +68,7 @@ CommandResult ExportAdapter(CommandContext& context, const ExportFlags& flags) {
   SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
   v1::ExportAdapterRequest request;
   SBORA_RETURN_IF_ERROR(SetField(request, "format", flags.format));
+  if (!flags.gguf_type.empty()) SBORA_RETURN_IF_ERROR(SetField(request, "gguf_type", flags.gguf_type));
   SBORA_ASSIGN_OR_RETURN(const v1::Adapter adapter, FindAdapter(*client, flags.name));
   request.set_name(adapter.name());
   request.set_request_id(flags.request_id);
@@ -132,7 +134,8 @@ void AddConversions(const CommandRoot& root, CLI::App& group) {
       [](CLI::App& app, ExportFlags& flags) {
         DeclareName(app, flags, "Job or adapter");
         DeclareTarget(app, flags);
-        app.add_option("--format", flags.format, "peft, or patch (gguf is not implemented yet)");
+        app.add_option("--format", flags.format, "peft, patch, or gguf: the merged model in one file");
+        app.add_option("--gguf-type", flags.gguf_type, "Of --format gguf: f16 (default) or q8_0");
         app.add_option("--request-id", flags.request_id,
                        "UUID4; the same one again returns the first call's operation");
       },

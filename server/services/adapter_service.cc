@@ -21,10 +21,17 @@ namespace {
 constexpr int kMaxMerged = 64;
 
 Status CheckFormat(v1::ExportFormat format) {
-  if (format == v1::EXPORT_FORMAT_PEFT || format == v1::EXPORT_FORMAT_PATCH) return OkStatus();
-  if (format == v1::EXPORT_FORMAT_GGUF) return NotImplementedYet("export as GGUF");
+  if (format == v1::EXPORT_FORMAT_PEFT || format == v1::EXPORT_FORMAT_PATCH || format == v1::EXPORT_FORMAT_GGUF) return OkStatus();
   return InvalidArgument("BAD_EXPORT_FORMAT", fmt::format("format={} is not known", static_cast<int>(format)))
-      .WithViolation("format", "must be EXPORT_FORMAT_PEFT or EXPORT_FORMAT_PATCH");
+      .WithViolation("format", "must be EXPORT_FORMAT_PEFT, EXPORT_FORMAT_PATCH or EXPORT_FORMAT_GGUF");
+}
+
+Status CheckGgufType(const v1::ExportAdapterRequest& request) {
+  const v1::GgufType type = request.gguf_type();
+  const bool known = type == v1::GGUF_TYPE_UNSPECIFIED || type == v1::GGUF_TYPE_F16 || type == v1::GGUF_TYPE_Q8_0;
+  if (known && (type == v1::GGUF_TYPE_UNSPECIFIED || request.format() == v1::EXPORT_FORMAT_GGUF)) return OkStatus();
+  const std::string what = known ? "is for EXPORT_FORMAT_GGUF only" : "must be GGUF_TYPE_F16 or GGUF_TYPE_Q8_0";
+  return InvalidArgument("BAD_GGUF_TYPE", fmt::format("gguf_type={} {}", static_cast<int>(type), what)).WithViolation("gguf_type", what);
 }
 
 void AddInput(worker::v1::Task& task, const std::string& name, const google::protobuf::RepeatedPtrField<v1::File>& files) {
@@ -147,6 +154,7 @@ Status AdapterServiceImpl::Export(const v1::ExportAdapterRequest& request, googl
   if (repeated) return OkStatus();
   SBORA_ASSIGN_OR_RETURN(const ResourceRow row, FindResource(services_, request.name(), core::Collection::kAdapters, "name"));
   SBORA_RETURN_IF_ERROR(CheckFormat(request.format()));
+  SBORA_RETURN_IF_ERROR(CheckGgufType(request));
   SBORA_ASSIGN_OR_RETURN(const v1::Adapter adapter, AdapterOf(row));
   PlannedOperation planned{.kind = WorkKind::kExport, .project = row.project, .task = {}, .metadata = {}, .uses = {row.name},
                            .request_id = request.request_id(), .request_hash = hash};
@@ -154,6 +162,12 @@ Status AdapterServiceImpl::Export(const v1::ExportAdapterRequest& request, googl
   planned.task.mutable_export_()->set_format(request.format());
   AddInput(planned.task, "adapter", adapter.files());
   if (request.format() == v1::EXPORT_FORMAT_PATCH) SBORA_RETURN_IF_ERROR(AddPatchInputs(adapter, planned));
+  if (request.format() == v1::EXPORT_FORMAT_GGUF) {
+    SBORA_RETURN_IF_ERROR(CheckFloatBase(adapter));
+    SBORA_RETURN_IF_ERROR(AddModelInput(adapter, planned).status());
+    planned.task.mutable_export_()->set_gguf_type(request.gguf_type());
+    planned.task.mutable_export_()->set_base_hash(adapter.base_hash());
+  }
   return SubmitOperation(planned, operation);
 }
 
@@ -166,14 +180,19 @@ Status AdapterServiceImpl::AddPatchInputs(const v1::Adapter& adapter, PlannedOpe
                                                            adapter.name(), adapter.method()))
         .WithViolation("format", "EXPORT_FORMAT_PATCH is for sbora_fa and sbora_fb");
   }
-  SBORA_ASSIGN_OR_RETURN(const ResourceRow row, services_.store().GetResource(adapter.model()));
-  SBORA_ASSIGN_OR_RETURN(const v1::Model model, ModelOf(row));
+  SBORA_ASSIGN_OR_RETURN(const v1::Model model, AddModelInput(adapter, planned));
   SBORA_ASSIGN_OR_RETURN(const core::ModelConfig config, ModelConfigOf(model));
   SBORA_ASSIGN_OR_RETURN(const auto holders, RecordedHolders(services_, {adapter.name()}));
   if (!holders.empty()) *planned.metadata.mutable_changed_weights() = ToProto(core::CountChangedWeights(config, holders));
+  return OkStatus();
+}
+
+StatusOr<v1::Model> AdapterServiceImpl::AddModelInput(const v1::Adapter& adapter, PlannedOperation& planned) const {
+  SBORA_ASSIGN_OR_RETURN(const ResourceRow row, services_.store().GetResource(adapter.model()));
+  SBORA_ASSIGN_OR_RETURN(v1::Model model, ModelOf(row));
   AddInput(planned.task, "model", model.files());
   planned.uses.push_back(row.name);
-  return OkStatus();
+  return model;
 }
 
 Status AdapterServiceImpl::Merge(const v1::MergeAdaptersRequest& request, google::longrunning::Operation& operation) {

@@ -40,6 +40,8 @@ class AdapterServiceImpl final : public v1::AdapterService::Service {
     std::string request_id;
     std::string request_hash;
   };
+  /// The adapter's base among the task's inputs.
+  StatusOr<v1::Model> AddModelInput(const v1::Adapter& adapter, PlannedOperation& planned) const;
   /// A patch holds values of the base, so the trainer needs it.
   Status AddPatchInputs(const v1::Adapter& adapter, PlannedOperation& planned) const;
   Status SubmitOperation(const PlannedOperation& planned, google::longrunning::Operation& operation);

@@ -104,7 +104,9 @@ std::string ManifestText(const Pending& pending, const core::LeaseId& lease, con
                       {"trained_tokens", result.trained_tokens()},
                       {"final_loss", result.final_loss()},
                       {"kept_step", result.kept_step()},
-                      {"seconds", result.seconds()}};
+                      {"seconds", result.seconds()},
+                      {"supervised_share", result.supervised_share()},
+                      {"peak_memory_bytes", result.peak_memory_bytes()}};
   if (result.has_validation_loss()) manifest.summary["validation_loss"] = result.validation_loss();
   return core::ToJson(manifest);
 }

@@ -6,6 +6,7 @@
 
 #include "common/status_macros.h"
 #include "server/services/convert.h"
+#include "server/services/estimate_planner.h"
 #include "server/services/job_planner.h"
 #include "server/services/job_regions.h"
 #include "server/services/requests.h"

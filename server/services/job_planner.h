@@ -26,8 +26,4 @@ StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::Cr
 /// The shape of a stored model.
 StatusOr<core::ModelConfig> ModelConfigOf(const v1::Model& model);
 
-/// From configurations alone.
-StatusOr<v1::EstimateFineTuningJobResponse> EstimateFineTuning(const ServiceContext& services,
-                                                               const v1::EstimateFineTuningJobRequest& request);
-
 }  // namespace sbora::server

@@ -280,6 +280,8 @@ void ContractTest::FinishJob(const std::string& id) {
   result.mutable_train()->set_steps(2);
   result.mutable_train()->set_final_loss(0.5);
   result.mutable_train()->set_trained_tokens(123);
+  result.mutable_train()->set_supervised_share(0.25);
+  result.mutable_train()->set_seconds(2.0);
   const grpc::Status committed = Commit(lease, result, {{"adapter_config.json", "{}"}, {"adapter_model.safetensors", "factors"}});
   ASSERT_TRUE(committed.ok()) << FromGrpc(committed);
 }

@@ -332,8 +332,61 @@ TEST_F(JobsTest, EstimatesNeedNoDataSet) {
   EXPECT_EQ(response.trainable_parameters(), 5 * 16 * 4);
   EXPECT_EQ(response.modules_size(), 5);
   EXPECT_GT(response.artifact_bytes(), 0);
+  // q, one token: 16 x 16 frozen and 16 x 4 of the adapter.
+  EXPECT_EQ(response.modules(0).multiplications(), 16 * 16 + 16 * 4);
+  EXPECT_GT(response.memory().activation_bytes(), 0);
+  EXPECT_GT(response.memory().error_percent(), 0);
+  EXPECT_FALSE(response.has_time());
+  EXPECT_THAT(response.notes(), ::testing::Contains(::testing::HasSubstr("no time estimate: no worker has been measured")));
   request.set_model_config_json("{");
   EXPECT_TRUE(Fails(Call(*jobs_, &Stub::EstimateFineTuningJob, request, &response), grpc::INVALID_ARGUMENT, "CONFIG_MALFORMED"));
+}
+
+TEST_F(JobsTest, EstimatesTakeWhatCannotBeTrainedYet) {
+  v1::EstimateFineTuningJobRequest request;
+  request.set_parent(kProject);
+  request.mutable_spec()->set_model("base");
+  request.mutable_spec()->mutable_adapter()->set_rank(4);
+  request.mutable_spec()->set_quantization(v1::QUANTIZATION_NF4);
+  v1::EstimateFineTuningJobResponse response;
+  for (const auto& [method, parameters] : {std::pair{v1::METHOD_LORA, 5 * 2 * 16 * 4}, {v1::METHOD_DORA, 5 * (2 * 16 * 4 + 16)}}) {
+    request.mutable_spec()->mutable_adapter()->set_method(method);
+    ASSERT_TRUE(Call(*jobs_, &Stub::EstimateFineTuningJob, request, &response).ok());
+    EXPECT_EQ(response.trainable_parameters(), parameters);
+    EXPECT_EQ(response.memory().error_percent(), 0);  // never measured
+  }
+  request.mutable_spec()->mutable_adapter()->set_method(v1::METHOD_FULL);
+  ASSERT_TRUE(Call(*jobs_, &Stub::EstimateFineTuningJob, request, &response).ok());
+  EXPECT_EQ(response.modules_size(), 7);
+  request.set_tokens_per_sample(1e9);
+  EXPECT_TRUE(Fails(Call(*jobs_, &Stub::EstimateFineTuningJob, request, &response), grpc::INVALID_ARGUMENT, "INVALID_ESTIMATE"));
+  request.set_tokens_per_sample(0);
+  request.set_supervised_share(1.5);
+  EXPECT_TRUE(Fails(Call(*jobs_, &Stub::EstimateFineTuningJob, request, &response), grpc::INVALID_ARGUMENT, "INVALID_ESTIMATE"));
+}
+
+TEST_F(JobsTest, AFinishedJobIsTheMeasureOfTime) {
+  ASSERT_TRUE(Create(GoodJob("first")).ok());
+  FinishJob("first");
+  v1::EstimateFineTuningJobRequest request;
+  request.set_parent(kProject);
+  *request.mutable_spec() = GetJob("first").spec();
+  const auto& training = request.spec().training();
+  // The same load as the finished job's: 123 tokens in two steps and two seconds, a quarter supervised.
+  request.set_tokens_per_sample(123.0 / 2 / training.batch_size());
+  request.set_supervised_share(0.25);
+  v1::EstimateFineTuningJobResponse response;
+  ASSERT_TRUE(Call(*jobs_, &Stub::EstimateFineTuningJob, request, &response).ok());
+  ASSERT_TRUE(response.has_time());
+  EXPECT_EQ(response.time().measured_by(), std::string(kProject) + "/fineTuningJobs/first");
+  // Tokens of a micro-batch are rounded up to whole ones.
+  EXPECT_NEAR(response.time().seconds_per_step(), 1.0, 0.15);
+  EXPECT_GT(response.time().steps(), 0);
+  EXPECT_GT(response.time().error_percent(), 0);
+  // A model of another size is not compared with.
+  request.set_model_config_json(R"({"model_type":"llama","hidden_size":256,"num_hidden_layers":8,"num_attention_heads":4,"intermediate_size":512,"vocab_size":128,"max_position_embeddings":512})");
+  ASSERT_TRUE(Call(*jobs_, &Stub::EstimateFineTuningJob, request, &response).ok());
+  EXPECT_FALSE(response.has_time());
 }
 
 TEST_F(JobsTest, AcceptedJobsOutliveTheServer) {

@@ -234,8 +234,15 @@ TEST_F(ResourcesTest, AnAdapterIsExportedMergedAndDeleted) {
   convert.set_name(get.name());
   google::longrunning::Operation operation;
   EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation), grpc::INVALID_ARGUMENT, "BAD_EXPORT_FORMAT"));
-  convert.set_format(v1::EXPORT_FORMAT_GGUF);
+  convert.set_format(v1::EXPORT_FORMAT_PATCH);
   EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation), grpc::UNIMPLEMENTED, "FEATURE_NOT_IMPLEMENTED"));
+  convert.set_format(v1::EXPORT_FORMAT_PEFT);
+  convert.set_gguf_type(v1::GGUF_TYPE_F16);
+  EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation), grpc::INVALID_ARGUMENT, "BAD_GGUF_TYPE"));
+  convert.set_format(v1::EXPORT_FORMAT_GGUF);
+  convert.set_gguf_type(static_cast<v1::GgufType>(9));
+  EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation), grpc::INVALID_ARGUMENT, "BAD_GGUF_TYPE"));
+  convert.clear_gguf_type();
   convert.set_format(v1::EXPORT_FORMAT_PEFT);
   ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation).ok());
   const worker::v1::Lease lease = NextLease();
@@ -249,6 +256,16 @@ TEST_F(ResourcesTest, AnAdapterIsExportedMergedAndDeleted) {
   v1::ExportAdapterResult files;
   ASSERT_TRUE(operation.response().UnpackTo(&files)) << operation.DebugString();
   EXPECT_EQ(files.files_size(), 1);
+
+  convert.set_format(v1::EXPORT_FORMAT_GGUF);
+  convert.set_gguf_type(v1::GGUF_TYPE_Q8_0);
+  ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation).ok());
+  const worker::v1::Lease gguf = NextLease();
+  EXPECT_EQ(gguf.task().export_().gguf_type(), v1::GGUF_TYPE_Q8_0);
+  EXPECT_EQ(gguf.task().export_().base_hash(), adapter.base_hash());
+  ASSERT_EQ(gguf.task().inputs_size(), 2);
+  EXPECT_EQ(gguf.task().inputs(1).name(), "model");
+  ASSERT_TRUE(Commit(gguf, result, {{"model-q8_0.gguf", "GGUF"}}).ok());
 
   v1::MergeAdaptersRequest merge;
   merge.set_parent(kProject);

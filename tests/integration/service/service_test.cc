@@ -62,6 +62,15 @@ TEST_F(ServiceTest, AJobRunsToItsAdapterWhichCanBePulledExportedMergedAndEvaluat
   ASSERT_TRUE(operation->response().UnpackTo(&exported));
   EXPECT_EQ(exported.files_size(), 2);
 
+  request.set_format(v1::EXPORT_FORMAT_GGUF);
+  operation = service().client().ExportAdapter(request);
+  ASSERT_TRUE(operation.ok()) << operation.status();
+  operation = service().client().WaitOperation(*operation, {}, {});
+  ASSERT_TRUE(operation.ok() && !operation->has_error()) << operation->error().message();
+  ASSERT_TRUE(operation->response().UnpackTo(&exported));
+  ASSERT_EQ(exported.files_size(), 1);
+  EXPECT_EQ(exported.files(0).path(), "model-f16.gguf");
+
   v1::MergeAdaptersRequest merge;
   merge.add_adapters(adapter->name());
   operation = service().client().MergeAdapters(merge);

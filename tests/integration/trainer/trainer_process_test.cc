@@ -245,6 +245,16 @@ TEST_F(TrainerProcessTest, EvaluatesGeneratesExportsAndMerges) {
   EXPECT_EQ(RunTrainer(exported, Log()).exit_code, 0) << Slurp(Log());
   EXPECT_TRUE(fs::exists(Path("export") / "output" / "adapter_config.json"));
 
+  TaskAssignment gguf = Assignment("gguf");
+  (*gguf.mutable_directories())["adapter"] = adapter;
+  auto& gguf_task = *gguf.mutable_task()->mutable_export_();
+  gguf_task.set_format(sbora::v1::EXPORT_FORMAT_GGUF);
+  gguf_task.set_gguf_type(sbora::v1::GGUF_TYPE_Q8_0);
+  gguf_task.set_base_hash(base_hash_);
+  EXPECT_EQ(RunTrainer(gguf, Log()).exit_code, 0) << Slurp(Log());
+  EXPECT_TRUE(fs::exists(Path("gguf") / "output" / "model-q8_0.gguf"));
+  EXPECT_FALSE(fs::exists(Path("gguf") / "output" / "model.safetensors"));
+
   TaskAssignment merged = Assignment("merge");
   (*merged.mutable_directories())["adapter"] = adapter;
   merged.mutable_task()->mutable_merge()->set_base_hash(base_hash_);

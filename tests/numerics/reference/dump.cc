@@ -1,4 +1,4 @@
-// What this project computes, in files, for scripts/numerics/compare_smollm2.py to hold against transformers and PEFT.
+// What this project computes, in files, for scripts/numerics to hold against transformers, PEFT and its own estimates.
 //
 //   reference_dump import SOURCE OUT_DIR                  core's model import
 //   reference_dump tokenize MODEL_DIR TEXTS.json IDS.json a list of texts -> a list of lists of ids
@@ -6,6 +6,9 @@
 //                                                         a list of lists of ids -> tensors "0", "1", ... [tokens, vocab]
 //   reference_dump quantize MODEL_DIR OUT_DIR             an NF4 base, with double quantisation
 //   reference_dump nf4_logits NF4_DIR SAMPLES.json OUT.safetensors
+//   reference_dump estimate MODEL_DIR METHOD RANK SAMPLES TOKENS
+//                                                         core's estimate of one micro-batch on a CPU, as JSON on stdout:
+//                                                         full samples, all tokens supervised, q, k, v, up, down
 //
 // Float32 on the CPU. Samples are packed a few at a time, as in training. Exit status: 0, 1 failed (the reason on
 // standard error), 2 usage.
@@ -23,6 +26,7 @@
 #include "common/ffi/tokenizer.h"
 #include "common/file.h"
 #include "common/status_macros.h"
+#include "core/estimate.h"
 #include "core/model_folder.h"
 #include "core/model_import.h"
 #include "core/safetensors.h"
@@ -115,6 +119,27 @@ Status DumpLogits(const fs::path& model_dir, const fs::path& samples_path, const
   return core::WriteSafetensors(out_path, tensors).status();
 }
 
+Status PrintEstimate(const std::vector<std::string>& args) {
+  SBORA_ASSIGN_OR_RETURN(const std::string text, ReadFile(fs::path(args[1]) / "config.json", kMaxFileBytes));
+  SBORA_ASSIGN_OR_RETURN(const core::ModelConfig model, core::ParseHfConfig(text));
+  core::JobSpec spec;
+  SBORA_ASSIGN_OR_RETURN(spec.adapter.method, core::ParseAdapterMethod(args[2]));
+  using enum core::LinearModule;
+  spec.adapter.target_modules = {kQ, kK, kV, kUp, kDown};
+  spec.adapter.rank = std::stoll(args[3]);
+  spec.training.micro_batch_size = std::stoll(args[4]);
+  spec.data.cutoff_tokens = std::stoll(args[5]);
+  const core::StepLoad load = core::FullLoad(spec, /*cuda=*/false);
+  const core::MemoryEstimate memory = core::EstimateMemory(model, spec, load);
+  fmt::print("{}\n", nlohmann::json{{"peakBytes", memory.peak()},
+                                    {"trainingBytes", memory.training()},
+                                    {"loadingBytes", memory.loading},
+                                    {"activationBytes", memory.activations},
+                                    {"flops", core::EstimateFlops(model, spec.adapter, load)}}
+                          .dump());
+  return OkStatus();
+}
+
 int Report(const Status& status) {
   if (status.ok()) return 0;
   fmt::print(stderr, "reference_dump: error: {} [{}]\n", status.message(), status.reason());
@@ -132,11 +157,13 @@ int Run(const std::vector<std::string>& args) {
   if (verb == "nf4_logits" && args.size() == 4) {
     return Report(Guarded([&] { return DumpLogits(args[1], args[2], args[3], "", true); }));
   }
+  if (verb == "estimate" && args.size() == 6) return Report(PrintEstimate(args));
   fmt::print(stderr, "usage: reference_dump import SOURCE OUT_DIR\n"
                      "       reference_dump tokenize MODEL_DIR TEXTS.json IDS.json\n"
                      "       reference_dump logits MODEL_DIR SAMPLES.json OUT.safetensors [ADAPTER_DIR]\n"
                      "       reference_dump quantize MODEL_DIR OUT_DIR\n"
-                     "       reference_dump nf4_logits NF4_DIR SAMPLES.json OUT.safetensors\n");
+                     "       reference_dump nf4_logits NF4_DIR SAMPLES.json OUT.safetensors\n"
+                     "       reference_dump estimate MODEL_DIR METHOD RANK SAMPLES TOKENS\n");
   return 2;
 }
 

@@ -356,6 +356,14 @@ TEST_F(CliTest, EstimateTakesALocalConfig) {
   EXPECT_EQ(server_.estimates[0].model_config_json(), "{\"hidden_size\": 4}");
   EXPECT_THAT(out_, HasSubstr("\"trainableParameters\": \"123456\""));
   EXPECT_EQ(Run({"estimate", "--method", "lora"}), 2);
+  const std::string job = (folder_.path() / "job.yaml").string();
+  ASSERT_TRUE(WriteFileAtomic(job, "model: m\nadapter: {method: dora, rank: 8}\n").ok());
+  ASSERT_EQ(Run({"estimate", job, "--rank", "16", "--tokens-per-sample", "40.5", "--supervised-share", "0.5"}), 0) << err_;
+  EXPECT_EQ(server_.estimates[1].spec().adapter().method(), v1::METHOD_DORA);
+  EXPECT_EQ(server_.estimates[1].spec().adapter().rank(), 16);
+  EXPECT_EQ(server_.estimates[1].tokens_per_sample(), 40.5);
+  EXPECT_EQ(server_.estimates[1].supervised_share(), 0.5);
+  EXPECT_THAT(out_, HasSubstr("trainable parameters  123,456"));
 }
 
 TEST_F(CliTest, WhatIsNotThereYetSaysSo) {

@@ -20,9 +20,9 @@ v1::Worker SampleWorker() {
 TEST(ToJson, PrintsEveryFieldInProtobufForm) {
   v1::EstimateFineTuningJobResponse estimate;
   estimate.set_trainable_parameters(4423680);
-  EXPECT_EQ(ToJson(estimate, true), "{\"trainableParameters\":\"4423680\",\"modules\":[],\"artifactBytes\":\"0\"}\n");
+  EXPECT_EQ(ToJson(estimate, true), "{\"trainableParameters\":\"4423680\",\"modules\":[],\"artifactBytes\":\"0\",\"notes\":[]}\n");
   EXPECT_EQ(ToJson(estimate),
-            "{\n \"trainableParameters\": \"4423680\",\n \"modules\": [],\n \"artifactBytes\": \"0\"\n}\n");
+            "{\n \"trainableParameters\": \"4423680\",\n \"modules\": [],\n \"artifactBytes\": \"0\",\n \"notes\": []\n}\n");
 }
 
 TEST(ToYaml, IsTheSameContent) {

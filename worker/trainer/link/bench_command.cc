@@ -89,9 +89,10 @@ StatusOr<BenchReport> Run(const Flags& flags) {
 
 void Print(const BenchReport& report, bool json) {
   if (!json) {
-    fmt::print("{:.1f} tokens/s ({} tokens in {} steps, {:.2f} s, {} threads{}), loss {:.4f} -> {:.4f}\n",
+    fmt::print("{:.1f} tokens/s ({} tokens in {} steps, {:.2f} s, {} threads{}), loss {:.4f} -> {:.4f}, peak {:.0f} MiB\n",
                report.tokens_per_second, report.tokens, report.steps, report.seconds, report.threads,
-               report.random_weights ? ", random weights" : "", report.first_loss, report.last_loss);
+               report.random_weights ? ", random weights" : "", report.first_loss, report.last_loss,
+               static_cast<double>(report.peak_memory_bytes) / (1 << 20));
     return;
   }
   const nlohmann::json object = {{"tokensPerSecond", report.tokens_per_second},
@@ -103,6 +104,7 @@ void Print(const BenchReport& report, bool json) {
                                  {"trainableParameters", report.trainable_parameters},
                                  {"weightBytes", report.weight_bytes},
                                  {"threads", report.threads},
+                                 {"peakMemoryBytes", report.peak_memory_bytes},
                                  {"randomWeights", report.random_weights}};
   fmt::print("{}\n", object.dump());
 }

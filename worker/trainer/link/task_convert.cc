@@ -205,6 +205,8 @@ worker::v1::TaskResult ToProto(const TrainOutcome& outcome) {
   if (outcome.validation_loss) train->set_validation_loss(*outcome.validation_loss);
   train->set_kept_step(outcome.kept_step);
   train->set_seconds(outcome.seconds);
+  train->set_supervised_share(outcome.supervised_share);
+  train->set_peak_memory_bytes(outcome.peak_memory_bytes);
   return result;
 }
 

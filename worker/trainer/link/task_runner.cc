@@ -4,6 +4,7 @@
 
 #include "common/file.h"
 #include "common/status_macros.h"
+#include "core/gguf_export.h"
 #include "core/merge.h"
 #include "core/model_import.h"
 #include "core/patch.h"
@@ -106,6 +107,21 @@ StatusOr<TaskEnd> MergeTask(const v1::TaskAssignment& assignment, TaskObserver& 
   return FilesOnly();
 }
 
+/// Merges into a folder of its own beside the output, then writes the merged checkpoint as GGUF.
+Status ExportMergedGguf(const v1::TaskAssignment& assignment, const std::filesystem::path& adapter, TaskObserver& observer) {
+  const auto& task = assignment.task().export_();
+  SBORA_ASSIGN_OR_RETURN(const auto model, DirectoryOf(assignment, "model"));
+  const std::filesystem::path output = assignment.output_directory();
+  SBORA_ASSIGN_OR_RETURN(const auto merged, TempDirectory::Create(output.parent_path(), "merged"));
+  core::MergeOptions merge = Reporting(observer, "merging", "tensors");
+  merge.known_base_hash = task.base_hash();
+  SBORA_RETURN_IF_ERROR(core::MergeAdapter(model, adapter, merged.path(), merge).status());
+  const core::MergeOptions reporting = Reporting(observer, "writing GGUF", "tensors");
+  core::GgufExportOptions options{.progress = reporting.progress, .cancelled = reporting.cancelled};
+  if (task.gguf_type() == sbora::v1::GGUF_TYPE_Q8_0) options.weights = core::GgufWeights::kQ8_0;
+  return core::ExportGguf(merged.path(), output, options).status();
+}
+
 StatusOr<TaskEnd> ExportTask(const v1::TaskAssignment& assignment, TaskObserver& observer) {
   const auto format = assignment.task().export_().format();
   SBORA_ASSIGN_OR_RETURN(const auto adapter, DirectoryOf(assignment, "adapter"));
@@ -120,7 +136,11 @@ StatusOr<TaskEnd> ExportTask(const v1::TaskAssignment& assignment, TaskObserver&
     SBORA_RETURN_IF_ERROR(core::ExportPatch(model, adapter, assignment.output_directory(), options).status());
     return FilesOnly();
   }
-  return Unimplemented("EXPORT_FORMAT", fmt::format("export format {} is not built yet; use peft or patch",
+  if (format == sbora::v1::EXPORT_FORMAT_GGUF) {
+    SBORA_RETURN_IF_ERROR(ExportMergedGguf(assignment, adapter, observer));
+    return FilesOnly();
+  }
+  return Unimplemented("EXPORT_FORMAT", fmt::format("export format {} is not known; use peft, patch or gguf",
                                                     sbora::v1::ExportFormat_Name(format)));
 }
 

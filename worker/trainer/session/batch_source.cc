@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "common/check.h"
@@ -55,6 +56,17 @@ StatusOr<std::unique_ptr<BatchSource>> BatchSource::Open(const std::filesystem::
 const std::string& BatchSource::key() const { return impl_->cache.key(); }
 int64_t BatchSource::samples() const { return impl_->cache.size(); }
 int64_t BatchSource::total_steps() const { return impl_->plan.total_steps(); }
+
+double BatchSource::SupervisedShare() const {
+  int64_t tokens = 0;
+  int64_t supervised = 0;
+  for (int64_t index = 0; index < impl_->cache.size(); ++index) {
+    const data::TokenSample sample = impl_->cache.Sample(index);
+    tokens += static_cast<int64_t>(sample.ids.size());
+    supervised += data::CountLabels(sample);
+  }
+  return static_cast<double>(supervised) / static_cast<double>(std::max<int64_t>(1, tokens));
+}
 
 StepBatch BatchSource::Step(int64_t step) const {
   StepBatch batch{.micro_batches = impl_->plan.MicroBatches(step, /*rank=*/0, /*world_size=*/1),

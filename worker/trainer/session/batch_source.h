@@ -35,6 +35,8 @@ class BatchSource {
   const std::string& key() const;  ///< identity of the cache's content
   int64_t samples() const;
   int64_t total_steps() const;
+  /// Targets of the loss per token of the whole cache, 0 to 1. Reads all labels once.
+  double SupervisedShare() const;
 
   /// REQUIRED: 0 <= step < total_steps().
   StepBatch Step(int64_t step) const;

@@ -7,6 +7,7 @@
 
 #include "common/clock.h"
 #include "common/file.h"
+#include "common/process_memory.h"
 #include "common/status_macros.h"
 #include "core/r_index.h"
 #include "worker/trainer/session/adapter_binding.h"
@@ -100,6 +101,7 @@ StatusOr<BenchReport> Bench(const BenchRequest& request) {
   report.weight_bytes = model->WeightBytes();
   report.threads = at::get_num_threads();
   report.random_weights = !HasWeights(request.model_dir);
+  report.peak_memory_bytes = PeakResidentBytes();
   return report;
 }
 

@@ -32,6 +32,7 @@ struct BenchReport {
   int64_t weight_bytes = 0;  ///< of the base as it is held
   int threads = 0;
   bool random_weights = false;
+  int64_t peak_memory_bytes = 0;  ///< of this process, loading included
 };
 
 StatusOr<BenchReport> RunBench(const BenchRequest& request);

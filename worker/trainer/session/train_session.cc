@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "common/file.h"
+#include "common/process_memory.h"
 #include "common/status_macros.h"
 #include "core/r_index.h"
 #include "worker/trainer/session/adapter_binding.h"
@@ -142,8 +143,9 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
                                 .observer = &observer});
   SBORA_RETURN_IF_ERROR(RestoreNewest(request, plan, store, loop, observer));
   SBORA_ASSIGN_OR_RETURN(const bool finished, loop.Run());
-  const TrainOutcome outcome = OutcomeOf(loop, finished);
+  TrainOutcome outcome = OutcomeOf(loop, finished);
   if (!finished) return outcome;
+  outcome.supervised_share = data.train->SupervisedShare();
   observer.OnProgress({.step = outcome.steps,
                        .total_steps = loop.total_steps(),
                        .loss = outcome.final_loss,
@@ -152,6 +154,7 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
                        .phase = "writing adapter"});
   SBORA_ASSIGN_OR_RETURN(const auto parameters, loop.FinalParameters());
   SBORA_RETURN_IF_ERROR(WriteArtifact(request.output_dir, config, layout, parameters));
+  outcome.peak_memory_bytes = PeakResidentBytes();
   return outcome;
 }
 

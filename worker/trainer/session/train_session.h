@@ -56,6 +56,8 @@ struct TrainOutcome {
   std::optional<double> validation_loss;  ///< of the weights that were kept
   int64_t kept_step = 0;
   double seconds = 0;  ///< of training, over all attempts
+  double supervised_share = 0;    ///< of the data's tokens
+  int64_t peak_memory_bytes = 0;  ///< of this process, loading included
 };
 
 StatusOr<TrainOutcome> RunTraining(const TrainRequest& request, TaskObserver& observer);

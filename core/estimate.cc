@@ -1,0 +1,217 @@
+#include "core/estimate.h"
+
+#include <algorithm>
+
+#include "common/check.h"
+
+namespace sbora::core {
+namespace {
+
+constexpr int64_t kFloatBytes = 4;
+constexpr int64_t kChunkRows = 128;  // ops::ChunkedCrossEntropy's default
+constexpr int64_t kIndexCopies = 2;  // a host vector and a tensor
+// NF4: a nibble a weight, one 8-bit scale for 64 weights, one float32 for 256 scales (and one offset a tensor).
+constexpr double kNf4BytesPerWeight = 0.5 + 1.0 / 64 + 4.0 / (64 * 256);
+
+bool IsTarget(const AdapterSpec& adapter, LinearModule module) {
+  if (adapter.method == AdapterMethod::kFull) return true;
+  return std::find(adapter.target_modules.begin(), adapter.target_modules.end(), module) != adapter.target_modules.end();
+}
+
+/// Walks the layers as LlamaModel does, knowing which tensors require a gradient: what comes before the first adapted
+/// module is not differentiated.
+///
+/// visit.Norm(grad), visit.Linear(module, x_grad, x_kept_already) -> true when the whole input is now kept,
+/// visit.Attention(grad), visit.SwiGlu(grad).
+template <typename Visit>
+void WalkLayers(const ModelConfig& model, const AdapterSpec& adapter, Visit& visit) {
+  bool grad = adapter.method == AdapterMethod::kFull;  // of the residual stream
+  const auto linear = [&](LinearModule module, bool x_grad, bool& x_kept) {
+    x_kept |= visit.Linear(module, x_grad, x_kept);
+    return x_grad || IsTarget(adapter, module);
+  };
+  for (int64_t layer = 0; layer < model.num_layers; ++layer) {
+    visit.Norm(grad);
+    bool x_kept = false;
+    bool attention_grad = false;
+    for (const LinearModule m : {LinearModule::kQ, LinearModule::kK, LinearModule::kV}) {
+      attention_grad |= linear(m, grad, x_kept);
+    }
+    visit.Attention(attention_grad);
+    bool out_kept = attention_grad;  // attention keeps its output, which is o's input
+    grad |= linear(LinearModule::kO, attention_grad, out_kept);
+    visit.Norm(grad);
+    x_kept = false;
+    bool mlp_grad = false;
+    for (const LinearModule m : {LinearModule::kGate, LinearModule::kUp}) mlp_grad |= linear(m, grad, x_kept);
+    visit.SwiGlu(mlp_grad);
+    x_kept = false;
+    grad |= linear(LinearModule::kDown, mlp_grad, x_kept);
+  }
+}
+
+/// Bytes a token.
+struct KeptBytes {
+  const ModelConfig& model;
+  const AdapterSpec& adapter;
+  int64_t element;
+  int64_t bytes = 0;
+
+  void Norm(bool grad) {
+    if (grad) bytes += model.hidden_size * element + kFloatBytes;
+  }
+  void Attention(bool grad) {
+    if (!grad) return;
+    const int64_t query = model.num_heads * model.head_dim;
+    const int64_t key = model.num_kv_heads * model.head_dim;
+    bytes += (2 * query + 2 * key) * element + model.num_heads * kFloatBytes;
+  }
+  void SwiGlu(bool grad) {
+    if (grad) bytes += 2 * model.intermediate_size * element;
+  }
+  bool Linear(LinearModule module, bool, bool x_kept) {
+    if (!IsTarget(adapter, module)) return false;
+    const ModuleShape shape = LinearModuleShape(model, module);
+    if (adapter.method == AdapterMethod::kSboraFa) {
+      bytes += adapter.rank * element;
+      return false;
+    }
+    if (!x_kept) bytes += shape.in_features * element;
+    const bool low_rank = adapter.method == AdapterMethod::kLora || adapter.method == AdapterMethod::kDora;
+    if (low_rank) bytes += adapter.rank * element;
+    if (adapter.method == AdapterMethod::kDora) bytes += shape.out_features * element;
+    return true;
+  }
+};
+
+/// Multiply-adds a token of the linear layers.
+struct LinearFlops {
+  const ModelConfig& model;
+  const AdapterSpec& adapter;
+  double multiply_adds = 0;
+  double attention_passes = 0;  // layers, a backward pass counted as 2.5 forward passes
+
+  void Norm(bool) {}
+  void SwiGlu(bool) {}
+  void Attention(bool grad) { attention_passes += grad ? 3.5 : 1.0; }
+  bool Linear(LinearModule module, bool x_grad, bool) {
+    const ModuleShape shape = LinearModuleShape(model, module);
+    const auto d = static_cast<double>(shape.out_features);
+    const auto k = static_cast<double>(shape.in_features);
+    const auto r = static_cast<double>(adapter.rank);
+    const double passes = x_grad ? 2 : 1;  // forward, input gradient
+    multiply_adds += passes * d * k;
+    if (!IsTarget(adapter, module)) return false;
+    switch (adapter.method) {
+      case AdapterMethod::kSboraFa: multiply_adds += (passes + 1) * d * r; break;
+      case AdapterMethod::kSboraFb: multiply_adds += (passes + 1) * k * r; break;
+      case AdapterMethod::kLora:
+      case AdapterMethod::kDora: multiply_adds += 3 * d * r + (passes + 1) * k * r; break;
+      case AdapterMethod::kFull: multiply_adds += d * k; break;
+    }
+    return false;
+  }
+};
+
+int64_t WeightBytes(const ModelConfig& model, const JobSpec& spec, int64_t element) {
+  if (spec.quantization == Quantization::kNone) return ParameterCount(model) * element;
+  int64_t linear = 0;
+  for (const LinearModule module : kAllLinearModules) {
+    const ModuleShape shape = LinearModuleShape(model, module);
+    linear += shape.out_features * shape.in_features * model.num_layers;
+  }
+  return static_cast<int64_t>(static_cast<double>(linear) * kNf4BytesPerWeight) + (ParameterCount(model) - linear) * element;
+}
+
+int64_t ScratchBytes(const ModelConfig& model, const JobSpec& spec, const StepLoad& load, int64_t element) {
+  // Logits and their log-softmax of one chunk, or the gradients of gate, up and their product in the last block.
+  const int64_t loss = 2 * std::min(kChunkRows, load.supervised_tokens) * model.vocab_size * kFloatBytes;
+  const int64_t mlp = load.tokens * (4 * model.intermediate_size + 2 * model.hidden_size) * element;
+  int64_t scratch = std::max(loss, mlp);
+  if (spec.adapter.dropout > 0 && spec.adapter.method != AdapterMethod::kSboraFa) {
+    scratch += 2 * load.tokens * model.intermediate_size * kFloatBytes;  // the mask of all features, and x times it
+  }
+  if (spec.quantization == Quantization::kNf4) {
+    scratch += std::max(model.intermediate_size, model.num_heads * model.head_dim) * model.hidden_size * element;
+  }
+  return scratch;
+}
+
+}  // namespace
+
+OperationCounts LinearOperations(AdapterMethod method, const ModuleShape& shape, int64_t rank) {
+  const auto [d, k] = shape;
+  const int64_t r = rank;
+  OperationCounts counts{.multiplications = d * k, .additions = d * (k - 1)};
+  switch (method) {
+    case AdapterMethod::kSboraFa:
+      counts.multiplications += d * r;
+      counts.additions += d * (r - 1) + d;
+      break;
+    case AdapterMethod::kSboraFb:
+      counts.multiplications += k * r;
+      counts.additions += r * (k - 1) + r;
+      break;
+    case AdapterMethod::kDora: counts.multiplications += d; [[fallthrough]];
+    case AdapterMethod::kLora:
+      counts.multiplications += (k + d) * r;
+      counts.additions += r * (k - 1) + d * (r - 1) + d;
+      break;
+    case AdapterMethod::kFull: break;
+  }
+  return counts;
+}
+
+StepLoad FullLoad(const JobSpec& spec, bool cuda) {
+  const int64_t tokens = spec.training.micro_batch_size * spec.data.cutoff_tokens;
+  return {.cuda = cuda, .tokens = tokens, .supervised_tokens = tokens, .samples = spec.training.micro_batch_size};
+}
+
+int64_t KeptActivationBytes(const ModelConfig& model, const AdapterSpec& adapter, const StepLoad& load,
+                            int64_t element_bytes) {
+  KeptBytes kept{.model = model, .adapter = adapter, .element = element_bytes};
+  WalkLayers(model, adapter, kept);
+  const int64_t angles = load.tokens * model.head_dim * kFloatBytes;  // cosines and sines, head_dim / 2 each
+  // The last norm keeps its input, the loss the gradient of its own.
+  const int64_t head = load.supervised_tokens * (2 * model.hidden_size * element_bytes + kFloatBytes);
+  return load.tokens * kept.bytes + angles + head;
+}
+
+MemoryEstimate EstimateMemory(const ModelConfig& model, const JobSpec& spec, const StepLoad& load) {
+  const AdapterSpec& adapter = spec.adapter;
+  const int64_t element = load.cuda && spec.compute_dtype != ComputeDtype::kFloat32 ? 2 : kFloatBytes;
+  const bool full = adapter.method == AdapterMethod::kFull;
+  const int64_t trained = TrainableParameters(model, adapter.method, adapter.rank, adapter.target_modules);
+  MemoryEstimate memory;
+  memory.weights = WeightBytes(model, spec, element);
+  // Full fine-tuning trains the weights themselves; beside 16-bit ones it keeps a float32 copy.
+  memory.adapter = full ? (element == kFloatBytes ? 0 : trained * kFloatBytes) : trained * kFloatBytes;
+  if (UsesIndices(adapter.method)) {
+    const auto targets = static_cast<int64_t>(adapter.target_modules.size());
+    memory.adapter += kIndexCopies * targets * model.num_layers * adapter.rank * static_cast<int64_t>(sizeof(int32_t));
+  }
+  memory.gradients = trained * kFloatBytes;
+  memory.optimizer = 2 * trained * kFloatBytes;
+  memory.activations = KeptActivationBytes(model, adapter, load, element);
+  memory.scratch = ScratchBytes(model, spec, load, element);
+  if (load.cuda) return memory;
+  memory.runtime = kCpuRuntimeBytes;
+  memory.loading = ParameterCount(model) * DTypeSize(model.dtype) + memory.weights + memory.runtime;
+  return memory;
+}
+
+double EstimateFlops(const ModelConfig& model, const AdapterSpec& adapter, const StepLoad& load) {
+  SBORA_CHECK(load.samples > 0, "a micro-batch of {} samples", load.samples);
+  LinearFlops linear{.model = model, .adapter = adapter};
+  WalkLayers(model, adapter, linear);
+  const auto tokens = static_cast<double>(load.tokens);
+  const double length = tokens / static_cast<double>(load.samples);
+  const auto query = static_cast<double>(model.num_heads * model.head_dim);
+  // Scores and their product with v over the half of the context that is before a token: 2 * query * length / 2.
+  const double attention = linear.attention_passes * query * length;
+  const double head = 2.0 * static_cast<double>(model.vocab_size) * static_cast<double>(model.hidden_size);
+  const double full_head = adapter.method == AdapterMethod::kFull ? 1.5 * head : head;
+  return 2.0 * (tokens * (linear.multiply_adds + attention) + static_cast<double>(load.supervised_tokens) * full_head);
+}
+
+}  // namespace sbora::core

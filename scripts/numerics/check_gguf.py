@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""Reads our GGUF files with the `gguf` package and holds them against the Hugging Face folder they were made from.
+
+    "$(scripts/reference_env)" scripts/numerics/check_gguf.py --model FOLDER FILE.gguf...
+
+Each tensor's bytes must be those of gguf.quants on the folder's values under gguf's own names and llama.cpp's order of
+q and k rows: F16 rounded to nearest even, Q8_0 quantised bit for bit, norms float32 unchanged. The config, the tokens,
+the merges and the chat template must be the folder's. An F16 file must give, in transformers' own GGUF loader, the
+logits of the folder's model rounded to F16. Exit status: 0 all hold, 1 something differs.
+"""
+import argparse
+import json
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")
+import gguf  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from safetensors import safe_open  # noqa: E402
+
+PROMPTS = ["The capital of France is", "1, 2, 3, 5, 8, 13,", "Grüße 👋🏽, Zoë"]
+LOGIT_TOLERANCE = 1e-4  # the same float32 weights through the same code
+
+
+def folder_tensors(folder):
+    """name -> float32 array, from all shards."""
+    tensors = {}
+    for shard in sorted(folder.glob("*.safetensors")):
+        with safe_open(shard, "pt") as file:
+            for name in file.keys():
+                tensors[name] = file.get_tensor(name).float().numpy()
+    return tensors
+
+
+def permuted(weight, heads):
+    """llama.cpp's order of rows: the two halves of each head interleaved."""
+    rows, columns = weight.shape
+    return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+
+
+def value(reader, key):
+    field = reader.get_field(key)
+    return None if field is None else field.contents()
+
+
+def check_tensors(reader, tensors, config):
+    """Names of the tensors that differ, and how many were compared."""
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    written = {tensor.name: tensor for tensor in reader.tensors}
+    wrong = []
+    for hf_name, weight in tensors.items():
+        name = names.get_name(hf_name.removesuffix(".weight")) + ".weight"
+        tensor = written.pop(name)
+        if hf_name.endswith("q_proj.weight"):
+            weight = permuted(weight, config["num_attention_heads"])
+        if hf_name.endswith("k_proj.weight"):
+            weight = permuted(weight, config["num_key_value_heads"])
+        if (weight.ndim == 1) != (tensor.tensor_type == gguf.GGMLQuantizationType.F32):
+            wrong.append(f"{name} (type {tensor.tensor_type.name})")
+        expected = gguf.quants.quantize(np.ascontiguousarray(weight), tensor.tensor_type)
+        if expected.tobytes() != tensor.data.tobytes() or list(tensor.shape) != list(reversed(weight.shape)):
+            wrong.append(name)
+    wrong += [f"{name} (not in the folder)" for name in written if name != "rope_freqs.weight"]
+    return wrong, len(tensors)
+
+
+def check_metadata(reader, folder, config):
+    """Keys whose value is not the folder's."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    by_id = {index: token for token, index in tokenizer["model"]["vocab"].items()}
+    by_id |= {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]]
+    special = {token["id"] for token in tokenizer["added_tokens"] if token["special"]}
+    wanted = {
+        "general.architecture": "llama",
+        "llama.block_count": config["num_hidden_layers"],
+        "llama.embedding_length": config["hidden_size"],
+        "llama.feed_forward_length": config["intermediate_size"],
+        "llama.attention.head_count": config["num_attention_heads"],
+        "llama.attention.head_count_kv": config["num_key_value_heads"],
+        "llama.attention.layer_norm_rms_epsilon": np.float32(config["rms_norm_eps"]),
+        "llama.rope.freq_base": np.float32(config["rope_theta"]),
+        "llama.context_length": config["max_position_embeddings"],
+        "llama.vocab_size": config["vocab_size"],
+        "tokenizer.ggml.tokens": [by_id.get(i, f"[PAD{i}]") for i in range(config["vocab_size"])],
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.chat_template": settings.get("chat_template"),
+    }
+    wrong = [key for key, expected in wanted.items() if value(reader, key) != expected]
+    types = value(reader, "tokenizer.ggml.token_type")
+    if {i for i, kind in enumerate(types) if kind == gguf.TokenType.CONTROL} != special:
+        wrong.append("tokenizer.ggml.token_type")
+    return wrong
+
+
+@torch.no_grad()
+def largest_logit_difference(path, folder):
+    """transformers' GGUF loader against the folder's own weights rounded to F16."""
+    options = {"dtype": torch.float32, "attn_implementation": "eager"}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    ours = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, **options).eval()
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+    for parameter in theirs.parameters():
+        if parameter.ndim > 1:
+            parameter.copy_(parameter.half().float())
+    worst = 0.0
+    for prompt in PROMPTS:
+        ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+        worst = max(worst, (ours(input_ids=ids).logits - theirs(input_ids=ids).logits).abs().max().item())
+    return worst
+
+
+def check_gguf(note, path, folder):
+    """Calls note(ok, name, figures) for each comparison of one file."""
+    path, folder = pathlib.Path(path), pathlib.Path(folder)
+    config = json.loads((folder / "config.json").read_text())
+    reader = gguf.GGUFReader(path)
+    wrong, count = check_tensors(reader, folder_tensors(folder), config)
+    note(not wrong, f"{path.name} tensors", f"{count} compared bit for bit, {len(wrong)} differ {wrong[:3]}")
+    keys = check_metadata(reader, folder, config)
+    note(not keys, f"{path.name} metadata", f"{len(keys)} keys differ {keys}")
+    if value(reader, "general.file_type") == gguf.LlamaFileType.MOSTLY_F16:
+        worst = largest_logit_difference(path, folder)
+        note(worst <= LOGIT_TOLERANCE, f"{path.name} in transformers", f"max abs logit difference {worst:.2e}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, type=pathlib.Path, help="the Hugging Face folder")
+    parser.add_argument("files", nargs="+", type=pathlib.Path)
+    arguments = parser.parse_args()
+    failed = []
+
+    def note(ok, name, figures):
+        print(f"{'ok  ' if ok else 'FAIL'} {name}: {figures}", flush=True)
+        if not ok:
+            failed.append(name)
+
+    for path in arguments.files:
+        check_gguf(note, path, arguments.model)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
