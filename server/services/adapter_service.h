@@ -2,6 +2,7 @@
 #pragma once
 
 #include "sbora/v1/adapter.grpc.pb.h"
+#include "sbora/v1/model.pb.h"
 #include "sbora/worker/v1/task.pb.h"
 #include "server/services/context.h"
 
