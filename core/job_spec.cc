@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
+
+#include "core/r_index.h"
 
 namespace sbora::core {
 namespace {
@@ -52,7 +55,7 @@ Status NotImplemented(std::string_view field, std::string_view feature) {
 }
 
 Status CheckImplemented(const JobSpec& spec) {
-  if (!UsesIndices(spec.adapter.method)) return NotImplemented("spec.adapter.method", AdapterMethodName(spec.adapter.method));
+  if (spec.adapter.method == AdapterMethod::kFull) return NotImplemented("spec.adapter.method", "full");
   if (spec.quantization != Quantization::kNone) return NotImplemented("spec.quantization", "nf4");
   if (spec.ranks > 1) return NotImplemented("spec.resources.ranks", "training on several ranks");
   return OkStatus();
@@ -94,6 +97,23 @@ void CheckData(const JobSpec& spec, Violations& violations) {
 
 }  // namespace
 
+AdapterConfig AdapterConfigOf(const AdapterSpec& adapter, const ModelConfig& base, std::string base_model,
+                              std::string base_hash) {
+  return {.method = adapter.method,
+          .rank = adapter.rank,
+          .alpha = adapter.alpha,
+          .dropout = adapter.dropout,
+          .rank_stabilized = adapter.rank_stabilized,
+          .frozen_a = adapter.frozen_a,
+          .target_modules = adapter.target_modules,
+          .seed = adapter.index_seed,
+          .index_generator_version = UsesIndices(adapter.method) ? kIndexGeneratorVersion : 0,
+          .artifact_dtype = DType::kF32,
+          .base_model = std::move(base_model),
+          .base_hash = std::move(base_hash),
+          .base_config = base};
+}
+
 Status CheckJobSpec(const JobSpec& spec) {
   Violations violations;
   violations.Require(!spec.model.empty(), "spec.model", "is required: name a base model (sbora-client models list)");
@@ -103,6 +123,10 @@ Status CheckJobSpec(const JobSpec& spec) {
   violations.Require(spec.adapter.dropout >= 0.0 && spec.adapter.dropout < 1.0, "spec.adapter.dropout",
                      fmt::format("is {}, must be at least 0 and below 1", spec.adapter.dropout));
   violations.Require(!spec.adapter.target_modules.empty(), "spec.adapter.target_modules", "must name at least one module");
+  const bool can_freeze = spec.adapter.method == AdapterMethod::kLora;
+  violations.Require(can_freeze || spec.adapter.frozen_a == FrozenFactor::kNone, "spec.adapter.frozen_a",
+                     fmt::format("is {}, which goes with METHOD_LORA, not with {}",
+                                 FrozenFactorName(spec.adapter.frozen_a), AdapterMethodName(spec.adapter.method)));
   CheckData(spec, violations);
   violations.InRange<int64_t>("spec.resources.ranks", spec.ranks, 1, 1024);
   violations.InRange<int64_t>("spec.resources.threads", spec.threads, 0, 1024);
@@ -125,9 +149,7 @@ Status ResolveAgainstModel(const ModelConfig& model, JobSpec& spec) {
   violations.Require(spec.data.cutoff_tokens <= context, "spec.data.cutoff_tokens",
                      fmt::format("is {}, the model's context is {} tokens", spec.data.cutoff_tokens, context));
   for (const LinearModule module : spec.adapter.target_modules) {
-    const ModuleShape shape = LinearModuleShape(model, module);
-    const int64_t limit = UsesIndices(spec.adapter.method) ? IndexDim(spec.adapter.method, shape)
-                                                           : std::min(shape.out_features, shape.in_features);
+    const int64_t limit = MaxRank(spec.adapter.method, LinearModuleShape(model, module));
     violations.Require(spec.adapter.rank <= limit, "spec.adapter.rank",
                        fmt::format("is {}, must be at most {} for {} of this model with {}", spec.adapter.rank, limit,
                                    LinearModuleName(module), AdapterMethodName(spec.adapter.method)));

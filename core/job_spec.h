@@ -26,7 +26,9 @@ struct AdapterSpec {
   double alpha = 64.0;  ///< default 2 * rank
   double dropout = 0.0;
   std::vector<LinearModule> target_modules;  ///< distinct, in kAllLinearModules order
-  uint64_t index_seed = 42;
+  uint64_t index_seed = 42;                  ///< of the index vectors, or of A as it is drawn
+  bool rank_stabilized = false;
+  FrozenFactor frozen_a = FrozenFactor::kNone;
 };
 
 struct DataSpec {
@@ -76,6 +78,10 @@ struct JobSpec {
   double max_attempt_seconds = 0.0;
   double max_total_seconds = 0.0;
 };
+
+/// What adapter_config.json will say of the adapter that this trains. Factors are float32.
+AdapterConfig AdapterConfigOf(const AdapterSpec& adapter, const ModelConfig& base, std::string base_model,
+                              std::string base_hash);
 
 /// Ranges and combinations that need no model. All problems at once: INVALID_ARGUMENT INVALID_SPEC with one violation
 /// for each, field paths as in FineTuningSpec (for example "spec.adapter.rank").

@@ -159,7 +159,7 @@ StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::Cr
   *planned.job.mutable_labels() = request.fine_tuning_job().labels();
   *planned.job.mutable_spec() = core::ToProto(spec);
   planned.job.set_trainable_parameters(core::TrainableParameters(references.config, spec.adapter.method, spec.adapter.rank,
-                                                                 spec.adapter.target_modules));
+                                                                 spec.adapter.target_modules, spec.adapter.frozen_a));
   SubmitRequest& submit = planned.submit;
   submit.kind = WorkKind::kTrain;
   submit.project = project;
@@ -196,22 +196,16 @@ StatusOr<v1::EstimateFineTuningJobResponse> EstimateFineTuning(const ServiceCont
     adapter.base_hash = model.base_hash();
   }
   SBORA_RETURN_IF_ERROR(core::ResolveAgainstModel(adapter.base_config, spec));
-  adapter.method = spec.adapter.method;
-  adapter.rank = spec.adapter.rank;
-  adapter.alpha = spec.adapter.alpha;
-  adapter.dropout = spec.adapter.dropout;
-  adapter.target_modules = spec.adapter.target_modules;
-  adapter.seed = spec.adapter.index_seed;
-  adapter.index_generator_version = core::UsesIndices(adapter.method) ? core::kIndexGeneratorVersion : 0;
-
+  adapter = core::AdapterConfigOf(spec.adapter, adapter.base_config, adapter.base_model, adapter.base_hash);
   v1::EstimateFineTuningJobResponse response;
-  response.set_trainable_parameters(core::TrainableParameters(adapter.base_config, adapter.method, adapter.rank, adapter.target_modules));
+  response.set_trainable_parameters(core::TrainableParameters(adapter.base_config, adapter.method, adapter.rank, adapter.target_modules,
+                                                                adapter.frozen_a));
   response.set_artifact_bytes(core::ArtifactBytes(adapter));
   for (const core::LinearModule module : adapter.target_modules) {
     auto& entry = *response.add_modules();
     const std::string_view name = core::LinearModuleName(module);
     entry.set_module(std::string(name.substr(0, name.find('_'))));
-    entry.set_trainable_parameters(core::TrainableParameters(adapter.base_config, adapter.method, adapter.rank, {module}));
+    entry.set_trainable_parameters(core::TrainableParameters(adapter.base_config, adapter.method, adapter.rank, {module}, adapter.frozen_a));
   }
   return response;
 }

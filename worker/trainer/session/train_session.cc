@@ -7,7 +7,6 @@
 
 #include "common/file.h"
 #include "common/status_macros.h"
-#include "core/r_index.h"
 #include "worker/trainer/session/adapter_binding.h"
 #include "worker/trainer/session/artifact.h"
 #include "worker/trainer/session/batch_source.h"
@@ -42,21 +41,6 @@ StatusOr<std::unique_ptr<LlamaModel>> LoadModel(const TrainRequest& request, con
                           {.device = plan.device, .dtype = plan.dtype, .progress = [&](int64_t done, int64_t total) {
                              observer.OnProgress({.phase = fmt::format("loading model ({} of {} tensors)", done, total)});
                            }});
-}
-
-core::AdapterConfig ConfigOf(const TrainRequest& request, const core::ModelConfig& base) {
-  const auto& adapter = request.spec.adapter;
-  return {.method = adapter.method,
-          .rank = adapter.rank,
-          .alpha = adapter.alpha,
-          .dropout = adapter.dropout,
-          .target_modules = adapter.target_modules,
-          .seed = adapter.index_seed,
-          .index_generator_version = core::UsesIndices(adapter.method) ? core::kIndexGeneratorVersion : 0,
-          .artifact_dtype = core::DType::kF32,
-          .base_model = request.spec.model,
-          .base_hash = request.base_hash,
-          .base_config = base};
 }
 
 void ReportRejected(const LoadReport& report, TaskObserver& observer) {
@@ -101,9 +85,9 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
   SBORA_ASSIGN_OR_RETURN(const TorchPlan plan, SetUpTorch(request.device));
   SBORA_ASSIGN_OR_RETURN(const auto model, LoadModel(request, plan, observer));
   SBORA_ASSIGN_OR_RETURN(const Data data, OpenData(request, model->config().vocab_size));
-  SBORA_ASSIGN_OR_RETURN(const auto adapter,
-                         CreateAdapter(model->config(), request.spec.adapter, request.indices, plan.device));
-  const core::AdapterConfig config = ConfigOf(request, model->config());
+  SBORA_ASSIGN_OR_RETURN(const auto adapter, CreateAdapter(*model, request.spec.adapter, request.indices));
+  const core::AdapterConfig config =
+      core::AdapterConfigOf(request.spec.adapter, model->config(), request.spec.model, request.base_hash);
   const AdapterLayout layout = LayoutOf(*adapter, config);
   CheckpointStore store(request.checkpoint_dir, layout,
                         RunHash(request, data.train->key(), data.validation ? data.validation->key() : ""));
