@@ -5,8 +5,8 @@ initial A and B, on the same batches and with the same optimizer, and holds the 
     scripts/check_all reference
     "$(scripts/reference_env)" scripts/numerics/compare_training.py --bin build/release/bin
 
-The reference takes nothing from our programs but the imported base and its tokenizer: initial A and data order come from
-counter_rng.py, masks from transformers' offsets, AdamW, clipping and schedule from PyTorch. Checked for each method:
+The reference takes nothing from our programs but the imported base and its tokenizer: initial A and data order come
+from counter_rng.py, masks from transformers' offsets, AdamW, clipping and schedule from PyTorch. Checked per method:
   the loss of each of 50 steps within 1e-4 relative; the trained adapter, loaded by PEFT from our export, gives the
   reference's logits within 1e-2 of the distance that training moved them.
 Exit status: 0 all hold, 1 something differs or failed. Needs the programs and 5 GB of disk.
@@ -114,8 +114,8 @@ def check_method(checks, service, base, tokenizer, records, method):
     relative = [abs(metric["loss"] - loss) / loss for metric, loss in zip(metrics, losses, strict=True)]
     worst = int(np.argmax(relative))
     checks.note(max(relative) <= LOSS_TOLERANCE, f"{method} loss of each of {STEPS} steps",
-                f"largest relative difference {relative[worst]:.1e} at step {worst + 1}, at the last {relative[-1]:.1e}; "
-                f"loss {losses[0]:.4f} -> {losses[-1]:.4f}")
+                f"largest relative difference {relative[worst]:.1e} at step {worst + 1}, at the last "
+                f"{relative[-1]:.1e}; loss {losses[0]:.4f} -> {losses[-1]:.4f}")
 
     probes = [tokenize_record(tokenizer, record)[0] for record in records["heldout"]]
     theirs = logits_of(model.eval(), probes)

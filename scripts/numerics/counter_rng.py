@@ -1,5 +1,5 @@
-"""The project's counter-based numbers written a second time (core/counter_rng.h, core/lora_init.h): what a reference run
-needs to start from the same A and to see the same batches without asking the programs under test."""
+"""The project's counter-based numbers written a second time (core/counter_rng.h, core/lora_init.h): what a reference
+run needs to start from the same A and to see the same batches without asking the programs under test."""
 import hashlib
 import struct
 

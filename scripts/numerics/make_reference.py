@@ -5,8 +5,8 @@ Run with the interpreter that scripts/reference_env prints. The C++ test tests/n
 the files, so ordinary test runs need no Python. Seeded: a second run writes the same bytes.
 
 SBoRA is expressed as a PEFT LoRA whose one factor is one-hot and frozen: FA has A = one-hot rows (B trained), FB has
-B = one-hot columns (A trained). LoRA and DoRA are PEFT's own, with random A, B and magnitudes, on one variant. Everything is
-float32 on one thread, the attention "eager".
+B = one-hot columns (A trained). LoRA and DoRA are PEFT's own, with random A, B and magnitudes, on one variant.
+Everything is float32 on one thread, the attention "eager".
 """
 import pathlib
 import sys

@@ -108,8 +108,8 @@ TEST_F(ServiceTest, LoraAndDoraRunToAdaptersThatOthersCanLoad) {
     ASSERT_TRUE(folder.ok()) << folder.status();
     int64_t trained = 0;
     for (const auto& tensor : folder->tensors().tensors()) {
-      const bool frozen_a = folder->config().frozen_a != core::FrozenFactor::kNone && tensor.name.ends_with("lora_A.weight");
-      if (!frozen_a) trained += tensor.elements();
+      const bool is_a = tensor.name.ends_with("lora_A.weight");
+      if (!is_a || folder->config().frozen_a == core::FrozenFactor::kNone) trained += tensor.elements();
     }
     EXPECT_EQ(adapter->trainable_parameters(), trained);
     EXPECT_EQ(folder->config().rank_stabilized, spec.adapter().rank_stabilized());

@@ -64,9 +64,10 @@ TEST_P(MethodTest, TrainsAndLeavesACheckedAdapter) {
 
 TEST_P(MethodTest, AKilledAndResumedRunGivesTheSameBytes) {
   ASSERT_NO_FATAL_FAILURE(Train());
-  const TrainerRun first = RunTrainer(MethodAssignment("killed"), Log(), [](TrainerProcess& process, const TrainerMessage& message) {
+  const auto kill_at_four = [](TrainerProcess& process, const TrainerMessage& message) {
     if (message.has_checkpoint() && message.checkpoint().step() == 4) process.Signal(SIGKILL);
-  });
+  };
+  const TrainerRun first = RunTrainer(MethodAssignment("killed"), Log(), kill_at_four);
   ASSERT_EQ(first.exit_code, 128 + SIGKILL);
   TaskAssignment other = MethodAssignment("killed");  // another A is another run
   other.mutable_task()->mutable_train()->mutable_spec()->mutable_adapter()->set_index_seed(43);

@@ -1,6 +1,6 @@
 // Our model against files that transformers and PEFT wrote (scripts/numerics/make_reference.py): logits within 1e-3,
-// losses within 1e-3, SBoRA gradients within 1e-5 (relative to the largest) of LoRA with a frozen one-hot factor, LoRA and
-// DoRA gradients within 1e-5 of PEFT's own.
+// losses within 1e-3, SBoRA gradients within 1e-5 (relative to the largest) of LoRA with a frozen one-hot factor, LoRA
+// and DoRA gradients within 1e-5 of PEFT's own.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>

@@ -177,8 +177,10 @@ TEST(ModuleTensors, SayWhatIsTrained) {
   };
   using ::testing::ElementsAre;
   using ::testing::Pair;
-  EXPECT_THAT(trained({AdapterMethod::kSboraFa, 4}), ElementsAre(Pair(TensorRole::kIndex, false), Pair(TensorRole::kB, true)));
-  EXPECT_THAT(trained({AdapterMethod::kSboraFb, 4}), ElementsAre(Pair(TensorRole::kIndex, false), Pair(TensorRole::kA, true)));
+  EXPECT_THAT(trained({AdapterMethod::kSboraFa, 4}),
+              ElementsAre(Pair(TensorRole::kIndex, false), Pair(TensorRole::kB, true)));
+  EXPECT_THAT(trained({AdapterMethod::kSboraFb, 4}),
+              ElementsAre(Pair(TensorRole::kIndex, false), Pair(TensorRole::kA, true)));
   EXPECT_THAT(trained({AdapterMethod::kLora, 4}), ElementsAre(Pair(TensorRole::kA, true), Pair(TensorRole::kB, true)));
   EXPECT_THAT(trained({AdapterMethod::kLora, 4, FrozenFactor::kRandom}),
               ElementsAre(Pair(TensorRole::kA, false), Pair(TensorRole::kB, true)));

@@ -30,7 +30,9 @@ TEST(DrawLoraA, IsKaimingUniform) {
 }
 
 TEST(DrawLoraA, IsAFunctionOfSeedAndModuleAlone) {
-  const auto draw = [](uint64_t seed, const char* module, FrozenFactor kind) { return DrawLoraA(seed, module, 4, 12, kind); };
+  const auto draw = [](uint64_t seed, const char* module, FrozenFactor kind) {
+    return DrawLoraA(seed, module, 4, 12, kind);
+  };
   for (const FrozenFactor kind : {FrozenFactor::kNone, FrozenFactor::kOrthonormal}) {
     EXPECT_EQ(draw(1, kModule, kind), draw(1, kModule, kind));
     EXPECT_NE(draw(1, kModule, kind), draw(2, kModule, kind));
@@ -53,7 +55,9 @@ TEST(DrawLoraA, OrthonormalRowsAreOrthonormal) {
     for (int64_t i = 0; i < rank; ++i) {
       for (int64_t j = 0; j <= i; ++j) {
         double dot = 0;
-        for (int64_t c = 0; c < in; ++c) dot += double{a[static_cast<size_t>(i * in + c)]} * a[static_cast<size_t>(j * in + c)];
+        for (int64_t c = 0; c < in; ++c) {
+          dot += double{a[static_cast<size_t>(i * in + c)]} * a[static_cast<size_t>(j * in + c)];
+        }
         EXPECT_NEAR(dot, i == j ? 1 : 0, 1e-6) << rank << " x " << in << ", rows " << i << ", " << j;
       }
     }

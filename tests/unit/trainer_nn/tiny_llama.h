@@ -55,8 +55,8 @@ inline std::vector<AdapterModuleSpec> AllModules(core::AdapterMethod method, int
   return modules;
 }
 
-/// Factors normal with a deviation of 0.1, so that every gradient is non-zero; magnitudes about 1, as long as TinyModel's
-/// rows.
+/// Factors normal with a deviation of 0.1, so that every gradient is non-zero; magnitudes about 1, as long as the rows of
+/// TinyModel.
 inline void Randomize(const AdapterSet& adapter) {
   std::mt19937 rng(11);
   std::normal_distribution<float> normal(0, 0.1f);

@@ -21,8 +21,8 @@ struct AdapterBackward : torch::autograd::Node {
 };
 
 template <typename NodeType>
-std::shared_ptr<NodeType> MakeAdapterNode(const at::Tensor& w_OI, const AdapterSet& adapter, const AdapterModule& module,
-                                          const DropoutPlan& dropout) {
+std::shared_ptr<NodeType> MakeAdapterNode(const at::Tensor& w_OI, const AdapterSet& adapter,
+                                          const AdapterModule& module, const DropoutPlan& dropout) {
   auto node = std::make_shared<NodeType>();
   node->w_OI = w_OI;
   node->adapter = &adapter;
@@ -48,8 +48,8 @@ inline void Accumulate(const at::Tensor& gradient, const at::Tensor& left, const
 }
 
 /// dx += scale * mask * (g a): the gradient that reaches the input through the adapter's A.
-inline void AddInputGradient(at::Tensor& dx_TI, const at::Tensor& g_TR, const at::Tensor& a_RI, const at::Tensor& mask_TI,
-                             double scale) {
+inline void AddInputGradient(at::Tensor& dx_TI, const at::Tensor& g_TR, const at::Tensor& a_RI,
+                             const at::Tensor& mask_TI, double scale) {
   if (mask_TI.defined()) {
     dx_TI.addcmul_(at::mm(g_TR, a_RI), mask_TI, scale);
   } else {

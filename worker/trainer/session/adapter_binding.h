@@ -1,5 +1,5 @@
-/// Between an AdapterSet on a device and the plain world: sets out of a request or a folder, the layout of its flat buffers, and
-/// copies to and from the host. Include only from .cc files that see LibTorch.
+/// Between an AdapterSet on a device and the plain world: sets out of a request or a folder, the layout of their flat
+/// buffers, and copies to and from the host. Include only from .cc files that see LibTorch.
 #pragma once
 
 #include <memory>
@@ -15,9 +15,9 @@
 
 namespace sbora::trainer {
 
-/// An adapter for `model` as training starts from (AdapterSet::Initialize, seeded by spec.index_seed). `indices` is empty
-/// for methods without. Errors: INVALID_ARGUMENT INDICES_MISMATCH unless `indices` names each layer and target once;
-/// those of AdapterSet::Create and Initialize.
+/// An adapter for `model` that training starts from (AdapterSet::Initialize, seeded by spec.index_seed). `indices` is
+/// empty for methods without. Errors: INVALID_ARGUMENT INDICES_MISMATCH unless `indices` names each layer and target
+/// once; those of AdapterSet::Create and Initialize.
 StatusOr<std::unique_ptr<AdapterSet>> CreateAdapter(const LlamaModel& model, const core::AdapterSpec& spec,
                                                     const std::vector<ModuleIndices>& indices);
 
