@@ -3,8 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "common/check.h"
 #include "common/file.h"
@@ -24,15 +27,12 @@ constexpr std::pair<AdapterMethod, std::string_view> kMethods[] = {{AdapterMetho
                                                                    {AdapterMethod::kLora, "lora"},
                                                                    {AdapterMethod::kDora, "dora"},
                                                                    {AdapterMethod::kFull, "full"}};
+constexpr std::pair<FrozenFactor, std::string_view> kFrozenFactors[] = {
+    {FrozenFactor::kNone, "none"}, {FrozenFactor::kRandom, "random"}, {FrozenFactor::kOrthonormal, "orthonormal"}};
 
 Status BadField(std::string_view field, std::string_view what) {
   return InvalidArgument("ADAPTER_CONFIG_MALFORMED", fmt::format("{}: \"{}\" {}", kAdapterConfigFile, field, what))
       .WithViolation(field, std::string(what));
-}
-
-int64_t MaxRank(AdapterMethod method, const ModuleShape& shape) {
-  if (UsesIndices(method)) return IndexDim(method, shape);
-  return std::min(shape.in_features, shape.out_features);
 }
 
 StatusOr<int64_t> GetInt(const Json& json, const char* key) {
@@ -73,6 +73,19 @@ StatusOr<BaseQuantization> ParseBaseQuantization(const Json& json, int64_t versi
   return BaseQuantization{.kind = Quantization::kNf4, .double_quantization = nested.get<bool>()};
 }
 
+/// rank_stabilized and frozen_a: adapters from before they existed lack both.
+Status ParseVariant(const Json& json, AdapterConfig& config) {
+  if (json.contains("rank_stabilized")) {
+    if (!json["rank_stabilized"].is_boolean()) return BadField("rank_stabilized", "must be true or false");
+    config.rank_stabilized = json["rank_stabilized"].get<bool>();
+  }
+  if (json.contains("frozen_a")) {
+    SBORA_ASSIGN_OR_RETURN(const std::string name, GetString(json, "frozen_a"));
+    SBORA_ASSIGN_OR_RETURN(config.frozen_a, ParseFrozenFactor(name));
+  }
+  return OkStatus();
+}
+
 /// Calls visit(layer, module, shape) for each adapted module.
 template <typename Visit>
 void ForEachModule(const ModelConfig& base, const std::vector<LinearModule>& targets, const Visit& visit) {
@@ -108,6 +121,27 @@ bool UsesIndices(AdapterMethod method) {
   return method == AdapterMethod::kSboraFa || method == AdapterMethod::kSboraFb;
 }
 
+std::string_view FrozenFactorName(FrozenFactor frozen) {
+  for (const auto& [value, name] : kFrozenFactors) {
+    if (value == frozen) return name;
+  }
+  SBORA_CHECK(false, "frozen factor {} is outside the enum", static_cast<int>(frozen));
+}
+
+StatusOr<FrozenFactor> ParseFrozenFactor(std::string_view name) {
+  for (const auto& [value, known] : kFrozenFactors) {
+    if (known == name) return value;
+  }
+  return InvalidArgument("FROZEN_FACTOR_UNKNOWN",
+                         fmt::format("frozen_a \"{}\" is unknown; none, random and orthonormal are known", name.substr(0, 80)))
+      .WithViolation("frozen_a", "must be none, random or orthonormal");
+}
+
+double AdapterScale(double alpha, int64_t rank, bool rank_stabilized) {
+  const auto r = static_cast<double>(rank);
+  return alpha / (rank_stabilized ? std::sqrt(r) : r);
+}
+
 std::string ToJson(const AdapterConfig& config) {
   Json targets = Json::array();
   for (const LinearModule module : config.target_modules) targets.push_back(LinearModuleName(module));
@@ -117,6 +151,8 @@ std::string ToJson(const AdapterConfig& config) {
                {"r", config.rank},
                {"alpha", config.alpha},
                {"dropout", config.dropout},
+               {"rank_stabilized", config.rank_stabilized},
+               {"frozen_a", FrozenFactorName(config.frozen_a)},
                {"target_modules", targets},
                {"seed", config.seed},
                {"index_generator_version", config.index_generator_version},
@@ -147,6 +183,7 @@ StatusOr<AdapterConfig> ParseAdapterConfig(std::string_view json_text) {
   SBORA_ASSIGN_OR_RETURN(config.rank, GetInt(json, "r"));
   SBORA_ASSIGN_OR_RETURN(config.alpha, GetNumber(json, "alpha"));
   SBORA_ASSIGN_OR_RETURN(config.dropout, GetNumber(json, "dropout"));
+  SBORA_RETURN_IF_ERROR(ParseVariant(json, config));
   SBORA_ASSIGN_OR_RETURN(config.target_modules, ParseTargets(json));
   if (!json.contains("seed") || !json["seed"].is_number_unsigned()) return BadField("seed", "must be an unsigned integer");
   config.seed = json["seed"].get<uint64_t>();
@@ -200,12 +237,23 @@ Status CheckAdapterConfig(const AdapterConfig& config) {
     return InvalidArgument("DROPOUT_OUT_OF_RANGE", fmt::format("dropout {} is outside [0, 1)", config.dropout))
         .WithViolation("dropout", "must be at least 0 and below 1");
   }
+  if (config.frozen_a != FrozenFactor::kNone && config.method != AdapterMethod::kLora) {
+    return InvalidArgument("FROZEN_FACTOR_METHOD",
+                           fmt::format("frozen_a {} goes with lora, not with {}", FrozenFactorName(config.frozen_a),
+                                       AdapterMethodName(config.method)))
+        .WithViolation("frozen_a", "must be none unless the method is lora");
+  }
   return OkStatus();
 }
 
 int64_t IndexDim(AdapterMethod method, const ModuleShape& shape) {
   SBORA_CHECK(UsesIndices(method), "{} has no indices", AdapterMethodName(method));
   return method == AdapterMethod::kSboraFa ? shape.in_features : shape.out_features;
+}
+
+int64_t MaxRank(AdapterMethod method, const ModuleShape& shape) {
+  if (UsesIndices(method)) return IndexDim(method, shape);
+  return std::min(shape.in_features, shape.out_features);
 }
 
 std::string IndexTensorName(int64_t layer, LinearModule module) { return ModulePath(layer, module) + ".sbora_index"; }
@@ -219,23 +267,39 @@ std::string PeftTensorName(int64_t layer, LinearModule module, std::string_view 
   return fmt::format("base_model.model.{}.{}", ModulePath(layer, module), suffix);
 }
 
+std::vector<ModuleTensor> ModuleTensors(const AdapterForm& form, int64_t layer, LinearModule module,
+                                        const ModuleShape& shape) {
+  const std::vector<int64_t> a_RI{form.rank, shape.in_features};
+  const std::vector<int64_t> b_OR{shape.out_features, form.rank};
+  const auto peft = [&](std::string_view suffix) { return PeftTensorName(layer, module, suffix); };
+  switch (form.method) {
+    case AdapterMethod::kSboraFa:
+      return {{TensorRole::kIndex, IndexTensorName(layer, module), {form.rank}, false},
+              {TensorRole::kB, FactorTensorName(form.method, layer, module), b_OR, true}};
+    case AdapterMethod::kSboraFb:
+      return {{TensorRole::kIndex, IndexTensorName(layer, module), {form.rank}, false},
+              {TensorRole::kA, FactorTensorName(form.method, layer, module), a_RI, true}};
+    case AdapterMethod::kLora:
+      return {{TensorRole::kA, peft("lora_A.weight"), a_RI, form.frozen_a == FrozenFactor::kNone},
+              {TensorRole::kB, peft("lora_B.weight"), b_OR, true}};
+    case AdapterMethod::kDora:
+      return {{TensorRole::kA, peft("lora_A.weight"), a_RI, true},
+              {TensorRole::kB, peft("lora_B.weight"), b_OR, true},
+              {TensorRole::kMagnitude, peft("lora_magnitude_vector"), {shape.out_features}, true}};
+    case AdapterMethod::kFull:
+      break;
+  }
+  SBORA_CHECK(false, "{} has no adapter", AdapterMethodName(form.method));
+}
+
 std::vector<TensorSpec> ExpectedAdapterTensors(const AdapterConfig& config) {
   if (config.method == AdapterMethod::kFull) return ExpectedTensors(config.base_config);
   std::vector<TensorSpec> specs;
-  const DType dtype = config.artifact_dtype;
-  const int64_t r = config.rank;
+  const AdapterForm form{config.method, config.rank, config.frozen_a};
   ForEachModule(config.base_config, config.target_modules, [&](int64_t layer, LinearModule module, ModuleShape shape) {
-    if (UsesIndices(config.method)) {
-      const bool fa = config.method == AdapterMethod::kSboraFa;
-      specs.push_back({IndexTensorName(layer, module), DType::kI32, {r}});
-      specs.push_back({FactorTensorName(config.method, layer, module), dtype,
-                       fa ? std::vector<int64_t>{shape.out_features, r} : std::vector<int64_t>{r, shape.in_features}});
-      return;
-    }
-    specs.push_back({PeftTensorName(layer, module, "lora_A.weight"), dtype, {r, shape.in_features}});
-    specs.push_back({PeftTensorName(layer, module, "lora_B.weight"), dtype, {shape.out_features, r}});
-    if (config.method == AdapterMethod::kDora) {
-      specs.push_back({PeftTensorName(layer, module, "lora_magnitude_vector"), dtype, {shape.out_features}});
+    for (ModuleTensor& tensor : ModuleTensors(form, layer, module, shape)) {
+      const DType dtype = tensor.role == TensorRole::kIndex ? DType::kI32 : config.artifact_dtype;
+      specs.push_back({std::move(tensor.name), dtype, std::move(tensor.shape)});
     }
   });
   std::sort(specs.begin(), specs.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
@@ -254,17 +318,14 @@ std::map<std::string, std::string> AdapterMetadata(const AdapterConfig& config) 
 }
 
 int64_t TrainableParameters(const ModelConfig& base, AdapterMethod method, int64_t rank,
-                            const std::vector<LinearModule>& targets) {
+                            const std::vector<LinearModule>& targets, FrozenFactor frozen_a) {
   if (method == AdapterMethod::kFull) return ParameterCount(base);
   int64_t count = 0;
   for (const LinearModule module : targets) {
-    const auto [d, k] = LinearModuleShape(base, module);
-    if (method == AdapterMethod::kSboraFa) {
-      count += d * rank;
-    } else if (method == AdapterMethod::kSboraFb) {
-      count += k * rank;
-    } else {
-      count += (d + k) * rank + (method == AdapterMethod::kDora ? d : 0);
+    const ModuleShape shape = LinearModuleShape(base, module);
+    for (const ModuleTensor& tensor : ModuleTensors({method, rank, frozen_a}, /*layer=*/0, module, shape)) {
+      if (!tensor.trained) continue;
+      count += std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1}, std::multiplies<>());
     }
   }
   return count * base.num_layers;

@@ -39,6 +39,20 @@ struct BaseQuantization {
 };
 /// "none", "nf4", "nf4 with double quantisation": for messages.
 std::string_view Describe(const BaseQuantization& quantization);
+/// How LoRA's A is held. kNone: trained (LoRA, arXiv 2106.09685). kRandom: A stays as it was drawn, B alone is trained
+/// (LoRA-FA, arXiv 2308.03303). kOrthonormal: A is drawn with orthonormal rows and stays (Orthogonal Adaptation,
+/// arXiv 2312.02432, with a random basis for each adapter: two of them are nearly orthogonal where r is far below k).
+/// The artifact holds A either way, so it is a plain LoRA to everybody else.
+enum class FrozenFactor { kNone, kRandom, kOrthonormal };
+
+/// "none", "random", "orthonormal".
+std::string_view FrozenFactorName(FrozenFactor frozen);
+/// Errors: INVALID_ARGUMENT FROZEN_FACTOR_UNKNOWN listing the names.
+StatusOr<FrozenFactor> ParseFrozenFactor(std::string_view name);
+
+/// What the adapter's product is multiplied by: alpha / rank, or alpha / sqrt(rank) when rank-stabilised (rsLoRA,
+/// arXiv 2312.03732). The only place that computes it.
+double AdapterScale(double alpha, int64_t rank, bool rank_stabilized);
 
 inline constexpr std::string_view kAdapterConfigFile = "adapter_config.json";
 inline constexpr std::string_view kAdapterModelFile = "adapter_model.safetensors";
@@ -46,10 +60,12 @@ inline constexpr std::string_view kAdapterModelFile = "adapter_model.safetensors
 struct AdapterConfig {
   AdapterMethod method = AdapterMethod::kSboraFa;
   int64_t rank = 0;
-  double alpha = 0.0;  ///< scale s = alpha / rank
+  double alpha = 0.0;
   double dropout = 0.0;
+  bool rank_stabilized = false;                   ///< AdapterScale
+  FrozenFactor frozen_a = FrozenFactor::kNone;    ///< kLora only
   std::vector<LinearModule> target_modules;  ///< distinct, in kAllLinearModules order
-  uint64_t seed = 0;
+  uint64_t seed = 0;                    ///< of the index vectors, or of A as it was drawn
   int32_t index_generator_version = 0;  ///< 0 for methods without indices
   DType artifact_dtype = DType::kF32;   ///< of the factors; F32 or BF16
   std::string base_model;               ///< name of the base, for people
@@ -57,7 +73,7 @@ struct AdapterConfig {
   ModelConfig base_config;              ///< shapes of the base: an adapter is checkable without it
   BaseQuantization base_quantization = {};
 
-  double scale() const { return alpha / static_cast<double>(rank); }
+  double scale() const { return AdapterScale(alpha, rank, rank_stabilized); }
   bool operator==(const AdapterConfig&) const = default;
 };
 
@@ -68,13 +84,16 @@ std::string ToJson(const AdapterConfig& config);
 /// of CheckAdapterConfig.
 StatusOr<AdapterConfig> ParseAdapterConfig(std::string_view json_text);
 
-/// Rank against each target's shape (FA: at most k, FB: at most d, LoRA and DoRA: at most both), targets present and distinct, alpha > 0, 0 <= dropout < 1.
+/// Rank against each target's shape (MaxRank), targets present and distinct, alpha > 0, 0 <= dropout < 1, A frozen for
+/// LoRA only.
 /// Errors: INVALID_ARGUMENT RANK_OUT_OF_RANGE, TARGET_MODULES_EMPTY, TARGET_MODULE_DUPLICATE, ALPHA_OUT_OF_RANGE,
-/// DROPOUT_OUT_OF_RANGE, each naming value and limit with a field violation (`rank`, `target_modules`, ...).
+/// DROPOUT_OUT_OF_RANGE, FROZEN_FACTOR_METHOD, each naming value and limit with a field violation (`rank`, ...).
 Status CheckAdapterConfig(const AdapterConfig& config);
 
 /// The dimension an index vector of this method runs over: k for FA, d for FB.
 int64_t IndexDim(AdapterMethod method, const ModuleShape& shape);
+/// The largest rank of a module: k for FA, d for FB, the smaller of both for LoRA and DoRA.
+int64_t MaxRank(AdapterMethod method, const ModuleShape& shape);
 
 /// "model.layers.0.self_attn.q_proj.sbora_index".
 std::string IndexTensorName(int64_t layer, LinearModule module);
@@ -84,6 +103,30 @@ std::string FactorTensorName(AdapterMethod method, int64_t layer, LinearModule m
 /// ".lora_magnitude_vector" [d].
 std::string PeftTensorName(int64_t layer, LinearModule module, std::string_view suffix);
 
+/// What a tensor is to the adapter of its module.
+enum class TensorRole { kIndex, kA, kB, kMagnitude };
+
+/// One tensor of an adapted module, as the artifact names it.
+struct ModuleTensor {
+  TensorRole role = TensorRole::kA;
+  std::string name;
+  std::vector<int64_t> shape;  ///< kIndex [r], kA [r, k], kB [d, r], kMagnitude [d]
+  bool trained = true;         ///< false: an index vector, and A where it is frozen
+};
+
+/// What decides them.
+struct AdapterForm {
+  AdapterMethod method = AdapterMethod::kSboraFa;
+  int64_t rank = 0;
+  FrozenFactor frozen_a = FrozenFactor::kNone;
+};
+
+/// Everything an adapter holds for one module, in the order index, A, B, magnitude: FA index and B; FB index and A;
+/// LoRA A and B; DoRA A, B and magnitude. Artifact, checkpoints, counts and the trainer's buffers all follow this list.
+/// REQUIRED: the method is not kFull.
+std::vector<ModuleTensor> ModuleTensors(const AdapterForm& form, int64_t layer, LinearModule module,
+                                        const ModuleShape& shape);
+
 /// All tensors of adapter_model.safetensors, ascending by name. For kFull: ExpectedTensors of the base.
 std::vector<TensorSpec> ExpectedAdapterTensors(const AdapterConfig& config);
 /// Size of adapter_model.safetensors as SafetensorsWriter writes it (with AdapterMetadata), in bytes. For kFull: of all
@@ -91,9 +134,9 @@ std::vector<TensorSpec> ExpectedAdapterTensors(const AdapterConfig& config);
 int64_t ArtifactBytes(const AdapterConfig& config);
 /// The __metadata__ every adapter_model.safetensors carries.
 std::map<std::string, std::string> AdapterMetadata(const AdapterConfig& config);
-/// Trained elements (indices are not counted).
+/// Trained elements: indices and a frozen A are not counted.
 int64_t TrainableParameters(const ModelConfig& base, AdapterMethod method, int64_t rank,
-                            const std::vector<LinearModule>& targets);
+                            const std::vector<LinearModule>& targets, FrozenFactor frozen_a = FrozenFactor::kNone);
 
 /// An adapter folder opened and checked: config, all expected tensors with dtype and shape, index vectors in range.
 class AdapterFolder {

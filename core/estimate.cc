@@ -181,11 +181,14 @@ MemoryEstimate EstimateMemory(const ModelConfig& model, const JobSpec& spec, con
   const AdapterSpec& adapter = spec.adapter;
   const int64_t element = load.cuda && spec.compute_dtype != ComputeDtype::kFloat32 ? 2 : kFloatBytes;
   const bool full = adapter.method == AdapterMethod::kFull;
-  const int64_t trained = TrainableParameters(model, adapter.method, adapter.rank, adapter.target_modules);
+  const int64_t trained =
+      TrainableParameters(model, adapter.method, adapter.rank, adapter.target_modules, adapter.frozen_a);
   MemoryEstimate memory;
   memory.weights = WeightBytes(model, spec, element);
   // Full fine-tuning trains the weights themselves; beside 16-bit ones it keeps a float32 copy.
-  memory.adapter = full ? (element == kFloatBytes ? 0 : trained * kFloatBytes) : trained * kFloatBytes;
+  const int64_t stored =  // a frozen A included
+      TrainableParameters(model, adapter.method, adapter.rank, adapter.target_modules, FrozenFactor::kNone);
+  memory.adapter = full && element == kFloatBytes ? 0 : stored * kFloatBytes;
   if (UsesIndices(adapter.method)) {
     const auto targets = static_cast<int64_t>(adapter.target_modules.size());
     memory.adapter += kIndexCopies * targets * model.num_layers * adapter.rank * static_cast<int64_t>(sizeof(int32_t));

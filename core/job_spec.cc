@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
+
+#include "core/r_index.h"
 
 namespace sbora::core {
 namespace {
@@ -55,8 +58,8 @@ Status NotImplemented(std::string_view field, std::string_view feature, std::str
 }
 
 Status CheckImplemented(const JobSpec& spec) {
-  if (!UsesIndices(spec.adapter.method)) {
-    return NotImplemented("spec.adapter.method", AdapterMethodName(spec.adapter.method), "use sbora_fa or sbora_fb");
+  if (spec.adapter.method == AdapterMethod::kFull) {
+    return NotImplemented("spec.adapter.method", "full", "use sbora_fa, sbora_fb, lora or dora");
   }
   if (spec.ranks > 1) return NotImplemented("spec.resources.ranks", "training on several ranks", "use 1");
   if (!kTrainerUsesGpus && spec.compute_dtype == ComputeDtype::kBFloat16) {
@@ -121,6 +124,23 @@ BaseQuantization BaseQuantizationOf(const JobSpec& spec) {
   return {.kind = spec.quantization, .double_quantization = spec.double_quantization};
 }
 
+AdapterConfig AdapterConfigOf(const AdapterSpec& adapter, const ModelConfig& base, std::string base_model,
+                              std::string base_hash) {
+  return {.method = adapter.method,
+          .rank = adapter.rank,
+          .alpha = adapter.alpha,
+          .dropout = adapter.dropout,
+          .rank_stabilized = adapter.rank_stabilized,
+          .frozen_a = adapter.frozen_a,
+          .target_modules = adapter.target_modules,
+          .seed = adapter.index_seed,
+          .index_generator_version = UsesIndices(adapter.method) ? kIndexGeneratorVersion : 0,
+          .artifact_dtype = DType::kF32,
+          .base_model = std::move(base_model),
+          .base_hash = std::move(base_hash),
+          .base_config = base};
+}
+
 Status CheckJobSpec(const JobSpec& spec, SpecPurpose purpose) {
   Violations violations;
   violations.Require(!spec.model.empty(), "spec.model", "is required: name a base model (sbora-client models list)");
@@ -136,6 +156,10 @@ Status CheckJobSpec(const JobSpec& spec, SpecPurpose purpose) {
                      "spec.quantization",
                      "must be none with method full, which trains the weights themselves and 4 bits cannot follow its steps; "
                      "train an adapter on the nf4 base (method sbora_fa, sbora_fb), or full without quantization");
+  const bool can_freeze = spec.adapter.method == AdapterMethod::kLora;
+  violations.Require(can_freeze || spec.adapter.frozen_a == FrozenFactor::kNone, "spec.adapter.frozen_a",
+                     fmt::format("is {}, which goes with METHOD_LORA, not with {}",
+                                 FrozenFactorName(spec.adapter.frozen_a), AdapterMethodName(spec.adapter.method)));
   CheckData(spec, violations);
   violations.InRange<int64_t>("spec.resources.ranks", spec.ranks, 1, 1024);
   violations.InRange<int64_t>("spec.resources.threads", spec.threads, 0, 1024);
@@ -163,9 +187,7 @@ Status ResolveAgainstModel(const ModelConfig& model, JobSpec& spec) {
   violations.Require(spec.data.cutoff_tokens <= context, "spec.data.cutoff_tokens",
                      fmt::format("is {}, the model's context is {} tokens", spec.data.cutoff_tokens, context));
   for (const LinearModule module : spec.adapter.target_modules) {
-    const ModuleShape shape = LinearModuleShape(model, module);
-    const int64_t limit = UsesIndices(spec.adapter.method) ? IndexDim(spec.adapter.method, shape)
-                                                           : std::min(shape.out_features, shape.in_features);
+    const int64_t limit = MaxRank(spec.adapter.method, LinearModuleShape(model, module));
     violations.Require(spec.adapter.rank <= limit, "spec.adapter.rank",
                        fmt::format("is {}, must be at most {} for {} of this model with {}", spec.adapter.rank, limit,
                                    LinearModuleName(module), AdapterMethodName(spec.adapter.method)));

@@ -30,7 +30,9 @@ struct AdapterSpec {
   double alpha = 64.0;  ///< default 2 * rank
   double dropout = 0.0;
   std::vector<LinearModule> target_modules;  ///< distinct, in kAllLinearModules order
-  uint64_t index_seed = 42;
+  uint64_t index_seed = 42;                  ///< of the index vectors, or of A as it is drawn
+  bool rank_stabilized = false;
+  FrozenFactor frozen_a = FrozenFactor::kNone;
   bool share_indices = false;               ///< q, k, v share one index vector, gate and up another; FA only
   std::vector<std::string> disjoint_from;   ///< adapters or jobs, as written; the coordinator resolves them to adapters
   bool disjoint_from_all = false;           ///< every adapter and unended job of the project on this base
@@ -87,6 +89,10 @@ struct JobSpec {
 
 /// What the job trains against.
 BaseQuantization BaseQuantizationOf(const JobSpec& spec);
+
+/// What adapter_config.json will say of the adapter that this trains. Factors are float32.
+AdapterConfig AdapterConfigOf(const AdapterSpec& adapter, const ModelConfig& base, std::string base_model,
+                              std::string base_hash);
 
 /// What a spec is for: an estimate may be asked for what cannot be trained yet.
 enum class SpecPurpose { kTraining, kEstimate };

@@ -36,7 +36,7 @@ std::string PeftConfigJson(const AdapterConfig& config, const std::string& base_
                      {"layers_pattern", nullptr},
                      {"rank_pattern", Json::object()},
                      {"alpha_pattern", Json::object()},
-                     {"use_rslora", false},
+                     {"use_rslora", config.rank_stabilized},
                      {"use_dora", config.method == AdapterMethod::kDora}};
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }

@@ -21,6 +21,10 @@ constexpr EnumTable<v1::Method, AdapterMethod, 5> kMethods = {{{v1::METHOD_SBORA
                                                                {v1::METHOD_LORA, AdapterMethod::kLora},
                                                                {v1::METHOD_DORA, AdapterMethod::kDora},
                                                                {v1::METHOD_FULL, AdapterMethod::kFull}}};
+constexpr EnumTable<v1::FrozenFactor, FrozenFactor, 3> kFrozenFactors = {
+    {{v1::FROZEN_FACTOR_NONE, FrozenFactor::kNone},
+     {v1::FROZEN_FACTOR_RANDOM, FrozenFactor::kRandom},
+     {v1::FROZEN_FACTOR_ORTHONORMAL, FrozenFactor::kOrthonormal}}};
 constexpr EnumTable<v1::Quantization, Quantization, 2> kQuantizations = {
     {{v1::QUANTIZATION_NONE, Quantization::kNone}, {v1::QUANTIZATION_NF4, Quantization::kNf4}}};
 constexpr EnumTable<v1::PromptTemplate, PromptTemplate, 5> kTemplates = {
@@ -109,6 +113,8 @@ AdapterSpec ReadAdapter(const v1::AdapterSpec& in, uint64_t seed, SpecReader& re
   if (in.has_dropout()) out.dropout = in.dropout();
   reader.Modules({in.target_modules().begin(), in.target_modules().end()}, out.target_modules);
   out.index_seed = in.has_index_seed() ? in.index_seed() : seed;
+  if (in.has_rank_stabilized()) out.rank_stabilized = in.rank_stabilized();
+  reader.Enum(kFrozenFactors, in.frozen_a(), "spec.adapter.frozen_a", out.frozen_a);
   if (in.has_share_indices()) out.share_indices = in.share_indices();
   out.disjoint_from.assign(in.disjoint_from().begin(), in.disjoint_from().end());
   if (in.has_disjoint_from_all()) out.disjoint_from_all = in.disjoint_from_all();
@@ -253,6 +259,8 @@ v1::FineTuningSpec ToProto(const JobSpec& in) {
     adapter.add_target_modules(std::string(LinearModuleName(module)));
   }
   adapter.set_index_seed(in.adapter.index_seed);
+  adapter.set_rank_stabilized(in.adapter.rank_stabilized);
+  adapter.set_frozen_a(ToEnum(kFrozenFactors, in.adapter.frozen_a));
   adapter.set_share_indices(in.adapter.share_indices);
   for (const std::string& name : in.adapter.disjoint_from) adapter.add_disjoint_from(name);
   adapter.set_disjoint_from_all(in.adapter.disjoint_from_all);

@@ -4,9 +4,9 @@
     scripts/check_all reference
     "$(scripts/reference_env)" scripts/numerics/compare_smollm2.py --bin build/release/bin
 
-The model is imported from its GGUF file by our importer. A server and a worker on loopback train two small adapters
-(SBoRA-FA on prompts with completions, SBoRA-FB on chats), export, merge and evaluate them; tests/numerics/reference/
-dump.cc writes our ids and logits. Checked, one line each:
+The model is imported from its GGUF file by our importer. A server and a worker on loopback train four small adapters
+(SBoRA-FA and LoRA on prompts with completions, SBoRA-FB and DoRA on chats), export, merge and evaluate them;
+tests/numerics/reference/dump.cc writes our ids and logits. Checked, one line each:
   tokenizer ids equal on 200 hostile strings; base logits on 50 prompts; the exported PEFT folder and the merged
   checkpoint give our adapter's logits; the validation loss we report is transformers' loss of the merged model; the NF4
   base equals bitsandbytes' in every bit, and its logits are transformers' with bitsandbytes' de-quantised weights; the
@@ -260,9 +260,7 @@ def check_nf4(checks, dump, base, tokenizer):
 
 def train(service, kind, method):
     """Trains, pulls, exports and merges; returns the adapter and the loss that an evaluation reports."""
-    name, work = f"{kind}-adapter", service.work
-    for part in ("train", "heldout"):
-        service.client("datasets", "upload", work / f"{kind}-{part}.jsonl", "--name", f"{kind}-{part}")
+    name, work = method.replace("_", "-"), service.work
     service.client("submit", "--name", name, "--wait", "--model", "smollm2", "--dataset", f"{kind}-train",
                    "--validation-dataset", f"{kind}-heldout", "--method", method, "--rank", "8", "--alpha", "16",
                    "--target-modules", "q,k,v,o,gate,up,down", "--max-steps", "6", "--batch-size", "8",
@@ -276,7 +274,7 @@ def train(service, kind, method):
 
 def check_adapter(checks, dump, service, base, tokenizer, kind, method, records):
     adapter, evaluated = train(service, kind, method)
-    folder = service.work / f"{kind}-adapter"
+    folder = service.work / method.replace("_", "-")
     masked = [tokenize_record(tokenizer, record) for record in records]
     samples = [ids[:64] for ids, _ in masked[:ADAPTER_PROMPTS]]
     ours = dump.logits(base, samples, folder)
@@ -332,7 +330,9 @@ def main():
         records = write_data(work)
         with Service(programs, work) as service:
             service.client("models", "import", gguf, "--name", "smollm2")
-            for kind, method in (("text", "sbora_fa"), ("chat", "sbora_fb")):
+            for name in records:
+                service.client("datasets", "upload", work / f"{name}.jsonl", "--name", name)
+            for kind, method in (("text", "sbora_fa"), ("chat", "sbora_fb"), ("text", "lora"), ("chat", "dora")):
                 check_adapter(checks, dump, service, base, tokenizer, kind, method, records[f"{kind}-heldout"])
             check_exports(checks, dump, service, "text-adapter")
     verdict = f"FAILED: {', '.join(checks.failed)}" if checks.failed else "all comparisons hold"

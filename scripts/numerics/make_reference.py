@@ -5,7 +5,8 @@ Run with the interpreter that scripts/reference_env prints. The C++ test tests/n
 the files, so ordinary test runs need no Python. Seeded: a second run writes the same bytes.
 
 SBoRA is expressed as a PEFT LoRA whose one factor is one-hot and frozen: FA has A = one-hot rows (B trained), FB has
-B = one-hot columns (A trained). Everything is float32 on one thread, the attention "eager".
+B = one-hot columns (A trained). LoRA and DoRA are PEFT's own, with random A, B and magnitudes, on one variant.
+Everything is float32 on one thread, the attention "eager".
 """
 import pathlib
 import sys
@@ -53,16 +54,20 @@ def loss_sum(model, samples):
     return total, torch.cat(logits)
 
 
-def adapter_case(options, method, samples):
-    model = make_model(options)
-    config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=TARGETS, bias="none")
-    model = peft.get_peft_model(model, config).eval()
+def with_adapter(options, **more):
+    """A fresh model with PEFT's LoRA on all targets, and its adapted modules by short name."""
+    config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=TARGETS, bias="none", **more)
+    model = peft.get_peft_model(make_model(options), config).eval()
+    modules = {name.removeprefix("base_model.model."): module for name, module in model.named_modules()
+               if hasattr(module, "lora_A") and name.split(".")[-1] in TARGETS}
+    return model, modules
+
+
+def sbora_case(options, method, samples):
+    model, modules = with_adapter(options)
     generator = torch.Generator().manual_seed(3)
     tensors, trained = {}, {}
-    for name, module in model.named_modules():
-        if not (hasattr(module, "lora_A") and name.split(".")[-1] in TARGETS):
-            continue
-        short = name.removeprefix("base_model.model.")
+    for short, module in modules.items():
         a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
         dim = a.shape[1] if method == "sbora_fa" else b.shape[0]
         index = torch.randperm(dim, generator=generator)[:RANK].sort().values
@@ -110,6 +115,31 @@ def beam_case(model, samples):
     return tensors
 
 
+def lora_case(options, method, samples):
+    """Values, gradients, logits with the adapter and after merge_and_unload; tensors under PEFT's names in the file."""
+    model, modules = with_adapter(options, use_dora=method == "dora")
+    generator = torch.Generator().manual_seed(4)
+    trained = {}
+    for short, module in modules.items():
+        parts = {"lora_A.weight": module.lora_A["default"].weight, "lora_B.weight": module.lora_B["default"].weight}
+        if method == "dora":
+            parts["lora_magnitude_vector"] = module.lora_magnitude_vector["default"].weight
+        for suffix, part in parts.items():
+            noise = torch.randn(part.shape, generator=generator) * 0.1
+            with torch.no_grad():  # magnitudes stay near the rows' lengths
+                part.copy_(part * (1 + noise) if suffix == "lora_magnitude_vector" else noise)
+            trained[f"{method}.base_model.model.{short}.{suffix}"] = part
+    loss, logits = loss_sum(model, samples)
+    loss.backward()
+    tensors = {f"{method}.loss": loss.detach().reshape(1), f"{method}.logits": logits.detach().contiguous()}
+    for name, part in trained.items():
+        tensors[name] = part.detach().clone()
+        tensors[f"{name}.gradient"] = part.grad.contiguous()
+    with torch.no_grad():
+        tensors[f"{method}.merged_logits"] = loss_sum(model.merge_and_unload(), samples)[1].contiguous()
+    return tensors
+
+
 def main():
     root = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).parents[2] / "tests/data/golden"
     torch.set_num_threads(1)
@@ -126,7 +156,10 @@ def main():
         tensors = {"loss": loss.reshape(1), "logits": logits.contiguous(),
                    "ids": torch.cat(samples).to(torch.int32), "lengths": torch.tensor(LENGTHS, dtype=torch.int32)}
         for method in ("sbora_fa", "sbora_fb"):
-            tensors.update(adapter_case(options, method, samples))
+            tensors.update(sbora_case(options, method, samples))
+        if variant == "plain":
+            for method in ("lora", "dora"):
+                tensors.update(lora_case(options, method, samples))
         save_file(tensors, folder / "golden.safetensors")
         beams = beam_case(model, samples)
         save_file(beams, folder / "beams.safetensors")

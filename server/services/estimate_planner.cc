@@ -205,18 +205,12 @@ void WriteMemory(const Subject& subject, v1::EstimateFineTuningJobResponse& resp
 
 void WriteCounts(const Subject& subject, v1::EstimateFineTuningJobResponse& response) {
   const core::AdapterSpec& adapter = subject.spec.adapter;
-  core::AdapterConfig config;
-  config.method = adapter.method;
-  config.rank = adapter.rank;
-  config.alpha = adapter.alpha;
-  config.dropout = adapter.dropout;
-  config.target_modules = adapter.target_modules;
-  config.seed = adapter.index_seed;
-  config.index_generator_version = core::UsesIndices(adapter.method) ? core::kIndexGeneratorVersion : 0;
-  config.base_model = subject.model_name;
-  config.base_hash = subject.base_hash;
-  config.base_config = subject.model;
-  response.set_trainable_parameters(core::TrainableParameters(subject.model, adapter.method, adapter.rank, adapter.target_modules));
+  const core::AdapterConfig config =
+      core::AdapterConfigOf(adapter, subject.model, subject.model_name, subject.base_hash);
+  const auto trained = [&](const std::vector<core::LinearModule>& targets) {
+    return core::TrainableParameters(subject.model, adapter.method, adapter.rank, targets, adapter.frozen_a);
+  };
+  response.set_trainable_parameters(trained(adapter.target_modules));
   response.set_artifact_bytes(core::ArtifactBytes(config));
   *response.mutable_changed_weights() =
       ToProto(core::CountChangedWeights(subject.model, adapter.method, adapter.rank, adapter.target_modules));
@@ -228,7 +222,7 @@ void WriteCounts(const Subject& subject, v1::EstimateFineTuningJobResponse& resp
     entry.set_module(std::string(name.substr(0, name.find('_'))));
     entry.set_trainable_parameters(adapter.method == core::AdapterMethod::kFull
                                        ? shape.out_features * shape.in_features * subject.model.num_layers
-                                       : core::TrainableParameters(subject.model, adapter.method, adapter.rank, {module}));
+                                       : trained({module}));
     entry.set_multiplications(counts.multiplications);
     entry.set_additions(counts.additions);
   }

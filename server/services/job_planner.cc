@@ -149,7 +149,7 @@ StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::Cr
   *planned.job.mutable_labels() = request.fine_tuning_job().labels();
   *planned.job.mutable_spec() = core::ToProto(spec);
   planned.job.set_trainable_parameters(core::TrainableParameters(references.config, spec.adapter.method, spec.adapter.rank,
-                                                                 spec.adapter.target_modules));
+                                                                 spec.adapter.target_modules, spec.adapter.frozen_a));
   if (request.validate_only()) {
     SBORA_ASSIGN_OR_RETURN(const auto capacity, CapacityFor(services, base, spec.adapter));
     if (capacity) *planned.job.mutable_region_capacity() = *capacity;

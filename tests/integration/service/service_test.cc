@@ -5,6 +5,8 @@
 
 #include <fstream>
 
+#include "core/adapter.h"
+#include "core/peft_export.h"
 #include "tests/integration/service/small_job.h"
 
 namespace sbora::testing {
@@ -124,6 +126,39 @@ TEST_F(ServiceTest, AJobOnAnNf4BaseIsRepeatableAndItsAdapterKeepsToThatBase) {
   v1::MergeAdaptersRequest merge;
   merge.add_adapters(adapter->name());
   EXPECT_EQ(service().client().MergeAdapters(merge).status().reason(), "MERGE_QUANTIZED_BASE");
+}
+
+TEST_F(ServiceTest, LoraAndDoraRunToAdaptersThatOthersCanLoad) {
+  auto lora = SmallSpec(6);
+  lora.mutable_adapter()->set_method(v1::METHOD_LORA);
+  auto frozen = lora;
+  frozen.mutable_adapter()->set_frozen_a(v1::FROZEN_FACTOR_RANDOM);
+  frozen.mutable_adapter()->set_rank_stabilized(true);
+  auto dora = SmallSpec(6);
+  dora.mutable_adapter()->set_method(v1::METHOD_DORA);
+  for (const auto& [id, spec] : {std::pair{"lora", lora}, {"lora-fa", frozen}, {"dora", dora}}) {
+    SCOPED_TRACE(id);
+    const auto job = service().Submit(id, spec);
+    ASSERT_TRUE(job.ok()) << job.status();
+    const auto ended = service().WaitForState(id, v1::FineTuningJob::STATE_SUCCEEDED, seconds(60));
+    ASSERT_TRUE(ended.ok()) << ended.status() << service().Logs();
+    const auto adapter = service().client().GetAdapter(service().client().ResourceName("adapters", id));
+    ASSERT_TRUE(adapter.ok()) << adapter.status();
+    EXPECT_EQ(adapter->method(), spec.adapter().method() == v1::METHOD_DORA ? "dora" : "lora");
+
+    const auto pulled = service().directory() / id;
+    ASSERT_TRUE(service().client().Pull(adapter->files(), adapter->manifest_sha256(), pulled, {}).ok());
+    const auto folder = core::AdapterFolder::Open(pulled);
+    ASSERT_TRUE(folder.ok()) << folder.status();
+    int64_t trained = 0;
+    for (const auto& tensor : folder->tensors().tensors()) {
+      const bool is_a = tensor.name.ends_with("lora_A.weight");
+      if (!is_a || folder->config().frozen_a == core::FrozenFactor::kNone) trained += tensor.elements();
+    }
+    EXPECT_EQ(adapter->trainable_parameters(), trained);
+    EXPECT_EQ(folder->config().rank_stabilized, spec.adapter().rank_stabilized());
+    ASSERT_TRUE(core::ExportPeft(pulled, service().directory() / (std::string(id) + "-peft")).ok());
+  }
 }
 
 TEST_F(ServiceTest, ThePausedJobGoesOnFromItsCheckpointAndEndsWithTheSameBytes) {

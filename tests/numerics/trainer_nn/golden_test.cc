@@ -1,6 +1,6 @@
 // Our model against files that transformers and PEFT wrote (scripts/numerics/make_reference.py): logits within 1e-3,
-// losses within 1e-3, SBoRA gradients within 1e-5 (relative to the largest) of LoRA with a frozen one-hot factor,
-// and the same answers of beam search.
+// losses within 1e-3, SBoRA gradients within 1e-5 (relative to the largest) of LoRA with a frozen one-hot factor, LoRA
+// and DoRA gradients within 1e-5 of PEFT's own, and the same answers of beam search.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
@@ -90,8 +90,27 @@ class GoldenTest : public ::testing::TestWithParam<std::string> {
     auto adapter = AdapterSet::Create(model_->config(), options, at::kCPU);
     SBORA_CHECK(adapter.ok(), "{}", adapter.status().ToString());
     for (const AdapterModule& module : (*adapter)->modules()) {
-      at::Tensor factor = module.factor;
+      at::Tensor factor = module.tensors[0].value;  // SBoRA trains one
       factor.copy_(golden_.Floats(fmt::format("{}.{}.factor", prefix, module.name)));
+    }
+    return std::move(adapter).value();
+  }
+
+  /// LoRA or DoRA with the values that PEFT had, which names tensors as our artifact does.
+  std::unique_ptr<AdapterSet> LoadPeft(core::AdapterMethod method) const {
+    AdapterOptions options{.method = method, .rank = 4, .alpha = 6};
+    for (int64_t layer = 0; layer < model_->config().num_layers; ++layer) {
+      for (const core::LinearModule module : core::kAllLinearModules) {
+        options.modules.push_back({.layer = layer, .module = module});
+      }
+    }
+    auto adapter = AdapterSet::Create(model_->config(), options, at::kCPU);
+    SBORA_CHECK(adapter.ok(), "{}", adapter.status().ToString());
+    for (const AdapterModule& module : (*adapter)->modules()) {
+      for (const AdapterTensor& tensor : module.tensors) {
+        at::Tensor value = tensor.value;
+        value.copy_(golden_.Floats(fmt::format("{}.{}", core::AdapterMethodName(method), tensor.spec.name)));
+      }
     }
     return std::move(adapter).value();
   }
@@ -120,7 +139,7 @@ TEST_P(GoldenTest, SboraEqualsPeftLoraWithAFrozenOneHotFactor) {
     (loss.sum / loss.count).backward();
     for (const AdapterModule& module : adapter->modules()) {
       const at::Tensor expected = golden_.Floats(fmt::format("{}.{}.gradient", prefix, module.name)) / loss.count;
-      EXPECT_LT(MaxDifference(module.gradient, expected), 1e-5) << module.name;
+      EXPECT_LT(MaxDifference(module.tensors[0].gradient, expected), 1e-5) << module.name;
       EXPECT_GT(expected.abs().max().item<double>(), 1e-3) << module.name;
     }
   }
@@ -149,6 +168,38 @@ TEST_P(GoldenTest, BeamSearchEqualsTransformers) {
   }
   EXPECT_GT(stopped, 0);  // an end token was met, not the limit alone
 }
+
+class PeftGoldenTest : public GoldenTest {};
+
+TEST_P(PeftGoldenTest, LoraAndDoraEqualPeft) {
+  for (const auto method : {core::AdapterMethod::kLora, core::AdapterMethod::kDora}) {
+    const std::string prefix(core::AdapterMethodName(method));
+    SCOPED_TRACE(prefix);
+    const auto adapter = LoadPeft(method);
+    const at::Tensor adapted = model_->Logits(batch_, rows_, adapter.get());
+    EXPECT_LT(MaxDifference(adapted, golden_.Floats(prefix + ".logits")), 1e-3);
+    EXPECT_GT(MaxDifference(adapted, golden_.Floats("logits")), 0.1);
+    const LossResult loss = model_->ForwardLoss(batch_, adapter.get(), {.training = true, .seed = 0, .epoch = 0});
+    EXPECT_NEAR(loss.sum.item<double>(), golden_.Floats(prefix + ".loss").item<double>(), 1e-3);
+    (loss.sum / loss.count).backward();
+    for (const AdapterModule& module : adapter->modules()) {
+      for (const AdapterTensor& tensor : module.tensors) {
+        const at::Tensor expected = golden_.Floats(fmt::format("{}.{}.gradient", prefix, tensor.spec.name)) / loss.count;
+        EXPECT_LT(MaxDifference(tensor.gradient, expected), 1e-5) << tensor.spec.name;
+        EXPECT_GT(expected.abs().max().item<double>(), 1e-4) << tensor.spec.name;
+      }
+    }
+    auto merged = LlamaModel::Load(dir_, {});
+    ASSERT_TRUE(merged.ok()) << merged.status();
+    for (const AdapterModule& module : adapter->modules()) {
+      at::Tensor weight = (*merged)->Weight(module.layer, module.module);
+      weight.copy_(adapter->Merged(module, weight));
+    }
+    EXPECT_LT(MaxDifference((*merged)->Logits(batch_, rows_, nullptr), golden_.Floats(prefix + ".merged_logits")), 1e-3);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Plain, PeftGoldenTest, ::testing::Values("plain"), [](const auto& info) { return info.param; });
 
 INSTANTIATE_TEST_SUITE_P(Variants, GoldenTest, ::testing::Values("plain", "tied_linear", "llama3"),
                          [](const auto& info) { return info.param; });

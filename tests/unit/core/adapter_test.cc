@@ -55,6 +55,8 @@ TEST(TrainableParameters, EqualThePublishedCounts) {
     EXPECT_EQ(TrainableParameters(c.base, AdapterMethod::kDora, c.rank, c.targets), c.dora);
     EXPECT_EQ(TrainableParameters(c.base, AdapterMethod::kSboraFa, c.rank, c.targets), c.fa);
     EXPECT_EQ(TrainableParameters(c.base, AdapterMethod::kSboraFb, c.rank, c.targets), c.fb);
+    // A frozen leaves B [d, r]: what FA trains.
+    EXPECT_EQ(TrainableParameters(c.base, AdapterMethod::kLora, c.rank, c.targets, FrozenFactor::kRandom), c.fa);
   }
 }
 
@@ -83,6 +85,28 @@ TEST(AdapterConfigJson, RoundTrips) {
     EXPECT_EQ(*ParseAdapterMethod(AdapterMethodName(method)), method);
   }
   EXPECT_EQ(ParseAdapterMethod("adalora").status().reason(), "METHOD_UNKNOWN");
+  AdapterConfig frozen = TinyAdapter(AdapterMethod::kLora);
+  frozen.rank_stabilized = true;
+  for (const FrozenFactor kind : {FrozenFactor::kNone, FrozenFactor::kRandom, FrozenFactor::kOrthonormal}) {
+    frozen.frozen_a = kind;
+    EXPECT_EQ(*ParseAdapterConfig(ToJson(frozen)), frozen);
+    EXPECT_EQ(*ParseFrozenFactor(FrozenFactorName(kind)), kind);
+  }
+  EXPECT_EQ(ParseFrozenFactor("B").status().reason(), "FROZEN_FACTOR_UNKNOWN");
+}
+
+TEST(AdapterConfigJson, AnAdapterFromBeforeTheVariantsIsPlain) {
+  auto json = nlohmann::json::parse(ToJson(TinyAdapter(AdapterMethod::kLora)));
+  json.erase("rank_stabilized");
+  json.erase("frozen_a");
+  EXPECT_EQ(*ParseAdapterConfig(json.dump()), TinyAdapter(AdapterMethod::kLora));
+}
+
+TEST(AdapterScale, DividesByTheRankOrItsRoot) {
+  AdapterConfig config = TinyAdapter(AdapterMethod::kSboraFa);  // rank 4, alpha 8
+  EXPECT_EQ(config.scale(), 2);
+  config.rank_stabilized = true;
+  EXPECT_EQ(config.scale(), 4);
 }
 
 TEST(AdapterConfigJson, SaysHowTheBaseWasHeld) {
@@ -123,6 +147,10 @@ TEST(AdapterConfigJson, RefusesBadText) {
   EXPECT_EQ(with("r", 0), "RANK_OUT_OF_RANGE");
   EXPECT_EQ(with("alpha", 0), "ALPHA_OUT_OF_RANGE");
   EXPECT_EQ(with("dropout", 1.0), "DROPOUT_OUT_OF_RANGE");
+  EXPECT_EQ(with("rank_stabilized", 1), "ADAPTER_CONFIG_MALFORMED");
+  EXPECT_EQ(with("frozen_a", true), "ADAPTER_CONFIG_MALFORMED");
+  EXPECT_EQ(with("frozen_a", "both"), "FROZEN_FACTOR_UNKNOWN");
+  EXPECT_EQ(with("frozen_a", "random"), "FROZEN_FACTOR_METHOD");  // of sbora_fa
 }
 
 TEST(CheckAdapterConfig, RankLimitIsThatOfTheMethodsAxis) {
@@ -154,6 +182,29 @@ TEST(ExpectedAdapterTensors, NamesAndShapesOfEachMethod) {
   ASSERT_EQ(dora.size(), 3u);
   EXPECT_EQ(dora[2].name, "base_model.model.model.layers.0.mlp.down_proj.lora_magnitude_vector");
   EXPECT_EQ(dora[0].name, "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight");
+}
+
+TEST(ModuleTensors, SayWhatIsTrained) {
+  const ModuleShape shape{.out_features = 16, .in_features = 24};
+  const auto trained = [&](const AdapterForm& form) {
+    std::vector<std::pair<TensorRole, bool>> roles;
+    for (const ModuleTensor& tensor : ModuleTensors(form, 3, LinearModule::kDown, shape)) {
+      EXPECT_THAT(tensor.name, ::testing::HasSubstr("layers.3.mlp.down_proj"));
+      roles.emplace_back(tensor.role, tensor.trained);
+    }
+    return roles;
+  };
+  using ::testing::ElementsAre;
+  using ::testing::Pair;
+  EXPECT_THAT(trained({AdapterMethod::kSboraFa, 4}),
+              ElementsAre(Pair(TensorRole::kIndex, false), Pair(TensorRole::kB, true)));
+  EXPECT_THAT(trained({AdapterMethod::kSboraFb, 4}),
+              ElementsAre(Pair(TensorRole::kIndex, false), Pair(TensorRole::kA, true)));
+  EXPECT_THAT(trained({AdapterMethod::kLora, 4}), ElementsAre(Pair(TensorRole::kA, true), Pair(TensorRole::kB, true)));
+  EXPECT_THAT(trained({AdapterMethod::kLora, 4, FrozenFactor::kRandom}),
+              ElementsAre(Pair(TensorRole::kA, false), Pair(TensorRole::kB, true)));
+  EXPECT_THAT(trained({AdapterMethod::kDora, 4}),
+              ElementsAre(Pair(TensorRole::kA, true), Pair(TensorRole::kB, true), Pair(TensorRole::kMagnitude, true)));
 }
 
 TEST(AdapterFolder, ArtifactBytesIsTheFileSizeAndBadIndicesAreRefused) {

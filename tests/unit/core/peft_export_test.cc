@@ -157,6 +157,25 @@ TEST_F(PeftExportTest, MergesLoraAndDora) {
   }
 }
 
+TEST_F(PeftExportTest, TheRankStabilizedScaleGoesIntoMergeAndExport) {
+  WriteAdapter(AdapterMethod::kLora, DType::kF32);
+  config_.rank_stabilized = true;
+  config_.frozen_a = FrozenFactor::kRandom;  // changes nothing for readers
+  ASSERT_TRUE(WriteFileAtomic(adapter_ / kAdapterConfigFile, ToJson(config_)).ok());
+  ASSERT_TRUE(ExportPeft(adapter_, dir_.path() / "peft").ok());
+  const auto peft_config = nlohmann::json::parse(ReadFile(dir_.path() / "peft/adapter_config.json", 1 << 20).value());
+  EXPECT_EQ(peft_config["use_rslora"], true);
+  EXPECT_EQ(peft_config["r"], 3);
+  EXPECT_EQ(peft_config["lora_alpha"], 6);
+  ASSERT_TRUE(MergeAdapter(base_, adapter_, dir_.path() / "merged").ok());
+  const auto peft = SafetensorsFile::Open(dir_.path() / "peft/adapter_model.safetensors");
+  ASSERT_TRUE(peft.ok()) << peft.status();
+  const auto delta = Delta(*peft, 0, LinearModule::kK, static_cast<float>(6 / std::sqrt(3.0)));
+  const auto before = Floats(*ModelFolder::Open(base_)->Tensor("model.layers.0.self_attn.k_proj.weight"));
+  const auto after = Floats(*ModelFolder::Open(dir_.path() / "merged")->Tensor("model.layers.0.self_attn.k_proj.weight"));
+  for (size_t i = 0; i < before.size(); ++i) EXPECT_NEAR(after[i], before[i] + delta[i], 1e-5);
+}
+
 TEST_F(PeftExportTest, RefusesAnotherBaseAndFullOutput) {
   WriteAdapter(AdapterMethod::kSboraFa, DType::kF32);
   const auto wrong = MergeAdapter(base_, adapter_, dir_.path() / "merged",

@@ -124,6 +124,7 @@ TEST(ConvertTest, NoFieldIsLost) {
     Message& owner = Descend(spec, leaf.parents);
     SetDistinctive(owner, *leaf.field);
     if (leaf.path == "validation.keep_best") spec.set_validation_dataset("held-out");
+    if (leaf.path == "adapter.frozen_a") spec.mutable_adapter()->set_method(v1::METHOD_LORA);
     const auto parsed = ParseSpec(spec);
     if (!parsed.ok()) {
       EXPECT_EQ(parsed.status().reason(), "FEATURE_NOT_IMPLEMENTED") << parsed.status();
@@ -249,11 +250,45 @@ TEST(ConvertTest, FullFineTuningOnNf4IsRefusedWithWhatWorks) {
 
 TEST(ConvertTest, WhatIsNotBuiltYetSaysSo) {
   v1::FineTuningSpec spec = MinimalSpec();
-  spec.mutable_adapter()->set_method(v1::METHOD_DORA);
+  spec.mutable_adapter()->set_method(v1::METHOD_FULL);
   const auto parsed = ParseSpec(spec);
   ASSERT_FALSE(parsed.ok());
   EXPECT_EQ(parsed.status().code(), StatusCode::kUnimplemented);
-  EXPECT_NE(parsed.status().message().find("dora"), std::string::npos);
+  EXPECT_NE(parsed.status().message().find("full"), std::string::npos);
+}
+
+TEST(ConvertTest, OnlyLoraCanFreezeItsA) {
+  v1::FineTuningSpec spec = MinimalSpec();
+  spec.mutable_adapter()->set_frozen_a(v1::FROZEN_FACTOR_ORTHONORMAL);
+  for (const v1::Method method : {v1::METHOD_SBORA_FA, v1::METHOD_SBORA_FB, v1::METHOD_DORA}) {
+    spec.mutable_adapter()->set_method(method);
+    EXPECT_EQ(ViolatedFields(ParseSpec(spec).status()), std::set<std::string>{"spec.adapter.frozen_a"});
+  }
+  spec.mutable_adapter()->set_method(v1::METHOD_LORA);
+  const auto parsed = ParseSpec(spec);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->adapter.frozen_a, FrozenFactor::kOrthonormal);
+}
+
+TEST(ConvertTest, TheAdapterConfigSaysAllThatTheJobAsked) {
+  v1::FineTuningSpec proto = MinimalSpec();
+  proto.mutable_adapter()->set_method(v1::METHOD_LORA);
+  proto.mutable_adapter()->set_rank(16);
+  proto.mutable_adapter()->set_alpha(32);
+  proto.mutable_adapter()->set_dropout(0.05);
+  proto.mutable_adapter()->set_index_seed(9);
+  proto.mutable_adapter()->set_rank_stabilized(true);
+  proto.mutable_adapter()->set_frozen_a(v1::FROZEN_FACTOR_RANDOM);
+  const auto spec = ParseSpec(proto);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  const AdapterConfig config = AdapterConfigOf(spec->adapter, SmolModel(), "base", std::string(64, 'a'));
+  EXPECT_EQ(config.method, AdapterMethod::kLora);
+  EXPECT_EQ(config.scale(), 8);  // 32 / sqrt(16)
+  EXPECT_EQ(config.dropout, 0.05);
+  EXPECT_EQ(config.seed, 9u);
+  EXPECT_EQ(config.frozen_a, FrozenFactor::kRandom);
+  EXPECT_EQ(config.target_modules, spec->adapter.target_modules);
+  EXPECT_EQ(config.base_config, SmolModel());
 }
 
 }  // namespace

@@ -38,6 +38,15 @@ struct Reference {
   }
 };
 
+TEST(AdamWTest, AStepIsSeenInTheVersion) {
+  const at::Tensor parameters = Values({1, 2, 3});
+  const at::Tensor view = parameters.narrow(0, 1, 2);
+  const auto before = view._version();
+  AdamW(parameters, {}).Step(parameters, Values({1, 1, 1}), at::zeros({}), 0.1, 0);
+  EXPECT_GT(parameters._version(), before);
+  EXPECT_EQ(view._version(), parameters._version());
+}
+
 TEST(AdamWTest, EqualsTheFormulasOverSteps) {
   for (const double max_norm : {0.0, 0.5, 100.0}) {
     for (const double decay : {0.0, 0.1}) {

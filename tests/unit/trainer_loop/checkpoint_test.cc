@@ -68,6 +68,21 @@ TEST_F(CheckpointTest, RoundTripIsExact) {
   EXPECT_EQ(loaded->best_parameters, Values(3, 30));
 }
 
+TEST_F(CheckpointTest, AFrozenTensorIsKeptWithTheAdapterAndMustBeTheJobs) {
+  layout_.frozen = {{"a.lora_A.weight", {2, 2}, {0.5f, -1.25f, 1.0f / 3.0f, 0}}};
+  Save(3);
+  ASSERT_TRUE(Store().Load(Folder(3)).ok());
+  const auto file = core::SafetensorsFile::Open(Folder(3) / "adapter.safetensors");
+  ASSERT_TRUE(file.ok()) << file.status();
+  std::vector<float> stored(4);
+  ASSERT_TRUE(core::ToFloat(core::DType::kF32, file->Tensor("a.lora_A.weight")->data, stored).ok());
+  EXPECT_EQ(stored, layout_.frozen[0].values);
+  layout_.frozen[0].values[3] = 1e-9f;
+  const auto other = Store().Load(Folder(3));
+  EXPECT_EQ(other.status().reason(), "ADAPTER_TENSOR_MISMATCH");
+  EXPECT_NE(other.status().message().find("a.lora_A.weight"), std::string::npos) << other.status();
+}
+
 TEST_F(CheckpointTest, KeepsTheNewestTwoAndNoTraceOfWriting) {
   for (const int64_t step : {1, 2, 3, 10}) Save(step);
   EXPECT_THAT(Listing(), testing::UnorderedElementsAre("ckpt-3", "ckpt-10"));

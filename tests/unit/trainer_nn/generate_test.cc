@@ -55,9 +55,14 @@ TEST(KvCache, StepsEqualTheFullForwardOnARaggedBatch) {
   }
 }
 
-TEST(Generate, GreedyEqualsRepeatedFullForwards) {
+class GenerateMethodTest : public ::testing::TestWithParam<AdapterMethod> {};
+INSTANTIATE_TEST_SUITE_P(Methods, GenerateMethodTest,
+                         ::testing::Values(AdapterMethod::kSboraFa, AdapterMethod::kLora, AdapterMethod::kDora),
+                         [](const auto& info) { return std::string(core::AdapterMethodName(info.param)); });
+
+TEST_P(GenerateMethodTest, GreedyEqualsRepeatedFullForwards) {
   const auto model = TinyModel();
-  const auto adapter = TinyAdapter(AdapterMethod::kSboraFa);
+  const auto adapter = TinyAdapter(GetParam());
   for (const int64_t batch_size : {1, 3, 64}) {
     auto results = Generate(*model, adapter.get(), Prompts(), {.max_new_tokens = 12, .batch_size = batch_size});
     ASSERT_TRUE(results.ok());

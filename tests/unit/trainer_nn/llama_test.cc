@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "core/lora_init.h"
 #include "tests/unit/trainer_nn/tiny_llama.h"
 
 namespace sbora::trainer {
@@ -17,7 +18,9 @@ using testing::TinyConfig;
 using testing::TinyModel;
 
 class LlamaMethodTest : public ::testing::TestWithParam<AdapterMethod> {};
-INSTANTIATE_TEST_SUITE_P(Sbora, LlamaMethodTest, ::testing::Values(AdapterMethod::kSboraFa, AdapterMethod::kSboraFb),
+INSTANTIATE_TEST_SUITE_P(Methods, LlamaMethodTest,
+                         ::testing::Values(AdapterMethod::kSboraFa, AdapterMethod::kSboraFb, AdapterMethod::kLora,
+                                           AdapterMethod::kDora),
                          [](const auto& info) { return std::string(core::AdapterMethodName(info.param)); });
 
 TEST_P(LlamaMethodTest, PackedLogitsEqualEachSampleAlone) {
@@ -72,19 +75,24 @@ TEST_P(LlamaMethodTest, GradientIsTheSlopeOfTheLoss) {
   batch.Append(1, RandomIds(9, 2));
   model->ForwardLoss(batch, adapter.get(), {.training = true, .seed = 0, .epoch = 0}).sum.backward();
   for (const AdapterModule& module : adapter->modules()) {
-    SCOPED_TRACE(module.name);
-    const at::Tensor direction = module.gradient / module.gradient.norm();
-    at::Tensor factor = module.factor;
-    const at::Tensor start = factor.clone();
-    const double step = 1e-2;
-    const auto loss_at = [&](double t) {
-      factor.copy_(start + direction * t);
-      return model->ForwardLoss(batch, adapter.get(), {}).sum.item<double>();
-    };
-    const double slope = (8 * (loss_at(step) - loss_at(-step)) - (loss_at(2 * step) - loss_at(-2 * step))) / (12 * step);
-    factor.copy_(start);
-    const double expected = module.gradient.norm().item<double>();
-    EXPECT_NEAR(slope, expected, 0.02 * expected + 5e-3);
+    for (const AdapterTensor& tensor : module.tensors) {
+      SCOPED_TRACE(tensor.spec.name);
+      // DoRA's A and B: the norm is a constant to the gradient and not to the loss.
+      if (GetParam() == AdapterMethod::kDora && tensor.spec.role != core::TensorRole::kMagnitude) continue;
+      const at::Tensor direction = tensor.gradient / tensor.gradient.norm();
+      at::Tensor value = tensor.value;
+      const at::Tensor start = value.clone();
+      const double step = 1e-2;
+      const auto loss_at = [&](double t) {
+        value.copy_(start + direction * t);
+        return model->ForwardLoss(batch, adapter.get(), {}).sum.item<double>();
+      };
+      const double slope =
+          (8 * (loss_at(step) - loss_at(-step)) - (loss_at(2 * step) - loss_at(-2 * step))) / (12 * step);
+      value.copy_(start);
+      const double expected = tensor.gradient.norm().item<double>();
+      EXPECT_NEAR(slope, expected, 0.02 * expected + 5e-3);
+    }
   }
 }
 
@@ -100,7 +108,7 @@ TEST_P(LlamaMethodTest, MergedWeightsEqualTheAdapterForward) {
     at::Tensor weight = model->Weight(module.layer, module.module);
     const at::Tensor merged = adapter->Merged(module, weight);
     const int64_t changed_lines = (merged != weight).any(GetParam() == AdapterMethod::kSboraFa ? 0 : 1).sum().item<int64_t>();
-    EXPECT_EQ(changed_lines, adapter->rank());
+    EXPECT_EQ(changed_lines, core::UsesIndices(GetParam()) ? adapter->rank() : module.out_features);
     weight.copy_(merged);
   }
   EXPECT_LT(MaxDifference(model->Logits(batch, AllRows(batch), nullptr), adapted), 1e-3);
@@ -140,11 +148,11 @@ TEST(Llama, LossIsTheLogitsLogSoftmaxOverSupervisedTokens) {
   EXPECT_FALSE(loss.sum.requires_grad());
 }
 
-TEST(Llama, AFreshAdapterChangesNothing) {
+TEST_P(LlamaMethodTest, AFreshAdapterChangesNoBit) {
   const auto model = TinyModel();
-  const auto adapter = TinyAdapter(AdapterMethod::kSboraFa);
-  at::Tensor parameters = adapter->parameters();
-  parameters.zero_();
+  const auto adapter = TinyAdapter(GetParam());
+  const auto weight = [&](int64_t layer, core::LinearModule module) { return model->Weight(layer, module); };
+  ASSERT_TRUE(adapter->Initialize(3, weight).ok());
   PackedBatch batch;
   batch.Append(0, RandomIds(10, 1));
   EXPECT_TRUE(at::equal(model->Logits(batch, AllRows(batch), adapter.get()), model->Logits(batch, AllRows(batch), nullptr)));
@@ -171,15 +179,66 @@ TEST(AdapterSet, RefusesWhatItCannotTrain) {
     return set.ok() ? std::string("OK") : set.status().reason();
   };
   EXPECT_EQ(reason([](AdapterOptions&) {}), "OK");
-  EXPECT_EQ(reason([](AdapterOptions& o) { o.method = AdapterMethod::kDora; }), "METHOD_UNIMPLEMENTED");
+  EXPECT_EQ(reason([](AdapterOptions& o) { o.method = AdapterMethod::kFull; }), "METHOD_UNIMPLEMENTED");
+  EXPECT_EQ(reason([](AdapterOptions& o) { o.method = AdapterMethod::kDora; }), "INDICES_MISMATCH");
+  EXPECT_EQ(reason([](AdapterOptions& o) { o.frozen_a = core::FrozenFactor::kRandom; }), "FROZEN_FACTOR_METHOD");
   EXPECT_EQ(reason([](AdapterOptions& o) { o.modules.clear(); }), "TARGET_MODULES_EMPTY");
   EXPECT_EQ(reason([](AdapterOptions& o) { o.modules.push_back(o.modules[0]); }), "TARGET_MODULE_DUPLICATE");
   EXPECT_EQ(reason([](AdapterOptions& o) { o.modules[0].layer = 2; }), "LAYER_OUT_OF_RANGE");
   EXPECT_EQ(reason([](AdapterOptions& o) { o.modules[0].index = {3, 32}; }), "INDEX_OUT_OF_RANGE");
   EXPECT_EQ(reason([](AdapterOptions& o) { o.modules[0].index = {3, 3}; }), "INDEX_NOT_ASCENDING");
-  EXPECT_EQ(reason([](AdapterOptions& o) { o.rank = 3; }), "RANK_OUT_OF_RANGE");
+  EXPECT_EQ(reason([](AdapterOptions& o) { o.rank = 3; }), "INDICES_MISMATCH");
+  EXPECT_EQ(reason([](AdapterOptions& o) { o.rank = 0; }), "RANK_OUT_OF_RANGE");
+  const auto lora_rank = [](int64_t rank) {
+    return [rank](AdapterOptions& o) {
+      o.method = AdapterMethod::kLora;
+      o.modules[0].index.clear();
+      o.rank = rank;
+    };
+  };
+  EXPECT_EQ(reason(lora_rank(16)), "OK");  // k_proj is [16, 32]
+  EXPECT_EQ(reason(lora_rank(17)), "RANK_OUT_OF_RANGE");
   EXPECT_EQ(reason([](AdapterOptions& o) { o.alpha = 0; }), "ALPHA_OUT_OF_RANGE");
   EXPECT_EQ(reason([](AdapterOptions& o) { o.dropout = 1; }), "DROPOUT_OUT_OF_RANGE");
+}
+
+TEST(AdapterSet, InitializeDrawsAAndMeasuresTheRows) {
+  const auto model = TinyModel();
+  const auto weight = [&](int64_t layer, core::LinearModule module) { return model->Weight(layer, module); };
+  const auto adapter = TinyAdapter(AdapterMethod::kDora);
+  ASSERT_TRUE(adapter->Initialize(3, weight).ok());
+  for (const AdapterModule& module : adapter->modules()) {
+    const auto drawn = core::DrawLoraA(3, module.name, 5, module.in_features, core::FrozenFactor::kNone);
+    EXPECT_TRUE(at::equal(module.A().value.view({-1}), at::tensor(at::ArrayRef<float>(drawn))));
+    EXPECT_EQ(module.B().value.count_nonzero().item<int64_t>(), 0);
+    const at::Tensor norm_O = weight(module.layer, module.module).norm(2, {1});
+    EXPECT_LT(MaxDifference(module.Magnitude().value, norm_O), 1e-6);
+  }
+  model->Weight(1, core::LinearModule::kUp)[7].zero_();
+  const auto fresh = TinyAdapter(AdapterMethod::kDora);
+  const Status zero_row = fresh->Initialize(3, weight);
+  EXPECT_EQ(zero_row.reason(), "ZERO_WEIGHT_ROW");
+  EXPECT_THAT(zero_row.message(), ::testing::HasSubstr("row 7 of model.layers.1.mlp.up_proj"));
+}
+
+TEST(AdapterSet, AFrozenAIsNoParameter) {
+  const auto trained = TinyAdapter(AdapterMethod::kLora);
+  const auto frozen = TinyAdapter(AdapterMethod::kLora, 0, core::FrozenFactor::kOrthonormal);
+  ASSERT_TRUE(frozen->Initialize(3, nullptr).ok());
+  int64_t a_elements = 0;
+  for (const AdapterModule& module : frozen->modules()) {
+    a_elements += module.A().value.numel();
+    EXPECT_FALSE(module.A().gradient.defined());
+    EXPECT_LT(MaxDifference(at::mm(module.A().value, module.A().value.t()), at::eye(5)), 1e-5);
+  }
+  EXPECT_EQ(frozen->parameter_count() + a_elements, trained->parameter_count());
+}
+
+TEST(AdapterSet, RankStabilizedDividesByTheRoot) {
+  AdapterOptions options{.method = AdapterMethod::kLora, .rank = 4, .alpha = 6, .modules = {{.layer = 0}}};
+  EXPECT_EQ((*AdapterSet::Create(TinyConfig(), options, at::kCPU))->scale(), 1.5);
+  options.rank_stabilized = true;
+  EXPECT_EQ((*AdapterSet::Create(TinyConfig(), options, at::kCPU))->scale(), 3);
 }
 
 }  // namespace

@@ -38,24 +38,47 @@ inline std::unique_ptr<LlamaModel> TinyModel(const core::ModelConfig& config = T
   return std::move(model).value();
 }
 
-/// Adapters on all seven modules of all layers; factors random, so that every gradient is non-zero.
-inline std::unique_ptr<AdapterSet> TinyAdapter(core::AdapterMethod method, double dropout = 0,
-                                               const core::ModelConfig& config = TinyConfig()) {
-  AdapterOptions options{.method = method, .rank = 5, .alpha = 10, .dropout = dropout, .modules = {}};
+/// All seven modules of all layers, SBoRA's indices drawn.
+inline std::vector<AdapterModuleSpec> AllModules(core::AdapterMethod method, int64_t rank,
+                                                 const core::ModelConfig& config = TinyConfig()) {
+  std::vector<AdapterModuleSpec> modules;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     for (const core::LinearModule module : core::kAllLinearModules) {
+      modules.push_back({.layer = layer, .module = module});
+      if (!core::UsesIndices(method)) continue;
       const int64_t dim = core::IndexDim(method, core::LinearModuleShape(config, module));
-      auto index = core::DrawIndices(3, core::ModulePath(layer, module), dim, options.rank);
+      auto index = core::DrawIndices(3, core::ModulePath(layer, module), dim, rank);
       SBORA_CHECK(index.ok(), "{}", index.status().ToString());
-      options.modules.push_back({.layer = layer, .module = module, .index = *index});
+      modules.back().index = *index;
     }
   }
-  auto adapter = AdapterSet::Create(config, options, at::kCPU);
-  SBORA_CHECK(adapter.ok(), "{}", adapter.status().ToString());
+  return modules;
+}
+
+/// Factors normal with a deviation of 0.1, so that every gradient is non-zero; magnitudes about 1, as long as the rows of
+/// TinyModel.
+inline void Randomize(const AdapterSet& adapter) {
   std::mt19937 rng(11);
   std::normal_distribution<float> normal(0, 0.1f);
-  at::Tensor parameters = (*adapter)->parameters();
-  for (int64_t i = 0; i < parameters.numel(); ++i) parameters.mutable_data_ptr<float>()[i] = normal(rng);
+  for (const AdapterModule& module : adapter.modules()) {
+    for (const AdapterTensor& tensor : module.tensors) {
+      at::Tensor random = at::empty_like(tensor.value);
+      for (int64_t i = 0; i < random.numel(); ++i) random.mutable_data_ptr<float>()[i] = normal(rng);
+      at::Tensor value = tensor.value;
+      value.copy_(tensor.spec.role == core::TensorRole::kMagnitude ? random + 1 : random);
+    }
+  }
+}
+
+/// A randomized adapter on all modules.
+inline std::unique_ptr<AdapterSet> TinyAdapter(core::AdapterMethod method, double dropout = 0,
+                                               core::FrozenFactor frozen_a = core::FrozenFactor::kNone) {
+  const core::ModelConfig config = TinyConfig();
+  const AdapterOptions options{.method = method, .rank = 5, .alpha = 10, .dropout = dropout, .frozen_a = frozen_a,
+                               .modules = AllModules(method, 5, config)};
+  auto adapter = AdapterSet::Create(config, options, at::kCPU);
+  SBORA_CHECK(adapter.ok(), "{}", adapter.status().ToString());
+  Randomize(**adapter);
   return std::move(adapter).value();
 }
 

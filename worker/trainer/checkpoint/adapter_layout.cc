@@ -22,6 +22,21 @@ Status Mismatch(const std::filesystem::path& path, std::string_view tensor, std:
       .WithMetadata("tensor", std::string(tensor));
 }
 
+StatusOr<core::TensorView> Expect(const core::SafetensorsFile& file, const std::string& name,
+                                  const std::vector<int64_t>& shape) {
+  if (!file.Contains(name)) return Mismatch(file.path(), name, "is missing");
+  SBORA_ASSIGN_OR_RETURN(auto view, file.Tensor(name));
+  if (view.shape != shape) {
+    return Mismatch(file.path(), name, fmt::format("has shape [{}], expected [{}]", fmt::join(view.shape, ", "),
+                                                   fmt::join(shape, ", ")));
+  }
+  return view;
+}
+
+bool Equal(std::span<const std::byte> a, std::span<const std::byte> b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size()) == 0;
+}
+
 }  // namespace
 
 StatusOr<core::WrittenFile> WriteAdapterTensors(const std::filesystem::path& path, const AdapterLayout& layout,
@@ -30,7 +45,7 @@ StatusOr<core::WrittenFile> WriteAdapterTensors(const std::filesystem::path& pat
               parameters.size(), layout.parameter_count);
   struct Entry {
     core::TensorSpec spec;
-    std::span<const float> floats;      // a factor
+    std::span<const float> floats;      // a factor or a frozen tensor
     std::span<const int32_t> integers;  // or an index
   };
   std::vector<Entry> entries;
@@ -38,6 +53,7 @@ StatusOr<core::WrittenFile> WriteAdapterTensors(const std::filesystem::path& pat
     const auto size = static_cast<size_t>(Elements(factor.shape));
     entries.push_back({{factor.name, dtype, factor.shape}, parameters.subspan(static_cast<size_t>(factor.offset), size), {}});
   }
+  for (const auto& frozen : layout.frozen) entries.push_back({{frozen.name, dtype, frozen.shape}, frozen.values, {}});
   for (const auto& index : layout.indices) {
     entries.push_back({{index.name, core::DType::kI32, {static_cast<int64_t>(index.values.size())}}, {}, index.values});
   }
@@ -64,21 +80,19 @@ Status ReadAdapterTensors(const std::filesystem::path& path, const AdapterLayout
               parameters.size(), layout.parameter_count);
   SBORA_ASSIGN_OR_RETURN(const auto file, core::SafetensorsFile::Open(path));
   for (const auto& factor : layout.factors) {
-    if (!file.Contains(factor.name)) return Mismatch(path, factor.name, "is missing");
-    SBORA_ASSIGN_OR_RETURN(const auto view, file.Tensor(factor.name));
-    if (view.shape != factor.shape) {
-      return Mismatch(path, factor.name, fmt::format("has shape [{}], expected [{}]", fmt::join(view.shape, ", "),
-                                                     fmt::join(factor.shape, ", ")));
-    }
+    SBORA_ASSIGN_OR_RETURN(const auto view, Expect(file, factor.name, factor.shape));
     const auto target = parameters.subspan(static_cast<size_t>(factor.offset), static_cast<size_t>(view.elements()));
     SBORA_RETURN_IF_ERROR(core::ToFloat(view.dtype, view.data, target));
   }
+  for (const auto& frozen : layout.frozen) {
+    SBORA_ASSIGN_OR_RETURN(const auto view, Expect(file, frozen.name, frozen.shape));
+    std::vector<std::byte> expected(view.data.size());
+    SBORA_RETURN_IF_ERROR(core::FromFloat(frozen.values, view.dtype, expected));
+    if (!Equal(view.data, expected)) return Mismatch(path, frozen.name, "is frozen and holds other values than the job's");
+  }
   for (const auto& index : layout.indices) {
-    if (!file.Contains(index.name)) return Mismatch(path, index.name, "is missing");
-    SBORA_ASSIGN_OR_RETURN(const auto view, file.Tensor(index.name));
-    const auto expected = std::as_bytes(std::span(index.values));
-    if (view.dtype != core::DType::kI32 || view.data.size() != expected.size() ||
-        std::memcmp(view.data.data(), expected.data(), expected.size()) != 0) {
+    SBORA_ASSIGN_OR_RETURN(const auto view, Expect(file, index.name, {static_cast<int64_t>(index.values.size())}));
+    if (view.dtype != core::DType::kI32 || !Equal(view.data, std::as_bytes(std::span(index.values)))) {
       return Mismatch(path, index.name, "holds other indices than the job's");
     }
   }

@@ -259,10 +259,11 @@ LoadReport CheckpointStore::LoadNewest(const std::vector<std::filesystem::path>&
 
 int64_t CheckpointStore::PredictedBytes(bool with_best) const {
   constexpr int64_t kHeaders = 64 << 10;
-  int64_t index_elements = 0;
-  for (const auto& index : layout_.indices) index_elements += static_cast<int64_t>(index.values.size());
-  const int64_t adapter = 4 * (layout_.parameter_count + index_elements) +
-                          256 * static_cast<int64_t>(layout_.factors.size() + layout_.indices.size());
+  int64_t untrained = 0;
+  for (const auto& index : layout_.indices) untrained += static_cast<int64_t>(index.values.size());
+  for (const auto& frozen : layout_.frozen) untrained += static_cast<int64_t>(frozen.values.size());
+  const size_t tensors = layout_.factors.size() + layout_.frozen.size() + layout_.indices.size();
+  const int64_t adapter = 4 * (layout_.parameter_count + untrained) + 256 * static_cast<int64_t>(tensors);
   return adapter * (with_best ? 2 : 1) + 8 * layout_.parameter_count + kHeaders;
 }
 

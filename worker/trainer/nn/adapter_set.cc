@@ -1,13 +1,16 @@
 #include "worker/trainer/nn/adapter_set.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <set>
 #include <utility>
 
+#include "common/check.h"
 #include "common/status_macros.h"
+#include "core/lora_init.h"
 #include "core/r_index.h"
 
 namespace sbora::trainer {
@@ -20,10 +23,9 @@ int64_t LinearNumber(int64_t layer, core::LinearModule module) {
 }
 
 Status CheckOptions(const AdapterOptions& options) {
-  if (options.method != core::AdapterMethod::kSboraFa && options.method != core::AdapterMethod::kSboraFb) {
+  if (options.method == core::AdapterMethod::kFull) {
     return Unimplemented("METHOD_UNIMPLEMENTED",
-                         fmt::format("method {} cannot be trained by this version; use sbora_fa or sbora_fb",
-                                     core::AdapterMethodName(options.method)));
+                         "method full cannot be trained by this version; use sbora_fa, sbora_fb, lora or dora");
   }
   if (options.modules.empty()) return InvalidArgument("TARGET_MODULES_EMPTY", "an adapter needs at least one module");
   if (!(options.alpha > 0)) {
@@ -31,6 +33,11 @@ Status CheckOptions(const AdapterOptions& options) {
   }
   if (!(options.dropout >= 0 && options.dropout < 1)) {
     return InvalidArgument("DROPOUT_OUT_OF_RANGE", fmt::format("dropout={} is outside [0, 1)", options.dropout));
+  }
+  if (options.frozen_a != core::FrozenFactor::kNone && options.method != core::AdapterMethod::kLora) {
+    return InvalidArgument("FROZEN_FACTOR_METHOD",
+                           fmt::format("frozen_a {} goes with lora, not with {}",
+                                       core::FrozenFactorName(options.frozen_a), core::AdapterMethodName(options.method)));
   }
   return OkStatus();
 }
@@ -42,16 +49,31 @@ Status CheckModule(const core::ModelConfig& config, const AdapterOptions& option
                                        config.num_layers));
   }
   const std::string name = core::ModulePath(spec.layer, spec.module);
-  const int64_t dim = core::IndexDim(options.method, core::LinearModuleShape(config, spec.module));
-  if (options.rank < 1 || options.rank > dim || static_cast<int64_t>(spec.index.size()) != options.rank) {
-    return InvalidArgument("RANK_OUT_OF_RANGE", fmt::format("{}: rank={} with {} indices; the rank must be in [1, {}] and "
-                                                            "equal the number of indices",
-                                                            name, options.rank, spec.index.size(), dim));
+  const int64_t limit = core::MaxRank(options.method, core::LinearModuleShape(config, spec.module));
+  if (options.rank < 1 || options.rank > limit) {
+    return InvalidArgument("RANK_OUT_OF_RANGE", fmt::format("{}: rank={} is outside [1, {}] for {}", name, options.rank,
+                                                            limit, core::AdapterMethodName(options.method)));
   }
-  return core::CheckIndices(spec.index, name, dim);
+  const int64_t indices = core::UsesIndices(options.method) ? options.rank : 0;
+  if (static_cast<int64_t>(spec.index.size()) != indices) {
+    return InvalidArgument("INDICES_MISMATCH", fmt::format("{}: {} indices were given, {} with rank={} needs {}", name,
+                                                           spec.index.size(), core::AdapterMethodName(options.method),
+                                                           options.rank, indices));
+  }
+  return indices == 0 ? OkStatus() : core::CheckIndices(spec.index, name, limit);
+}
+
+at::Tensor FromHost(const std::vector<float>& values, at::IntArrayRef shape) {
+  return at::tensor(at::ArrayRef<float>(values)).view(shape);
 }
 
 }  // namespace
+
+const AdapterTensor& AdapterModule::Tensor(core::TensorRole role) const {
+  const auto found = std::find_if(tensors.begin(), tensors.end(), [&](const auto& t) { return t.spec.role == role; });
+  SBORA_CHECK(found != tensors.end(), "{} has no tensor of role {}", name, static_cast<int>(role));
+  return *found;
+}
 
 StatusOr<std::unique_ptr<AdapterSet>> AdapterSet::Create(const core::ModelConfig& config, const AdapterOptions& options,
                                                          at::Device device) {
@@ -70,35 +92,74 @@ StatusOr<std::unique_ptr<AdapterSet>> AdapterSet::Create(const core::ModelConfig
   });
   auto set = std::unique_ptr<AdapterSet>(new AdapterSet());
   set->method_ = options.method;
+  set->frozen_a_ = options.frozen_a;
   set->rank_ = options.rank;
-  set->scale_ = options.alpha / static_cast<double>(options.rank);
+  set->scale_ = core::AdapterScale(options.alpha, options.rank, options.rank_stabilized);
   set->dropout_ = options.dropout;
   set->by_linear_.assign(static_cast<size_t>(config.num_layers * kModulesPerLayer), -1);
-  int64_t total = 0;
-  for (AdapterModuleSpec& spec : specs) {
-    const core::ModuleShape shape = core::LinearModuleShape(config, spec.module);
-    const int64_t number = LinearNumber(spec.layer, spec.module);
-    const int64_t other = options.method == core::AdapterMethod::kSboraFa ? shape.out_features : shape.in_features;
-    AdapterModule module{.name = core::ModulePath(spec.layer, spec.module), .layer = spec.layer, .module = spec.module,
-                         .out_features = shape.out_features, .in_features = shape.in_features, .offset = total,
-                         .size = other * options.rank, .dropout_id = static_cast<uint32_t>(number),
-                         .index = std::move(spec.index), .index_R = {}, .factor = {}, .gradient = {}};
-    total += module.size;
-    set->by_linear_[static_cast<size_t>(number)] = static_cast<int>(set->modules_.size());
-    set->modules_.push_back(std::move(module));
+  for (AdapterModuleSpec& spec : specs) set->AddModule(config, std::move(spec));
+  set->Allocate(device);
+  return set;
+}
+
+void AdapterSet::AddModule(const core::ModelConfig& config, AdapterModuleSpec spec) {
+  const core::ModuleShape shape = core::LinearModuleShape(config, spec.module);
+  const int64_t number = LinearNumber(spec.layer, spec.module);
+  AdapterModule module{.name = core::ModulePath(spec.layer, spec.module), .layer = spec.layer, .module = spec.module,
+                       .out_features = shape.out_features, .in_features = shape.in_features,
+                       .dropout_id = static_cast<uint32_t>(number), .index = std::move(spec.index)};
+  if (!modules_.empty()) module.offset = modules_.back().offset + modules_.back().size;
+  for (core::ModuleTensor& tensor : core::ModuleTensors({method_, rank_, frozen_a_}, spec.layer, spec.module, shape)) {
+    if (tensor.role == core::TensorRole::kIndex) continue;
+    const int64_t offset = module.offset + module.size;
+    if (tensor.trained) module.size += c10::multiply_integers(tensor.shape);
+    module.tensors.push_back({.spec = std::move(tensor), .offset = offset, .value = {}, .gradient = {}});
   }
+  by_linear_[static_cast<size_t>(number)] = static_cast<int>(modules_.size());
+  modules_.push_back(std::move(module));
+}
+
+void AdapterSet::Allocate(at::Device device) {
   const auto floats = at::TensorOptions().dtype(at::kFloat).device(device);
-  set->parameters_ = at::zeros({total}, floats);
-  set->gradients_ = at::zeros({total}, floats);
-  for (AdapterModule& module : set->modules_) {
-    const std::vector<int64_t> shape = options.method == core::AdapterMethod::kSboraFa
-                                           ? std::vector<int64_t>{module.out_features, options.rank}
-                                           : std::vector<int64_t>{options.rank, module.in_features};
-    module.factor = set->parameters_.narrow(0, module.offset, module.size).view(shape);
-    module.gradient = set->gradients_.narrow(0, module.offset, module.size).view(shape);
+  const int64_t total = modules_.back().offset + modules_.back().size;
+  parameters_ = at::zeros({total}, floats);
+  gradients_ = at::zeros({total}, floats);
+  if (method_ == core::AdapterMethod::kDora) norms_.resize(modules_.size());
+  for (AdapterModule& module : modules_) {
+    for (AdapterTensor& tensor : module.tensors) {
+      const at::IntArrayRef shape = tensor.spec.shape;
+      if (!tensor.spec.trained) {
+        tensor.value = at::zeros(shape, floats);
+        continue;
+      }
+      const int64_t size = c10::multiply_integers(shape);
+      tensor.value = parameters_.narrow(0, tensor.offset, size).view(shape);
+      tensor.gradient = gradients_.narrow(0, tensor.offset, size).view(shape);
+    }
+    if (!core::UsesIndices(method_)) continue;
     module.index_R = at::tensor(at::ArrayRef<int32_t>(module.index), at::TensorOptions().dtype(at::kInt)).to(device);
   }
-  return set;
+}
+
+Status AdapterSet::Initialize(uint64_t seed, const WeightOf& weight) {
+  const at::NoGradGuard no_grad;
+  parameters_.zero_();
+  if (core::UsesIndices(method_)) return OkStatus();
+  for (const AdapterModule& module : modules_) {
+    at::Tensor a_RI = module.A().value;
+    a_RI.copy_(FromHost(core::DrawLoraA(seed, module.name, rank_, module.in_features, frozen_a_), a_RI.sizes()));
+    if (method_ != core::AdapterMethod::kDora) continue;
+    const at::Tensor& square_O = Norms(module, weight(module.layer, module.module)).base_square_O;
+    if (const at::Tensor zero = (square_O == 0).nonzero(); zero.numel() > 0) {
+      return InvalidArgument("ZERO_WEIGHT_ROW",
+                             fmt::format("row {} of {}.weight is zero: dora has no direction to keep there. Leave {} "
+                                         "out of target_modules or use lora",
+                                         zero[0].item<int64_t>(), module.name, core::LinearModuleName(module.module)));
+    }
+    at::Tensor magnitude_O = module.Magnitude().value;
+    magnitude_O.copy_(square_O.sqrt());
+  }
+  return OkStatus();
 }
 
 const AdapterModule* AdapterSet::Find(int64_t layer, core::LinearModule module) const {
@@ -110,14 +171,51 @@ const AdapterModule* AdapterSet::Find(int64_t layer, core::LinearModule module) 
 
 void AdapterSet::ZeroGradients() { gradients_.zero_(); }
 
+AdapterSet::NormCache& AdapterSet::Norms(const AdapterModule& module, const at::Tensor& w0_OI) const {
+  SBORA_CHECK(method_ == core::AdapterMethod::kDora, "{} has no row norms", core::AdapterMethodName(method_));
+  NormCache& cache = norms_[static_cast<size_t>(by_linear_[module.dropout_id])];
+  if (!cache.base_square_O.defined()) {
+    cache.base_square_O = at::linalg_vector_norm(w0_OI, 2, {1}, false, at::kDouble).square_().to(at::kFloat);
+  }
+  return cache;
+}
+
+at::Tensor AdapterSet::RowNorms(const AdapterModule& module, const at::Tensor& w0_OI) const {
+  const at::NoGradGuard no_grad;
+  NormCache& cache = Norms(module, w0_OI);
+  const int64_t version = parameters_._version();
+  if (cache.version != version) {
+    // |W0 + s B A|^2 = |W0|^2 + 2 s (W0 A^T . B) + s^2 (B A A^T . B), row by row.
+    const at::Tensor& a_RI = module.A().value;
+    const at::Tensor& b_OR = module.B().value;
+    const at::Tensor cross_OR = at::mm(w0_OI.to(at::kFloat), a_RI.t()).mul_(2 * scale_);
+    const at::Tensor own_OR = at::mm(b_OR, at::mm(a_RI, a_RI.t())).mul_(scale_ * scale_);
+    cache.norm_O = (cross_OR + own_OR).mul_(b_OR).sum(1).add_(cache.base_square_O).sqrt_();
+    cache.version = version;
+  }
+  return cache.norm_O;
+}
+
 at::Tensor AdapterSet::Merged(const AdapterModule& module, const at::Tensor& w0_OI) const {
-  at::NoGradGuard no_grad;
-  const int64_t dim = method_ == core::AdapterMethod::kSboraFa ? 1 : 0;
+  const at::NoGradGuard no_grad;
+  if (!core::UsesIndices(method_)) return MergedDense(module, w0_OI);
+  const bool fa = method_ == core::AdapterMethod::kSboraFa;
+  const int64_t dim = fa ? 1 : 0;
   const at::Tensor index = module.index_R.to(at::kLong);
   at::Tensor merged_OI = w0_OI.clone();
-  const at::Tensor touched = w0_OI.index_select(dim, index).to(at::kFloat).add_(module.factor, scale_);
+  const at::Tensor touched =
+      w0_OI.index_select(dim, index).to(at::kFloat).add_(fa ? module.B().value : module.A().value, scale_);
   merged_OI.index_copy_(dim, index, touched.to(w0_OI.scalar_type()));
   return merged_OI;
+}
+
+at::Tensor AdapterSet::MergedDense(const AdapterModule& module, const at::Tensor& w0_OI) const {
+  at::Tensor merged_OI = at::addmm(w0_OI.to(at::kFloat), module.B().value, module.A().value, 1, scale_);
+  if (method_ == core::AdapterMethod::kDora) {
+    const at::Tensor norm_O = at::linalg_vector_norm(merged_OI, 2, {1});
+    merged_OI.mul_((module.Magnitude().value / norm_O).unsqueeze(1));
+  }
+  return merged_OI.to(w0_OI.scalar_type());
 }
 
 void AdapterSet::NotifyGradientReady(const AdapterModule& module) const {

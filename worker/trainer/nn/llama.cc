@@ -6,6 +6,7 @@
 
 #include "common/check.h"
 #include "worker/trainer/nn/llama_weights.h"
+#include "worker/trainer/ops/adapter_linear.h"
 #include "worker/trainer/ops/chunked_loss.h"
 #include "worker/trainer/ops/frozen_layers.h"
 #include "worker/trainer/ops/sbora_linear.h"
@@ -81,7 +82,7 @@ static at::Tensor RunLayers(const Pass& pass, const std::vector<Layer>& layers, 
       const ops::LinearWeight& w_OI = layer.linear[static_cast<size_t>(module)];
       const AdapterModule* adapted = pass.adapter == nullptr ? nullptr : pass.adapter->Find(number, module);
       if (adapted == nullptr) return ops::FrozenLinear(x_TI, w_OI);
-      return ops::SboraLinear(x_TI, w_OI, *pass.adapter, *adapted, pass.dropout, pass.train);
+      return ops::AdapterLinear(x_TI, w_OI, *pass.adapter, *adapted, pass.dropout, pass.train);
     };
     const at::Tensor n_TH = ops::RmsNorm(h_TH, layer.attention_norm_H, eps);
     const at::Tensor q = ops::Rope(linear(LinearModule::kQ, n_TH), pass.cos_TD2, pass.sin_TD2, head_dim);

@@ -5,7 +5,7 @@
 ///     (loss.sum / global_count).backward();
 ///
 /// Memory: frozen layers keep no activations beyond what their input gradient needs (norm inputs, gate and up, and
-/// attention's q, k, v, output); SBoRA-FA keeps r gathered columns of each adapted input, SBoRA-FB the whole input.
+/// attention's q, k, v, output); what an adapted layer keeps beyond that, ops/*_linear.h say.
 /// Logits exist for supervised rows only, a chunk at a time.
 /// Types: weights and activations in Options::dtype (float32 on CPU), adapter factors, gradients and losses float32.
 /// Linear weights of an NF4 base stay in 4 bits and are de-quantised for each use into one buffer as large as the

@@ -9,6 +9,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -21,6 +22,12 @@ struct DropoutRows {
   core::PhiloxKey key;               ///< from MakeDropoutKey
   std::vector<uint64_t> sample_T;
   std::vector<uint32_t> position_T;
+};
+
+/// How to mask an adapter's input in one pass; `rows` null means no dropout.
+struct DropoutPlan {
+  std::shared_ptr<const DropoutRows> rows = nullptr;  ///< shared: the backward nodes of all layers own it with the caller
+  float probability = 0;
 };
 
 core::PhiloxKey MakeDropoutKey(uint64_t seed, int64_t epoch);

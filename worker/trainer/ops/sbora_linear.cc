@@ -5,6 +5,7 @@
 
 #include "common/check.h"
 #include "kernels/sample_mul/sample_mul.h"
+#include "worker/trainer/ops/adapter_node.h"
 #include "worker/trainer/ops/gemm.h"
 #include "worker/trainer/ops/node.h"
 
@@ -63,12 +64,6 @@ void ScatterAdd(const at::Tensor& wide_TC, const at::Tensor& index_R, const at::
   });
 }
 
-/// gradient += scale * left^T right, in float32 whatever the compute dtype.
-void Accumulate(const at::Tensor& gradient, const at::Tensor& left, const at::Tensor& right, double scale) {
-  at::Tensor target = gradient;  // shares storage
-  target.addmm_(left.t().to(at::kFloat), right.to(at::kFloat), 1, scale);
-}
-
 struct FrozenLinearBackward final : torch::autograd::Node {
   LinearWeight w_OI;
   variable_list apply(variable_list&& grads) override {
@@ -77,38 +72,28 @@ struct FrozenLinearBackward final : torch::autograd::Node {
   }
 };
 
-/// What both methods need in their backward pass.
-struct SboraBackward : torch::autograd::Node {
-  LinearWeight w_OI;
-  const AdapterSet* adapter = nullptr;
-  const AdapterModule* module = nullptr;
-  DropoutPlan dropout;
-
-  void MaskColumns(at::Tensor& x_TR, std::span<const int32_t> features) const {
-    if (dropout.rows != nullptr) ApplyMaskToColumns(x_TR, features, *dropout.rows, module->dropout_id, dropout.probability);
-  }
-};
-
-struct FaBackward final : SboraBackward {
+struct FaBackward final : AdapterBackward {
   at::Tensor gathered_TR;  // drop(x)[:, idx]
 
   variable_list apply(variable_list&& grads) override {
     if (!grads[0].defined()) return {at::Tensor()};
     SBORA_CHECK(gathered_TR.defined(), "backward through {} a second time", module->name);
     const at::Tensor g_TO = grads[0].contiguous();
-    Accumulate(module->gradient, g_TO, gathered_TR, adapter->scale());
+    Accumulate(module->B().gradient, g_TO, gathered_TR, adapter->scale());
     adapter->NotifyGradientReady(*module);
     if (!task_should_compute_output(0)) return {at::Tensor()};
     at::Tensor dx_TI = ProductTransposed(g_TO, w_OI.Dense().t());
-    at::Tensor back_TR = at::mm(g_TO, module->factor.to(g_TO.scalar_type()));
-    MaskColumns(back_TR, module->index);
+    at::Tensor back_TR = at::mm(g_TO, module->B().value.to(g_TO.scalar_type()));
+    if (dropout.rows != nullptr) {
+      ApplyMaskToColumns(back_TR, module->index, *dropout.rows, module->dropout_id, dropout.probability);
+    }
     ScatterAdd(dx_TI, module->index_R, back_TR, adapter->scale());
     return {dx_TI};
   }
   void release_variables() override { gathered_TR.reset(); }
 };
 
-struct FbBackward final : SboraBackward {
+struct FbBackward final : AdapterBackward {
   at::Tensor x_TI;
 
   variable_list apply(variable_list&& grads) override {
@@ -116,18 +101,12 @@ struct FbBackward final : SboraBackward {
     SBORA_CHECK(x_TI.defined(), "backward through {} a second time", module->name);
     const at::Tensor g_TO = grads[0].contiguous();
     const at::Tensor g_TR = Gather(g_TO, module->index_R);
-    at::Tensor mask_TI;
-    if (dropout.rows != nullptr) mask_TI = FullMask(x_TI, *dropout.rows, module->dropout_id, dropout.probability);
-    Accumulate(module->gradient, g_TR, mask_TI.defined() ? x_TI * mask_TI : x_TI, adapter->scale());
+    const at::Tensor mask_TI = MaskOf(x_TI, *module, dropout);
+    Accumulate(module->A().gradient, g_TR, Masked(x_TI, mask_TI), adapter->scale());
     adapter->NotifyGradientReady(*module);
     if (!task_should_compute_output(0)) return {at::Tensor()};
     at::Tensor dx_TI = ProductTransposed(g_TO, w_OI.Dense().t());
-    const at::Tensor factor_RI = module->factor.to(g_TO.scalar_type());
-    if (mask_TI.defined()) {
-      dx_TI.addcmul_(at::mm(g_TR, factor_RI), mask_TI, adapter->scale());
-    } else {
-      dx_TI.addmm_(g_TR, factor_RI, 1, adapter->scale());
-    }
+    AddInputGradient(dx_TI, g_TR, module->A().value.to(g_TO.scalar_type()), mask_TI, adapter->scale());
     return {dx_TI};
   }
   void release_variables() override { x_TI.reset(); }
@@ -159,40 +138,30 @@ at::Tensor SboraLinear(const at::Tensor& x_TI, const LinearWeight& w_OI, const A
   {
     at::NoGradGuard no_grad;
     y_TO = ProductTransposed(plain_TI, w_OI.Dense());
-    const at::Tensor factor = module.factor.to(plain_TI.scalar_type());
     if (fa) {
       gathered_TR = Gather(plain_TI, module.index_R);
       if (dropout.rows != nullptr) {
         ApplyMaskToColumns(gathered_TR, module.index, *dropout.rows, module.dropout_id, dropout.probability);
       }
-      y_TO.addmm_(gathered_TR, factor.t(), 1, adapter.scale());
+      y_TO.addmm_(gathered_TR, module.B().value.to(plain_TI.scalar_type()).t(), 1, adapter.scale());
     } else {
-      at::Tensor input_TI = plain_TI;
-      if (dropout.rows != nullptr) {
-        input_TI = plain_TI * FullMask(plain_TI, *dropout.rows, module.dropout_id, dropout.probability);
-      }
-      ScatterAdd(y_TO, module.index_R, at::mm(input_TI, factor.t()), adapter.scale());
+      const at::Tensor input_TI = Masked(plain_TI, MaskOf(plain_TI, module, dropout));
+      const at::Tensor product_TR = at::mm(input_TI, module.A().value.to(plain_TI.scalar_type()).t());
+      ScatterAdd(y_TO, module.index_R, product_TR, adapter.scale());
     }
   }
   if (!graph) {
     SBORA_CHECK(!NeedsGraph(x_TI), "{}: a graph without train", module.name);
     return y_TO;
   }
-  const auto record = [&](auto node) {
-    node->w_OI = w_OI;
-    node->adapter = &adapter;
-    node->module = &module;
-    node->dropout = dropout;
-    Record(y_TO, std::move(node), x_TI);
-  };
   if (fa) {
-    auto node = std::make_shared<FaBackward>();
+    auto node = MakeAdapterNode<FaBackward>(w_OI, adapter, module, dropout);
     node->gathered_TR = gathered_TR;
-    record(std::move(node));
+    Record(y_TO, std::move(node), x_TI);
   } else {
-    auto node = std::make_shared<FbBackward>();
+    auto node = MakeAdapterNode<FbBackward>(w_OI, adapter, module, dropout);
     node->x_TI = plain_TI;
-    record(std::move(node));
+    Record(y_TO, std::move(node), x_TI);
   }
   return y_TO;
 }

@@ -6,26 +6,18 @@
 /// | FrozenLinear | y = x W0^T                   | nothing of x                              |
 /// | FaLinear     | y = x W0^T + s x[:, idx] B^T | the R gathered, masked columns (T x R)    |
 /// | FbLinear     | y = x W0^T, y[:, idx] += s drop(x) A^T | x (T x I), shared with its other readers |
-/// W0, the factor and the index are kept by reference. Factor gradients are ADDED to AdapterModule::gradient during
+/// W0, the factor and the index are kept by reference. Factor gradients are ADDED to AdapterTensor::gradient during
 /// the backward pass and then announced by AdapterSet::NotifyGradientReady; autograd sees the input gradient only.
 /// Errors: c10::Error for shapes; kernel errors abort (shapes were checked when the adapter was made).
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
-#include <memory>
-
 #include "worker/trainer/nn/adapter_set.h"
 #include "worker/trainer/ops/dropout_mask.h"
 #include "worker/trainer/ops/linear_weight.h"
 
 namespace sbora::trainer::ops {
-
-/// How to mask the adapter's input in one pass; `rows` null means no dropout.
-struct DropoutPlan {
-  std::shared_ptr<const DropoutRows> rows = nullptr;  ///< shared: the backward nodes of all layers own it with the caller
-  float probability = 0;
-};
 
 at::Tensor FrozenLinear(const at::Tensor& x_TI, const LinearWeight& w_OI);
 

@@ -43,6 +43,7 @@ at::Tensor AdamW::Step(const at::Tensor& parameters, const at::Tensor& gradients
   at::_fused_adamw_(parameter_list, gradient_list, first, second, /*max_exp_avg_sqs=*/{}, steps, learning_rate,
                     options_.beta1, options_.beta2, options_.weight_decay, options_.epsilon, /*amsgrad=*/false,
                     /*maximize=*/false, /*grad_scale=*/{}, not_finite_);
+  parameter.unsafeGetTensorImpl()->bump_version();  // the fused kernel does not
   return at::stack({loss, norm, not_finite_.to(at::kDouble)});
 }
 

@@ -37,9 +37,10 @@ class AdamW {
     bool finite = true;        ///< of this step and all before it
   };
 
-  /// One update in place; scales `gradients` when clipping. `loss_sum` is a float32 or float64 scalar tensor on the
-  /// device; it takes part in the finiteness check only. `max_gradient_norm` 0: no clipping.
-  /// Returns [3] float64 on the device for Read: reading it one step later keeps the device busy.
+  /// One update in place, which `parameters`' version tells (AdapterSet::RowNorms relies on it); scales `gradients`
+  /// when clipping. `loss_sum` is a float32 or float64 scalar tensor on the device; it takes part in the finiteness
+  /// check only. `max_gradient_norm` 0: no clipping. Returns [3] float64 on the device for Read: reading it one step
+  /// later keeps the device busy.
   at::Tensor Step(const at::Tensor& parameters, const at::Tensor& gradients, const at::Tensor& loss_sum,
                   double learning_rate, double max_gradient_norm);
   static StepReport Read(const at::Tensor& readback);

@@ -12,14 +12,18 @@
 
 namespace sbora::trainer {
 
-StatusOr<std::unique_ptr<AdapterSet>> CreateAdapter(const core::ModelConfig& config, const core::AdapterSpec& spec,
-                                                    const std::vector<ModuleIndices>& indices, at::Device device) {
+StatusOr<std::unique_ptr<AdapterSet>> CreateAdapter(const LlamaModel& model, const core::AdapterSpec& spec,
+                                                    const std::vector<ModuleIndices>& indices) {
   std::map<std::string, const std::vector<int32_t>*> by_module;
   for (const auto& entry : indices) by_module[entry.module] = &entry.index;
   AdapterOptions options{.method = spec.method, .rank = spec.rank, .alpha = spec.alpha, .dropout = spec.dropout,
-                         .modules = {}};
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+                         .rank_stabilized = spec.rank_stabilized, .frozen_a = spec.frozen_a};
+  for (int64_t layer = 0; layer < model.config().num_layers; ++layer) {
     for (const auto module : spec.target_modules) {
+      if (!core::UsesIndices(spec.method)) {
+        options.modules.push_back({.layer = layer, .module = module});
+        continue;
+      }
       const auto found = by_module.find(core::ModulePath(layer, module));
       if (found == by_module.end()) {
         return InvalidArgument("INDICES_MISMATCH",
@@ -33,7 +37,11 @@ StatusOr<std::unique_ptr<AdapterSet>> CreateAdapter(const core::ModelConfig& con
     return InvalidArgument("INDICES_MISMATCH",
                            fmt::format("the job has an index vector for {}, which is no target", by_module.begin()->first));
   }
-  return AdapterSet::Create(config, options, device);
+  SBORA_ASSIGN_OR_RETURN(auto adapter, AdapterSet::Create(model.config(), options, model.device()));
+  SBORA_RETURN_IF_ERROR(adapter->Initialize(spec.index_seed, [&](int64_t layer, core::LinearModule module) {
+    return model.Weight(layer, module);
+  }));
+  return adapter;
 }
 
 StatusOr<std::unique_ptr<AdapterSet>> LoadAdapter(const std::filesystem::path& dir, const core::ModelConfig& config,
@@ -45,23 +53,28 @@ StatusOr<std::unique_ptr<AdapterSet>> LoadAdapter(const std::filesystem::path& d
                                                                 adapter_config.base_hash, base_hash));
   }
   AdapterOptions options{.method = adapter_config.method, .rank = adapter_config.rank, .alpha = adapter_config.alpha,
-                         .dropout = adapter_config.dropout, .modules = {}};
+                         .dropout = adapter_config.dropout, .rank_stabilized = adapter_config.rank_stabilized,
+                         .frozen_a = adapter_config.frozen_a};
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     for (const auto module : adapter_config.target_modules) {
-      SBORA_ASSIGN_OR_RETURN(auto index, folder.Indices(layer, module));
-      options.modules.push_back({.layer = layer, .module = module, .index = std::move(index)});
+      AdapterModuleSpec module_spec{.layer = layer, .module = module};
+      if (core::UsesIndices(adapter_config.method)) {
+        SBORA_ASSIGN_OR_RETURN(module_spec.index, folder.Indices(layer, module));
+      }
+      options.modules.push_back(std::move(module_spec));
     }
   }
   SBORA_ASSIGN_OR_RETURN(auto adapter, AdapterSet::Create(config, options, device));
   for (const auto& module : adapter->modules()) {
-    const std::string name = core::FactorTensorName(adapter_config.method, module.layer, module.module);
-    SBORA_ASSIGN_OR_RETURN(const auto values, folder.Floats(name));
-    if (static_cast<int64_t>(values.size()) != module.size) {
-      return FailedPrecondition("BASE_CONFIG_MISMATCH",
-                                fmt::format("{} has {} elements, this model's shape asks for {}", name, values.size(),
-                                            module.size));
+    for (const auto& tensor : module.tensors) {
+      SBORA_ASSIGN_OR_RETURN(const auto values, folder.Floats(tensor.spec.name));
+      if (static_cast<int64_t>(values.size()) != tensor.value.numel()) {
+        return FailedPrecondition("BASE_CONFIG_MISMATCH",
+                                  fmt::format("{} has {} elements, this model's shape asks for {}", tensor.spec.name,
+                                              values.size(), tensor.value.numel()));
+      }
+      CopyFromHost(values, tensor.value.view({-1}));
     }
-    CopyFromHost(values, adapter->parameters().narrow(0, module.offset, module.size));
   }
   return adapter;
 }
@@ -71,9 +84,14 @@ AdapterLayout LayoutOf(const AdapterSet& adapter, const core::AdapterConfig& con
   layout.parameter_count = adapter.parameter_count();
   layout.metadata = core::AdapterMetadata(config);
   for (const auto& module : adapter.modules()) {
-    layout.factors.push_back({.name = core::FactorTensorName(adapter.method(), module.layer, module.module),
-                              .shape = module.factor.sizes().vec(),
-                              .offset = module.offset});
+    for (const auto& [spec, offset, value, gradient] : module.tensors) {
+      if (spec.trained) {
+        layout.factors.push_back({.name = spec.name, .shape = spec.shape, .offset = offset});
+      } else {
+        layout.frozen.push_back({.name = spec.name, .shape = spec.shape, .values = ToHost(value)});
+      }
+    }
+    if (module.index.empty()) continue;
     layout.indices.push_back({.name = core::IndexTensorName(module.layer, module.module), .values = module.index});
   }
   return layout;

@@ -1,5 +1,5 @@
-/// Between an AdapterSet on a device and the plain world: options out of a request, the layout of its flat buffers, and
-/// copies to and from the host. Include only from .cc files that see LibTorch.
+/// Between an AdapterSet on a device and the plain world: sets out of a request or a folder, the layout of their flat
+/// buffers, and copies to and from the host. Include only from .cc files that see LibTorch.
 #pragma once
 
 #include <memory>
@@ -10,20 +10,23 @@
 #include "core/model_config.h"
 #include "worker/trainer/checkpoint/adapter_layout.h"
 #include "worker/trainer/nn/adapter_set.h"
+#include "worker/trainer/nn/llama.h"
 #include "worker/trainer/session/train_session.h"
 
 namespace sbora::trainer {
 
-/// Errors: INVALID_ARGUMENT INDICES_MISMATCH unless `indices` names each layer and target once; those of
-/// AdapterSet::Create.
-StatusOr<std::unique_ptr<AdapterSet>> CreateAdapter(const core::ModelConfig& config, const core::AdapterSpec& spec,
-                                                    const std::vector<ModuleIndices>& indices, at::Device device);
+/// An adapter for `model` that training starts from (AdapterSet::Initialize, seeded by spec.index_seed). `indices` is
+/// empty for methods without. Errors: INVALID_ARGUMENT INDICES_MISMATCH unless `indices` names each layer and target
+/// once; those of AdapterSet::Create and Initialize.
+StatusOr<std::unique_ptr<AdapterSet>> CreateAdapter(const LlamaModel& model, const core::AdapterSpec& spec,
+                                                    const std::vector<ModuleIndices>& indices);
 
 /// Loads a finished adapter folder for inference. Errors: those of core::AdapterFolder::Open; FAILED_PRECONDITION
 /// BASE_HASH_MISMATCH, BASE_CONFIG_MISMATCH.
 StatusOr<std::unique_ptr<AdapterSet>> LoadAdapter(const std::filesystem::path& dir, const core::ModelConfig& config,
                                                   const std::string& base_hash, at::Device device);
 
+/// Where the set's tensors lie in an artifact of this config. Copies a frozen A to the host.
 AdapterLayout LayoutOf(const AdapterSet& adapter, const core::AdapterConfig& config);
 
 /// [P] on the host.

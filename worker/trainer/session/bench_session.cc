@@ -55,6 +55,7 @@ class Stopwatch : public TaskObserver {
 
 StatusOr<std::vector<ModuleIndices>> Draw(const core::ModelConfig& config, const core::AdapterSpec& adapter) {
   std::vector<ModuleIndices> indices;
+  if (!core::UsesIndices(adapter.method)) return indices;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     for (const auto module : adapter.target_modules) {
       const std::string path = core::ModulePath(layer, module);
@@ -92,7 +93,7 @@ StatusOr<BenchReport> Bench(const BenchRequest& request) {
   SBORA_ASSIGN_OR_RETURN(const auto data,
                          BatchSource::Open(request.token_cache, spec.training, model->config().vocab_size));
   SBORA_ASSIGN_OR_RETURN(const auto indices, Draw(model->config(), spec.adapter));
-  SBORA_ASSIGN_OR_RETURN(const auto adapter, CreateAdapter(model->config(), spec.adapter, indices, plan.device));
+  SBORA_ASSIGN_OR_RETURN(const auto adapter, CreateAdapter(*model, spec.adapter, indices));
   BenchReport report;
   Stopwatch stopwatch(request.warmup_steps, report);
   TrainLoop loop(spec, {.model = model.get(), .adapter = adapter.get(), .data = data.get(), .observer = &stopwatch});

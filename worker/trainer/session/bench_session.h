@@ -11,7 +11,7 @@
 namespace sbora::trainer {
 
 struct BenchRequest {
-  core::AdapterSpec adapter;         ///< indices are drawn from index_seed
+  core::AdapterSpec adapter;         ///< indices, or A, are drawn from index_seed
   int64_t micro_batch = 4;           ///< samples of a step
   int64_t warmup_steps = 2;          ///< run first, not measured
   int64_t steps = 10;                ///< measured

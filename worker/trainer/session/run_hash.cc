@@ -15,7 +15,9 @@ std::string RunHash(const TrainRequest& request, const std::string& token_cache_
   nlohmann::json targets = nlohmann::json::array();
   for (const auto module : adapter.target_modules) targets.push_back(core::LinearModuleName(module));
   nlohmann::json run = {
-      {"adapter", {core::AdapterMethodName(adapter.method), adapter.rank, adapter.alpha, adapter.dropout, targets}},
+      {"adapter",
+       {core::AdapterMethodName(adapter.method), adapter.rank, adapter.alpha, adapter.dropout, targets,
+        adapter.rank_stabilized, core::FrozenFactorName(adapter.frozen_a)}},
       {"training",
        {training.epochs, training.max_steps, training.batch_size, training.micro_batch_size, training.learning_rate,
         static_cast<int>(training.schedule), training.warmup_steps, training.weight_decay, training.beta1,
@@ -24,7 +26,9 @@ std::string RunHash(const TrainRequest& request, const std::string& token_cache_
       {"quantization", static_cast<int>(request.spec.quantization)},
       {"base", request.base_hash},
       {"data", {token_cache_key, validation_cache_key}},
-      {"indices", indices}};
+      {"indices", indices},
+      // What the seed decides: for SBoRA the indices above, for the others A.
+      {"a_seed", core::UsesIndices(adapter.method) ? uint64_t{0} : adapter.index_seed}};
   // Beside it, so that the identity of a run on a plain base is what it was before there were others.
   if (request.spec.quantization != core::Quantization::kNone) run["double_quantization"] = request.spec.double_quantization;
   return Sha256Hex(run.dump());

@@ -8,7 +8,6 @@
 #include "common/file.h"
 #include "common/process_memory.h"
 #include "common/status_macros.h"
-#include "core/r_index.h"
 #include "worker/trainer/session/adapter_binding.h"
 #include "worker/trainer/session/artifact.h"
 #include "worker/trainer/session/base_model.h"
@@ -39,19 +38,9 @@ StatusOr<Data> OpenData(const TrainRequest& request, int64_t vocab_size) {
 }
 
 core::AdapterConfig ConfigOf(const TrainRequest& request, const core::ModelConfig& base) {
-  const auto& adapter = request.spec.adapter;
-  return {.method = adapter.method,
-          .rank = adapter.rank,
-          .alpha = adapter.alpha,
-          .dropout = adapter.dropout,
-          .target_modules = adapter.target_modules,
-          .seed = adapter.index_seed,
-          .index_generator_version = core::UsesIndices(adapter.method) ? core::kIndexGeneratorVersion : 0,
-          .artifact_dtype = core::DType::kF32,
-          .base_model = request.spec.model,
-          .base_hash = request.base_hash,
-          .base_config = base,
-          .base_quantization = core::BaseQuantizationOf(request.spec)};
+  core::AdapterConfig config = core::AdapterConfigOf(request.spec.adapter, base, request.spec.model, request.base_hash);
+  config.base_quantization = core::BaseQuantizationOf(request.spec);
+  return config;
 }
 
 void ReportRejected(const LoadReport& report, TaskObserver& observer) {
@@ -125,8 +114,7 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
                                    .quantization = core::BaseQuantizationOf(request.spec)},
                                   plan, observer));
   SBORA_ASSIGN_OR_RETURN(const Data data, OpenData(request, model->config().vocab_size));
-  SBORA_ASSIGN_OR_RETURN(const auto adapter,
-                         CreateAdapter(model->config(), request.spec.adapter, request.indices, plan.device));
+  SBORA_ASSIGN_OR_RETURN(const auto adapter, CreateAdapter(*model, request.spec.adapter, request.indices));
   adapter->SetGradientReadyHook([&observer](const AdapterModule&) { observer.OnAlive(); });
   const core::AdapterConfig config = ConfigOf(request, model->config());
   const AdapterLayout layout = LayoutOf(*adapter, config);

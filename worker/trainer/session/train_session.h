@@ -36,7 +36,7 @@ struct ModuleIndices {
 
 struct TrainRequest {
   core::JobSpec spec;                  ///< resolved against the model
-  std::vector<ModuleIndices> indices;  ///< one for each layer and target module
+  std::vector<ModuleIndices> indices;  ///< SBoRA: one for each layer and target module; else none
   std::string base_hash;
   std::filesystem::path model_dir;
   std::filesystem::path nf4_dir;  ///< the base in NF4, when spec.quantization asks for it
