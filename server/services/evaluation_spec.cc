@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "common/status_macros.h"
 #include "core/proto/convert.h"
 #include "data/evaluation_set.h"
 #include "server/services/dataset_check.h"

@@ -39,6 +39,7 @@ core::ModelConfig OddConfig() {
 class Silent : public TaskObserver {
  public:
   void OnProgress(const TaskProgress&) override {}
+  void OnAlive() override {}
   void OnMetrics(const StepMetrics&) override {}
   void OnCheckpoint(int64_t, const std::string&, std::optional<double>) override {}
   void OnEvent(EventLevel, std::string_view, const std::string&) override {}

@@ -117,7 +117,9 @@ Status ExportMergedGguf(const v1::TaskAssignment& assignment, const std::filesys
   merge.known_base_hash = task.base_hash();
   SBORA_RETURN_IF_ERROR(core::MergeAdapter(model, adapter, merged.path(), merge).status());
   const core::MergeOptions reporting = Reporting(observer, "writing GGUF", "tensors");
-  core::GgufExportOptions options{.progress = reporting.progress, .cancelled = reporting.cancelled};
+  core::GgufExportOptions options;
+  options.progress = reporting.progress;
+  options.cancelled = reporting.cancelled;
   if (task.gguf_type() == sbora::v1::GGUF_TYPE_Q8_0) options.weights = core::GgufWeights::kQ8_0;
   return core::ExportGguf(merged.path(), output, options).status();
 }
