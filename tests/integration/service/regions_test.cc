@@ -88,7 +88,9 @@ TEST_F(ServiceRegionsTest, TwoTasksMergeExactlyInAnyOrderAndComeOutAgain) {
     solo.emplace(id, core::ModelFolder::Open(Dir("solo-" + id)).value());
     const auto adapter = core::AdapterFolder::Open(Dir(id));
     ASSERT_TRUE(adapter.ok()) << adapter.status();
-    for (const core::Region& region : core::RegionsOf(*adapter).value()) {
+    const auto regions = core::RegionsOf(*adapter);
+    ASSERT_TRUE(regions.ok()) << regions.status();
+    for (const core::Region& region : *regions) {
       for (const int32_t column : region.indices) owner[region.module + ".weight"][column] = id;
     }
   }
