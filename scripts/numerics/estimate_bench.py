@@ -49,16 +49,30 @@ def write_data(path):
             file.write(json.dumps({"prompt": f"{i}:", "completion": " " + text}) + "\n")
 
 
+def bench(programs, folder, data, *flags):
+    done = subprocess.run([programs / "sbora-trainer", "bench", "--model", folder, "--data", data, "--rank", str(RANK),
+                           "--output", "json", *map(str, flags)],
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True)
+    return json.loads(done.stdout)
+
+
+def make_caches(programs, work):
+    """Token caches by length, made by processes of their own, as an agent has them made: a job holds no tokenizer."""
+    random_model(work / "tokenizer", work / "smollm2", SHAPES["tiny"])
+    for _, tokens in LOADS:
+        (work / f"cache-{tokens}").mkdir()
+        bench(programs, work / "tokenizer", work / "long.jsonl", "--cache-dir", work / f"cache-{tokens}", "--cutoff",
+              tokens, "--micro-batch", 1, "--steps", 1)
+
+
 def run_case(programs, work, model, method, load, arguments):
     folder, (samples, tokens) = work / model, load
     estimate = json.loads(subprocess.run(
         [programs / "reference_dump", "estimate", folder, method, str(RANK), str(samples), str(tokens)],
         stdout=subprocess.PIPE, check=True, text=True).stdout)
-    took = json.loads(subprocess.run(
-        [programs / "sbora-trainer", "bench", "--model", folder, "--data", work / "long.jsonl", "--method", method,
-         "--rank", str(RANK), "--micro-batch", str(samples), "--cutoff", str(tokens), "--steps", str(arguments.steps),
-         "--threads", str(arguments.threads), "--output", "json"],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True).stdout)
+    cache = next((work / f"cache-{tokens}").glob("*.train.tokens"))
+    took = bench(programs, folder, cache, "--method", method, "--micro-batch", samples, "--steps", arguments.steps,
+                 "--threads", arguments.threads)
     assert took["tokens"] == samples * tokens * took["steps"], took
     return {"model": model, "method": method, "load": f"{samples} x {tokens}", "estimate": estimate,
             "bytes": (folder / "model.safetensors").stat().st_size, "peak": took["peakMemoryBytes"],
@@ -113,6 +127,7 @@ def main():
         work = pathlib.Path(folder)
         subprocess.run([programs / "reference_dump", "import", fetch_gguf(), work / "smollm2"], check=True)
         write_data(work / "long.jsonl")
+        make_caches(programs, work)
         rows = []
         for model in arguments.models.split(","):
             if SHAPES[model] is not None:

@@ -39,7 +39,6 @@ struct Subject {
 struct Calibration {
   std::string job;
   double flops_per_second = 0;
-  bool same_model = false;
   int distance = 0;  ///< 0: same model and method; 1: same model; 2: another model of similar size
 };
 
@@ -135,10 +134,10 @@ std::optional<Calibration> MeasuredBy(const ServiceContext& services, const Work
   const double flops = core::EstimateFlops(*config, spec->adapter, whole);
   const auto theirs = static_cast<double>(core::ParameterCount(*config));
   const auto ours = static_cast<double>(core::ParameterCount(subject.model));
-  Calibration found{.job = work.row.name, .flops_per_second = flops / train.seconds(), .same_model = *config == subject.model};
-  if (!found.same_model && std::max(theirs / ours, ours / theirs) > core::kTimeSizeRatio) return std::nullopt;
-  found.distance = !found.same_model ? 2 : spec->adapter.method == subject.spec.adapter.method ? 0 : 1;
-  return found;
+  const bool same_model = *config == subject.model;
+  if (!same_model && std::max(theirs / ours, ours / theirs) > core::kTimeSizeRatio) return std::nullopt;
+  const int distance = !same_model ? 2 : spec->adapter.method == subject.spec.adapter.method ? 0 : 1;
+  return Calibration{.job = work.row.name, .flops_per_second = flops / train.seconds(), .distance = distance};
 }
 
 /// The nearest of the newest finished jobs of the project.
@@ -168,7 +167,7 @@ void WriteTime(const Subject& subject, const Calibration& calibration, v1::Estim
   time.set_tokens_per_second(static_cast<double>(subject.load.tokens * subject.spec.ranks) / micro_seconds);
   time.set_measured_by(calibration.job);
   time.set_flops_per_second(calibration.flops_per_second);
-  time.set_error_percent(calibration.same_model ? core::kTimeErrorPercent : core::kTimeErrorOtherModelPercent);
+  time.set_error_percent(core::kTimeErrorPercent);
   if (training.max_steps > 0) {
     time.set_steps(training.max_steps);
     time.set_seconds(static_cast<double>(training.max_steps) * time.seconds_per_step());

@@ -83,7 +83,8 @@ StatusOr<BenchReport> Run(const Flags& flags) {
   SBORA_ASSIGN_OR_RETURN(const std::string data, flags.Text("data"));
   SBORA_ASSIGN_OR_RETURN(const int64_t cutoff, flags.Int("cutoff", 0, 0, kMaxCount));
   SBORA_ASSIGN_OR_RETURN(const auto work, TempDirectory::Create(std::filesystem::temp_directory_path(), "sbora-bench"));
-  SBORA_ASSIGN_OR_RETURN(request.token_cache, Cache(data, request.model_dir, cutoff, work.path()));
+  const std::filesystem::path kept = flags.Text("cache-dir", "");
+  SBORA_ASSIGN_OR_RETURN(request.token_cache, Cache(data, request.model_dir, cutoff, kept.empty() ? work.path() : kept));
   return RunBench(request);
 }
 
@@ -113,7 +114,7 @@ void Print(const BenchReport& report, bool json) {
 
 ExitCode BenchCommand(const std::vector<std::string>& arguments) {
   const auto flags = Flags::Parse(arguments, {"model", "data", "method", "rank", "micro-batch", "cutoff", "steps",
-                                              "threads", "device", "output"});
+                                              "cache-dir", "threads", "device", "output"});
   if (!flags.ok()) {
     fmt::print(stderr, "{}\n", flags.status().message());
     return ExitCode::kUsage;
