@@ -18,6 +18,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int64_t kFormatVersion = 1;
+constexpr int64_t kQuantizedFormatVersion = 2;
 constexpr std::pair<AdapterMethod, std::string_view> kMethods[] = {{AdapterMethod::kSboraFa, "sbora_fa"},
                                                                    {AdapterMethod::kSboraFb, "sbora_fb"},
                                                                    {AdapterMethod::kLora, "lora"},
@@ -60,6 +61,18 @@ StatusOr<std::vector<LinearModule>> ParseTargets(const Json& json) {
   return targets;
 }
 
+StatusOr<BaseQuantization> ParseBaseQuantization(const Json& json, int64_t version) {
+  const char* key = "base_quantization";
+  if (version == kFormatVersion) {
+    return json.contains(key) ? BadField(key, "needs format_version 2") : StatusOr<BaseQuantization>(BaseQuantization{});
+  }
+  if (!json.contains(key) || !json[key].is_object()) return BadField(key, "must be an object");
+  if (json[key].value("method", Json()) != "nf4") return BadField(key, "must have the method nf4");
+  const Json nested = json[key].value("double_quantization", Json());
+  if (!nested.is_boolean()) return BadField(key, "must say double_quantization true or false");
+  return BaseQuantization{.kind = Quantization::kNf4, .double_quantization = nested.get<bool>()};
+}
+
 /// Calls visit(layer, module, shape) for each adapted module.
 template <typename Visit>
 void ForEachModule(const ModelConfig& base, const std::vector<LinearModule>& targets, const Visit& visit) {
@@ -86,6 +99,11 @@ StatusOr<AdapterMethod> ParseAdapterMethod(std::string_view name) {
       .WithViolation("method", "must be sbora_fa, sbora_fb, lora, dora or full");
 }
 
+std::string_view Describe(const BaseQuantization& quantization) {
+  if (quantization.kind == Quantization::kNone) return "none";
+  return quantization.double_quantization ? "nf4 with double quantisation" : "nf4";
+}
+
 bool UsesIndices(AdapterMethod method) {
   return method == AdapterMethod::kSboraFa || method == AdapterMethod::kSboraFb;
 }
@@ -93,18 +111,22 @@ bool UsesIndices(AdapterMethod method) {
 std::string ToJson(const AdapterConfig& config) {
   Json targets = Json::array();
   for (const LinearModule module : config.target_modules) targets.push_back(LinearModuleName(module));
-  const Json json = {{"format_version", kFormatVersion},
-                     {"method", AdapterMethodName(config.method)},
-                     {"r", config.rank},
-                     {"alpha", config.alpha},
-                     {"dropout", config.dropout},
-                     {"target_modules", targets},
-                     {"seed", config.seed},
-                     {"index_generator_version", config.index_generator_version},
-                     {"artifact_dtype", DTypeName(config.artifact_dtype)},
-                     {"base_model", config.base_model},
-                     {"base_hash", config.base_hash},
-                     {"base_config", Json::parse(ToHfConfigJson(config.base_config))}};
+  const bool quantized = config.base_quantization.kind != Quantization::kNone;
+  Json json = {{"format_version", quantized ? kQuantizedFormatVersion : kFormatVersion},
+               {"method", AdapterMethodName(config.method)},
+               {"r", config.rank},
+               {"alpha", config.alpha},
+               {"dropout", config.dropout},
+               {"target_modules", targets},
+               {"seed", config.seed},
+               {"index_generator_version", config.index_generator_version},
+               {"artifact_dtype", DTypeName(config.artifact_dtype)},
+               {"base_model", config.base_model},
+               {"base_hash", config.base_hash},
+               {"base_config", Json::parse(ToHfConfigJson(config.base_config))}};
+  if (quantized) {
+    json["base_quantization"] = {{"method", "nf4"}, {"double_quantization", config.base_quantization.double_quantization}};
+  }
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
@@ -114,9 +136,10 @@ StatusOr<AdapterConfig> ParseAdapterConfig(std::string_view json_text) {
     return InvalidArgument("ADAPTER_CONFIG_MALFORMED", fmt::format("{} is no JSON object", kAdapterConfigFile));
   }
   SBORA_ASSIGN_OR_RETURN(const int64_t version, GetInt(json, "format_version"));
-  if (version != kFormatVersion) {
-    return Unimplemented("ADAPTER_FORMAT_VERSION", fmt::format("{} has format_version {}; this program reads {}",
-                                                               kAdapterConfigFile, version, kFormatVersion));
+  if (version != kFormatVersion && version != kQuantizedFormatVersion) {
+    return Unimplemented("ADAPTER_FORMAT_VERSION", fmt::format("{} has format_version {}; this program reads {} and {}",
+                                                               kAdapterConfigFile, version, kFormatVersion,
+                                                               kQuantizedFormatVersion));
   }
   AdapterConfig config;
   SBORA_ASSIGN_OR_RETURN(const std::string method, GetString(json, "method"));
@@ -140,6 +163,7 @@ StatusOr<AdapterConfig> ParseAdapterConfig(std::string_view json_text) {
   if (!config.base_hash.empty() && !IsSha256Hex(config.base_hash)) return BadField("base_hash", "is no SHA-256");
   if (!json.contains("base_config")) return BadField("base_config", "is missing");
   SBORA_ASSIGN_OR_RETURN(config.base_config, ParseHfConfig(json["base_config"].dump()));
+  SBORA_ASSIGN_OR_RETURN(config.base_quantization, ParseBaseQuantization(json, version));
   SBORA_RETURN_IF_ERROR(CheckAdapterConfig(config));
   return config;
 }

@@ -24,6 +24,19 @@ StatusOr<AdapterMethod> ParseAdapterMethod(std::string_view name);
 /// True for SBoRA-FA and SBoRA-FB.
 bool UsesIndices(AdapterMethod method);
 
+/// How the frozen base is held.
+enum class Quantization { kNone, kNf4 };
+
+/// What an adapter was trained against: it is right for this form of its base and no other.
+struct BaseQuantization {
+  Quantization kind = Quantization::kNone;
+  bool double_quantization = false;  ///< of NF4's scales
+
+  bool operator==(const BaseQuantization&) const = default;
+};
+/// "none", "nf4", "nf4 with double quantisation": for messages.
+std::string_view Describe(const BaseQuantization& quantization);
+
 inline constexpr std::string_view kAdapterConfigFile = "adapter_config.json";
 inline constexpr std::string_view kAdapterModelFile = "adapter_model.safetensors";
 
@@ -39,12 +52,14 @@ struct AdapterConfig {
   std::string base_model;               ///< name of the base, for people
   std::string base_hash;                ///< ModelFolder::ComputeBaseHash of the base
   ModelConfig base_config;              ///< shapes of the base: an adapter is checkable without it
+  BaseQuantization base_quantization = {};
 
   double scale() const { return alpha / static_cast<double>(rank); }
   bool operator==(const AdapterConfig&) const = default;
 };
 
-/// The text of adapter_config.json, and back. ParseAdapterConfig(ToJson(c)) == c.
+/// The text of adapter_config.json, and back. ParseAdapterConfig(ToJson(c)) == c. An adapter of a quantised base has
+/// format_version 2, so that a program that knows no such base refuses it by name.
 std::string ToJson(const AdapterConfig& config);
 /// Errors: INVALID_ARGUMENT ADAPTER_CONFIG_MALFORMED naming the field, UNIMPLEMENTED ADAPTER_FORMAT_VERSION, and those
 /// of CheckAdapterConfig.

@@ -53,7 +53,6 @@ Status NotImplemented(std::string_view field, std::string_view feature) {
 
 Status CheckImplemented(const JobSpec& spec) {
   if (!UsesIndices(spec.adapter.method)) return NotImplemented("spec.adapter.method", AdapterMethodName(spec.adapter.method));
-  if (spec.quantization != Quantization::kNone) return NotImplemented("spec.quantization", "nf4");
   if (spec.ranks > 1) return NotImplemented("spec.resources.ranks", "training on several ranks");
   return OkStatus();
 }
@@ -94,6 +93,11 @@ void CheckData(const JobSpec& spec, Violations& violations) {
 
 }  // namespace
 
+BaseQuantization BaseQuantizationOf(const JobSpec& spec) {
+  if (spec.quantization == Quantization::kNone) return {};
+  return {.kind = spec.quantization, .double_quantization = spec.double_quantization};
+}
+
 Status CheckJobSpec(const JobSpec& spec) {
   Violations violations;
   violations.Require(!spec.model.empty(), "spec.model", "is required: name a base model (sbora-client models list)");
@@ -103,6 +107,10 @@ Status CheckJobSpec(const JobSpec& spec) {
   violations.Require(spec.adapter.dropout >= 0.0 && spec.adapter.dropout < 1.0, "spec.adapter.dropout",
                      fmt::format("is {}, must be at least 0 and below 1", spec.adapter.dropout));
   violations.Require(!spec.adapter.target_modules.empty(), "spec.adapter.target_modules", "must name at least one module");
+  violations.Require(spec.adapter.method != AdapterMethod::kFull || spec.quantization == Quantization::kNone,
+                     "spec.quantization",
+                     "must be none with method full, which trains the weights themselves and 4 bits cannot follow its steps; "
+                     "train an adapter on the nf4 base (method sbora_fa, sbora_fb), or full without quantization");
   CheckData(spec, violations);
   violations.InRange<int64_t>("spec.resources.ranks", spec.ranks, 1, 1024);
   violations.InRange<int64_t>("spec.resources.threads", spec.threads, 0, 1024);

@@ -12,7 +12,6 @@
 
 namespace sbora::core {
 
-enum class Quantization { kNone, kNf4 };
 enum class PromptTemplate { kAuto, kAlpaca, kLlmAdapters, kPlain, kChat };
 enum class LossOn { kResponse, kAll };
 enum class CutoffPolicy { kTruncate, kDrop, kReject };
@@ -60,6 +59,7 @@ struct JobSpec {
   std::string dataset;
   std::string validation_dataset;
   Quantization quantization = Quantization::kNone;
+  bool double_quantization = true;  ///< of NF4's scales; without effect otherwise
   AdapterSpec adapter;
   DataSpec data;
   TrainingSpec training;
@@ -76,6 +76,9 @@ struct JobSpec {
   double max_attempt_seconds = 0.0;
   double max_total_seconds = 0.0;
 };
+
+/// What the job trains against.
+BaseQuantization BaseQuantizationOf(const JobSpec& spec);
 
 /// Ranges and combinations that need no model. All problems at once: INVALID_ARGUMENT INVALID_SPEC with one violation
 /// for each, field paths as in FineTuningSpec (for example "spec.adapter.rank").

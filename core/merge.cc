@@ -166,6 +166,12 @@ StatusOr<ExportedFolder> MergeAdapter(const fs::path& base_dir, const fs::path& 
   if (adapter.config().method == AdapterMethod::kFull) {
     return Unimplemented("EXPORT_METHOD", "full fine-tuning has no adapter; its artifact is a checkpoint already");
   }
+  if (adapter.config().base_quantization.kind != Quantization::kNone) {
+    return Unimplemented("MERGE_QUANTIZED_BASE",
+                         fmt::format("the adapter was trained on {} held as {}; added to the float weights it is another "
+                                     "model. Use it on the quantised base",
+                                     adapter.config().base_model, Describe(adapter.config().base_quantization)));
+  }
   SBORA_ASSIGN_OR_RETURN(const ModelFolder base, ModelFolder::Open(base_dir));
   const std::string hash = options.known_base_hash.empty() ? base.ComputeBaseHash() : options.known_base_hash;
   if (hash != adapter.config().base_hash) {

@@ -20,7 +20,8 @@ struct ExportedFolder {
 /// Writes an exact PEFT LoRA folder (adapter_config.json, adapter_model.safetensors). SBoRA-FA becomes a one-hot
 /// lora_A [r, k] beside lora_B = B; FB a one-hot lora_B [d, r] beside lora_A = A; r and alpha are kept, so s is too.
 /// LoRA and DoRA tensors are copied. `base_model_name_or_path` in the PEFT config: `base_path` if given, else the name
-/// in the adapter.
+/// in the adapter. PEFT has no place for how the base was held: an adapter of an NF4 base belongs on a model that was
+/// loaded in 4 bits.
 /// Errors: those of AdapterFolder::Open; UNIMPLEMENTED EXPORT_METHOD for full fine-tuning; FAILED_PRECONDITION
 /// OUTPUT_NOT_EMPTY.
 StatusOr<ExportedFolder> ExportPeft(const std::filesystem::path& adapter_dir, const std::filesystem::path& out_dir,
@@ -38,7 +39,8 @@ struct MergeOptions {
 /// W0[idx, :] += s A; LoRA: W0 += s B A; DoRA: m / ||W0 + s B A|| rows of (W0 + s B A). Sums are float32, rounded once to
 /// W's dtype; all bytes of W the method does not touch are copied unchanged. Streams tensor by tensor.
 /// Errors: FAILED_PRECONDITION BASE_HASH_MISMATCH naming both hashes, OUTPUT_NOT_EMPTY; UNIMPLEMENTED for full
-/// fine-tuning (its artifact is a checkpoint already); CANCELLED.
+/// fine-tuning (its artifact is a checkpoint already), MERGE_QUANTIZED_BASE for an adapter of a quantised base (the
+/// float weights are not what it was trained against); CANCELLED.
 StatusOr<ExportedFolder> MergeAdapter(const std::filesystem::path& base_dir, const std::filesystem::path& adapter_dir,
                                       const std::filesystem::path& out_dir, const MergeOptions& options = {});
 

@@ -31,6 +31,10 @@ std::string MethodText(const v1::FineTuningSpec& spec) {
   return text;
 }
 
+std::string MethodText(const v1::Adapter& adapter) {
+  return adapter.method() + (adapter.quantization() == v1::QUANTIZATION_NF4 ? "+nf4" : "");
+}
+
 std::string EndText(v1::TerminationReason reason, const v1::Failure& failure) {
   if (!failure.message().empty()) return fmt::format("{} [{}]", failure.message(), failure.reason());
   if (reason == v1::TERMINATION_REASON_UNSPECIFIED || reason == v1::TERMINATION_REASON_DONE) return "";
@@ -181,7 +185,7 @@ std::string ToTable(const v1::Adapter& adapter) {
   return FormatFields({{"name", adapter.name()},
                        {"job", adapter.fine_tuning_job()},
                        {"model", adapter.model()},
-                       {"method", fmt::format("{}, rank {}", adapter.method(), adapter.rank())},
+                       {"method", fmt::format("{}, rank {}", MethodText(adapter), adapter.rank())},
                        {"trainable", FormatCount(adapter.trainable_parameters())},
                        {"size", FormatBytes(adapter.size_bytes())},
                        {"final loss", Number(adapter.final_loss())},
@@ -194,7 +198,7 @@ std::string ToTable(const v1::Adapter& adapter) {
 std::string ToTable(const v1::ListAdaptersResponse& adapters) {
   Rows rows;
   for (const v1::Adapter& adapter : adapters.adapters()) {
-    rows.push_back({ShortName(adapter.name()), adapter.method(), std::to_string(adapter.rank()),
+    rows.push_back({ShortName(adapter.name()), MethodText(adapter), std::to_string(adapter.rank()),
                     ShortName(adapter.model()), FormatBytes(adapter.size_bytes()), Number(adapter.final_loss()),
                     FormatTime(adapter.create_time())});
   }

@@ -185,6 +185,7 @@ StatusOr<JobSpec> ParseSpec(const v1::FineTuningSpec& in) {
   out.dataset = in.dataset();
   out.validation_dataset = in.validation_dataset();
   reader.Enum(kQuantizations, in.quantization(), "spec.quantization", out.quantization);
+  if (in.has_double_quantization()) out.double_quantization = in.double_quantization();
   out.training = ReadTraining(in.training(), reader);
   out.adapter = ReadAdapter(in.adapter(), out.training.seed, reader);
   out.data = ReadData(in.data(), reader);
@@ -239,6 +240,7 @@ v1::FineTuningSpec ToProto(const JobSpec& in) {
   out.set_dataset(in.dataset);
   out.set_validation_dataset(in.validation_dataset);
   out.set_quantization(ToEnum(kQuantizations, in.quantization));
+  out.set_double_quantization(in.double_quantization);
   v1::AdapterSpec& adapter = *out.mutable_adapter();
   adapter.set_method(ToEnum(kMethods, in.adapter.method));
   adapter.set_rank(static_cast<int32_t>(in.adapter.rank));

@@ -8,7 +8,8 @@ The model is imported from its GGUF file by our importer. A server and a worker 
 (SBoRA-FA on prompts with completions, SBoRA-FB on chats), export, merge and evaluate them; tests/numerics/reference/
 dump.cc writes our ids and logits. Checked, one line each:
   tokenizer ids equal on 200 hostile strings; base logits on 50 prompts; the exported PEFT folder and the merged
-  checkpoint give our adapter's logits; the validation loss we report is transformers' loss of the merged model.
+  checkpoint give our adapter's logits; the validation loss we report is transformers' loss of the merged model; the NF4
+  base equals bitsandbytes' in every bit, and its logits are transformers' with bitsandbytes' de-quantised weights.
 Exit status: 0 all hold, 1 something differs or failed. Needs the programs, reference_dump and 5 GB of disk.
 """
 import argparse
@@ -31,6 +32,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 
+import make_nf4_reference  # noqa: E402
 from hostile_texts import hostile_texts  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -89,10 +91,10 @@ class Dump:
         self.run("tokenize", model, source, target)
         return json.loads(target.read_text())
 
-    def logits(self, model, samples, *adapter):
+    def logits(self, model, samples, *adapter, verb="logits"):
         source, target = self.work / "samples.json", self.work / "logits.safetensors"
         source.write_text(json.dumps(samples))
-        self.run("logits", model, source, target, *adapter)
+        self.run(verb, model, source, target, *adapter)
         with safe_open(target, "pt") as file:
             return [file.get_tensor(str(i)) for i in range(len(samples))]
 
@@ -232,6 +234,27 @@ def check_base(checks, dump, base, tokenizer):
     checks.logits("base logits", dump.logits(base, samples), logits_of(load(base), samples))
 
 
+def check_nf4(checks, dump, base, tokenizer):
+    """All linear weights bit for bit, then what the whole model computes with them."""
+    nf4 = dump.work / "nf4"
+    dump.run("quantize", base, nf4)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # fixes the order in which PyTorch adds up the scales
+    differing, weights, elements = make_nf4_reference.differences(base / "model.safetensors", nf4 / "model.safetensors")
+    checks.note(not differing and weights == 210, "NF4 codes, scale codes, group scales and offsets against bitsandbytes",
+                f"{weights} weights, {elements} elements, {len(differing)} tensors differ {differing[:3]}")
+    model = load(base)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("_proj.weight"):
+                parts = make_nf4_reference.quantise(parameter)
+                _, values = make_nf4_reference.dequantise(parts, parameter.numel(), torch.float32)
+                parameter.copy_(values.reshape(parameter.shape))
+    torch.set_num_threads(threads)
+    samples = [tokenizer(text)["input_ids"] for text in TOPICS]
+    checks.logits("NF4 logits", dump.logits(nf4, samples, verb="nf4_logits"), logits_of(model, samples))
+
+
 def train(service, kind, method):
     """Trains, pulls, exports and merges; returns the adapter and the loss that an evaluation reports."""
     name, work = f"{kind}-adapter", service.work
@@ -286,6 +309,7 @@ def main():
         dump.run("import", gguf, base)
         tokenizer = transformers.AutoTokenizer.from_pretrained(base)
         check_base(checks, dump, base, tokenizer)
+        check_nf4(checks, dump, base, tokenizer)
         records = write_data(work)
         with Service(programs, work) as service:
             service.client("models", "import", gguf, "--name", "smollm2")

@@ -2,17 +2,13 @@
 """Writes tests/data/golden/nf4: weights and what bitsandbytes makes of them on the CPU.
 
     "$(scripts/reference_env)" scripts/numerics/make_nf4_reference.py
-    "$(scripts/reference_env)" scripts/numerics/make_nf4_reference.py --model SmolLM2.safetensors --ours DUMP.safetensors
 
-The first form writes the files that tests/unit/kernels/nf4_test.cc reads, so ordinary test runs need no Python. Seeded: a
-second run writes the same bytes. The second form is a part of scripts/check_all reference: it quantises each linear
-weight of a model with bitsandbytes and compares every byte with what our own program wrote into an NF4 folder.
+tests/unit/kernels/nf4_test.cc reads the files, so ordinary test runs need no Python. Seeded: a second run writes the same
+bytes. compare_smollm2.py uses the functions here to hold a whole model against bitsandbytes.
 
 One thread: PyTorch adds up the scales' mean in an order that depends on the number of threads above 32768 scales.
 """
-import argparse
 import pathlib
-import sys
 
 import numpy
 import torch
@@ -107,37 +103,22 @@ def same_bits(a, b):
     return a.dtype == b.dtype and a.numel() == b.numel() and torch.equal(a.flatten().view(view), b.flatten().view(view))
 
 
-def compare_model(model, ours):
-    """Each linear weight of `model` (safetensors) against the NF4 folder's tensors (core/nf4_model.h)."""
-    failed, weights_seen, elements = [], 0, 0
-    with safe_open(model, "pt") as base, safe_open(ours, "pt") as quantised:
-        names = [name for name in base.keys() if name.endswith("_proj.weight")]
-        for name in names:
-            parts = quantise(base.get_tensor(name))
+def differences(base, ours):
+    """Each linear weight of `base` (safetensors) against the NF4 folder's file `ours` (core/nf4_model.h): the tensors that
+    differ in a bit, and how many weights and elements were compared."""
+    differing, count, elements = [], 0, 0
+    with safe_open(base, "pt") as plain, safe_open(ours, "pt") as quantised:
+        for name in (name for name in plain.keys() if name.endswith("_proj.weight")):
+            weight = plain.get_tensor(name)
             module = name.removesuffix(".weight")
+            parts = quantise(weight)
             for part in ("codes", "scale_codes", "group_scales", "offset"):
                 if not same_bits(quantised.get_tensor(f"{module}.nf4_{part}"), parts[part]):
-                    failed.append(f"{module}.nf4_{part}")
-            weights_seen += 1
-            elements += base.get_tensor(name).numel()
-    for name in failed:
-        print(f"FAIL {name} differs from bitsandbytes")
-    print(f"{'FAIL' if failed else 'ok  '} NF4 of {weights_seen} weights, {elements} elements: "
-          f"{'see above' if failed else 'codes, scale codes, group scales and offsets equal bitsandbytes in every bit'}")
-    return 0 if weights_seen and not failed else 1
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="safetensors file of the base")
-    parser.add_argument("--ours", help="safetensors file of the NF4 folder made of it")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.model:
-        return compare_model(options.model, options.ours)
-    write_golden(ROOT / "tests/data/golden/nf4")
-    return 0
+                    differing.append(f"{module}.nf4_{part}")
+            count, elements = count + 1, elements + weight.numel()
+    return differing, count, elements
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    torch.set_num_threads(1)
+    write_golden(ROOT / "tests/data/golden/nf4")

@@ -20,6 +20,14 @@ Status CheckFormat(v1::ExportFormat format) {
       .WithViolation("format", "must be EXPORT_FORMAT_PEFT");
 }
 
+Status MergeOfQuantizedBase(const v1::Adapter& adapter) {
+  return Unimplemented("MERGE_QUANTIZED_BASE",
+                       fmt::format("{} was trained on {} in NF4; added to the float weights it is another model. Evaluate and "
+                                   "generate use the NF4 base; for PEFT export it (adapters export --format peft) and load it "
+                                   "on a 4-bit model",
+                                   adapter.name(), adapter.model()));
+}
+
 }  // namespace
 
 Status AdapterServiceImpl::SubmitOperation(WorkKind kind, const std::string& project, const worker::v1::Task& task,
@@ -65,6 +73,7 @@ Status AdapterServiceImpl::Merge(const v1::MergeAdaptersRequest& request, google
   SBORA_ASSIGN_OR_RETURN(const ResourceRow row,
                          FindResourceOrId(services_, request.adapters(0), core::Collection::kAdapters, project, "adapters[0]"));
   SBORA_ASSIGN_OR_RETURN(const v1::Adapter adapter, AdapterOf(row));
+  if (adapter.quantization() == v1::QUANTIZATION_NF4) return MergeOfQuantizedBase(adapter);
   SBORA_ASSIGN_OR_RETURN(const ResourceRow model_row, services_.store().GetResource(adapter.model()));
   SBORA_ASSIGN_OR_RETURN(const v1::Model model, ModelOf(model_row));
   worker::v1::Task task;

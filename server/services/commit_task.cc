@@ -163,6 +163,8 @@ Status CommitTrain(const ServiceContext& services, const core::LeaseId& lease, c
   adapter.set_base_hash(pending.task.train().base_hash());
   adapter.set_method(MethodName(job.spec().adapter().method()));
   adapter.set_rank(job.spec().adapter().rank());
+  adapter.set_quantization(job.spec().quantization());
+  if (job.spec().quantization() == v1::QUANTIZATION_NF4) adapter.set_double_quantization(job.spec().double_quantization());
   adapter.set_trainable_parameters(job.trainable_parameters());
   adapter.set_size_bytes(TotalBytes(pending.files));
   *adapter.mutable_files() = pending.files;

@@ -10,7 +10,6 @@
 #include "common/grpc/status_convert.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
-#include "worker/agent/token_cache_key.h"
 
 namespace sbora::agent {
 namespace fs = std::filesystem;
@@ -122,6 +121,7 @@ void Attempt::Run() {
 Verdict Attempt::Work() {
   if (const Status status = MakeFolders(); !status.ok()) return OfFailure(status);
   if (const Status status = FetchInputs(); !status.ok()) return OfFailure(status);
+  if (std::optional<Verdict> failed = PrepareNf4Base(); failed) return *std::move(failed);
   if (std::optional<Verdict> failed = PrepareTokenCaches(); failed) return *std::move(failed);
   if (control_.order() != StopOrder::kNone) return OfPendingOrder();
   return RunRanks();
@@ -167,47 +167,6 @@ Status Attempt::FetchFile(const v1::File& file, const fs::path& destination) {
   SBORA_RETURN_IF_ERROR(context_.transfer.Download(file, destination, work_stop_.get_token()));
   context_.metrics.AddTransferred("download", file.size_bytes());
   return OkStatus();
-}
-
-std::optional<Verdict> Attempt::PrepareTokenCaches() {
-  const std::optional<std::string> key = TokenCacheKey(lease_.task());
-  if (!key) return std::nullopt;
-  if (auto found = context_.cache.FindFolder(*key); found) {
-    UseTokenCaches(found->path());
-    pins_.push_back(*std::move(found));
-    return std::nullopt;
-  }
-  SetPhase("tokenising the data");
-  const fs::path folder = folder_ / "prepared";
-  std::error_code error;
-  for (const char* name : {"token_cache", "validation_cache"}) {
-    fs::create_directories(folder / name, error);
-    if (error) return OfFailure(FromErrno(error.value(), fmt::format("making {}", folder.string())));
-    directories_[name] = (folder / name).string();
-  }
-  GangObserver observer;
-  observer.on_event = [this](v1::FineTuningEvent event) { reports_.Add(std::move(event)); };
-  observer.on_progress = [this](const v1::JobProgress& progress, int64_t) {
-    if (!progress.phase().empty()) SetPhase(progress.phase());
-  };
-  auto outcome = RunOneGang(MakeGang(true), observer);
-  if (!outcome.ok()) return OfFailure(outcome.status());
-  const bool good = outcome->cause == KillCause::kNone && !outcome->error && outcome->exits.size() == 1 &&
-                    !outcome->exits[0].exit.signaled && outcome->exits[0].exit.value == 0;
-  if (!good) return JudgeGang(*outcome);
-  auto pin = context_.cache.AddFolder(*key, folder);
-  if (!pin.ok()) return OfFailure(pin.status());
-  UseTokenCaches(pin->path());
-  pins_.push_back(*std::move(pin));
-  return std::nullopt;
-}
-
-void Attempt::UseTokenCaches(const fs::path& folder) {
-  for (const char* name : {"token_cache", "validation_cache"}) {
-    std::error_code error;
-    directories_.erase(name);
-    if (!fs::is_empty(folder / name, error) && !error) directories_[name] = (folder / name).string();
-  }
 }
 
 Verdict Attempt::RunRanks() {

@@ -76,7 +76,12 @@ class Attempt {
   Status FetchInputs();
   StatusOr<std::vector<CachePin>> FetchGroup(const worker::v1::InputGroup& group);
   Status FetchFile(const v1::File& file, const std::filesystem::path& destination);
+  std::optional<Verdict> PrepareNf4Base();
   std::optional<Verdict> PrepareTokenCaches();
+  /// What the cache holds under `key`, or what one trainer makes in `folder`: `use` gets where it is kept, and it stays.
+  std::optional<Verdict> PrepareFolder(const std::string& key, const std::filesystem::path& folder,
+                                       const std::function<StatusOr<GangOptions>()>& make_gang,
+                                       const std::function<void(const std::filesystem::path&)>& use);
   void UseTokenCaches(const std::filesystem::path& folder);
   Verdict RunRanks();
   /// Out of the cache with everything this attempt reads: the same damage would meet the next one.

@@ -1,6 +1,6 @@
 /// Files of the service on this machine, by SHA-256: fetched once, checked when fetched, shared by all attempts through
 /// hard links, removed least recently used first above a limit, never while in use. Also holds folders that the agent
-/// made itself (token caches), by key. Thread-safe.
+/// made itself (token caches, NF4 bases), by key. Thread-safe.
 ///
 ///     SBORA_ASSIGN_OR_RETURN(CachePin pin, cache->Get(file, fetch, stop));   // in use while `pin` lives
 #pragma once

@@ -129,9 +129,9 @@ TEST_F(JobsTest, MissingThingsAndLaterFeaturesAreNamed) {
   request = GoodJob("first");
   request.mutable_fine_tuning_job()->mutable_spec()->mutable_adapter()->set_method(v1::METHOD_LORA);
   EXPECT_TRUE(Fails(Create(request), grpc::UNIMPLEMENTED, "FEATURE_NOT_IMPLEMENTED"));
-  request = GoodJob("first");
+  request.mutable_fine_tuning_job()->mutable_spec()->mutable_adapter()->set_method(v1::METHOD_FULL);
   request.mutable_fine_tuning_job()->mutable_spec()->set_quantization(v1::QUANTIZATION_NF4);
-  EXPECT_TRUE(Fails(Create(request), grpc::UNIMPLEMENTED, "FEATURE_NOT_IMPLEMENTED"));
+  EXPECT_TRUE(Fails(Create(request), grpc::INVALID_ARGUMENT, "INVALID_SPEC"));
   request.clear_fine_tuning_job();
   EXPECT_TRUE(Fails(Create(request), grpc::INVALID_ARGUMENT, "FIELD_REQUIRED"));
 }

@@ -110,6 +110,23 @@ TEST_F(AgentTest, SecondLeaseUsesTheCaches) {
   EXPECT_EQ(files, 3U);
 }
 
+TEST_F(AgentTest, AnNf4BaseIsMadeOnceBeforeTheRanksStart) {
+  const auto worker = StartWorker();
+  const auto folders = [&] {
+    return std::distance(fs::directory_iterator(data_dir() / "cache" / "folders"), fs::directory_iterator());
+  };
+  const std::string plain = coordinator_.AddTrainLease("steps=1");
+  ASSERT_TRUE(coordinator_.WaitFor(plain, [](const LeaseView& view) { return view.committed; })) << LogText();
+  EXPECT_EQ(folders(), 1);  // the token cache
+  coordinator_.quantization = v1::QUANTIZATION_NF4;
+  for (int i = 0; i < 2; ++i) {
+    const std::string uid = coordinator_.AddTrainLease("steps=1", 2);
+    ASSERT_TRUE(coordinator_.WaitFor(uid, [](const LeaseView& view) { return view.committed; })) << LogText();
+    EXPECT_EQ(folders(), 2);
+  }
+  EXPECT_TRUE(WaitForNoAttemptFolders());
+}
+
 TEST_F(AgentTest, DeathOfARankEndsTheGang) {
   const auto worker = StartWorker();
   const std::string uid = coordinator_.AddTrainLease("steps=100000;step_ms=10;orphan_at=1", 2);

@@ -89,6 +89,7 @@ std::string FakeCoordinator::AddTrainLease(const std::string& script, int ranks,
     *group->add_files() = *checkpoint;
   }
   task->mutable_train()->mutable_spec()->set_model(script);
+  task->mutable_train()->mutable_spec()->set_quantization(quantization);
   *lease.lease.mutable_timing() = timing;
   MutexLock lock(mutex_);
   lease.lease.mutable_id()->set_epoch(next_epoch_++);

@@ -52,6 +52,8 @@ class FakeCoordinator : public worker::v1::WorkerService::Service, public v1::Tr
   std::set<std::string> Instances();
   bool SawDraining();
   worker::v1::LeaseTiming timing;
+  /// Of the leases added from now on.
+  v1::Quantization quantization = v1::QUANTIZATION_NONE;
 
   /// Waits until `done` holds for the lease; false after 20 s.
   bool WaitFor(const std::string& uid, const std::function<bool(const LeaseView&)>& done);

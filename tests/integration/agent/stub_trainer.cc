@@ -11,6 +11,7 @@
 #include <map>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "common/clock.h"
 #include "sbora/trainer/v1/trainer.pb.h"
@@ -176,13 +177,21 @@ int main(int argc, char** argv) {
   AgentMessage first;
   if (g_socket < 0 || !Receive(&first, true) || !first.has_task()) return 2;
   const TaskAssignment& task = first.task();
+  if (task.task().has_quantize()) {
+    fs::create_directories(task.output_directory());
+    WriteText(fs::path(task.output_directory()) / "nf4.bin", "nf4");
+    SendProgress(0, 0);
+    return 0;
+  }
   if (task.prepare_only()) {
     WriteText(fs::path(task.directories().at("token_cache")) / "tokens.bin", "tokens");
     SendProgress(0, 0);
     return 0;
   }
-  // A rank needs its inputs and the cache that the first run made.
-  for (const char* name : {"model", "dataset", "token_cache"}) {
+  // A rank needs its inputs and what the first runs made.
+  std::vector<std::string> needed = {"model", "dataset", "token_cache"};
+  if (task.task().train().spec().quantization() == sbora::v1::QUANTIZATION_NF4) needed.push_back("nf4");
+  for (const std::string& name : needed) {
     if (!task.directories().contains(name) || fs::is_empty(task.directories().at(name))) return 70;
   }
   Train(task);

@@ -82,6 +82,35 @@ TEST_F(ServiceTest, AJobRunsToItsAdapterWhichCanBePulledExportedMergedAndEvaluat
   EXPECT_GT(evaluation->result().loss(), 0.0);
 }
 
+TEST_F(ServiceTest, AJobOnAnNf4BaseIsRepeatableAndItsAdapterKeepsToThatBase) {
+  auto spec = SmallSpec(12);
+  spec.set_quantization(v1::QUANTIZATION_NF4);
+  for (const char* id : {"on-nf4", "on-nf4-again"}) {  // the second finds the base in the worker's cache
+    ASSERT_TRUE(service().Submit(id, spec).ok());
+    const auto done = service().WaitForState(id, v1::FineTuningJob::STATE_SUCCEEDED, seconds(120));
+    ASSERT_TRUE(done.ok()) << done.status() << service().Logs();
+  }
+  EXPECT_EQ(*service().AdapterHash("on-nf4"), *service().AdapterHash("on-nf4-again"));
+  const auto adapter = service().client().GetAdapter(service().client().ResourceName("adapters", "on-nf4"));
+  ASSERT_TRUE(adapter.ok()) << adapter.status();
+  EXPECT_EQ(adapter->quantization(), v1::QUANTIZATION_NF4);
+  EXPECT_TRUE(adapter->double_quantization());
+
+  v1::CreateEvaluationJobRequest evaluate;
+  evaluate.mutable_evaluation_job()->mutable_spec()->set_adapter(adapter->name());
+  evaluate.mutable_evaluation_job()->mutable_spec()->set_dataset("colors");
+  evaluate.mutable_evaluation_job()->mutable_spec()->mutable_generation()->set_max_new_tokens(2);
+  auto evaluation = service().client().CreateEvaluation(evaluate);
+  ASSERT_TRUE(evaluation.ok()) << evaluation.status();
+  evaluation = service().client().WaitEvaluation(evaluation->name(), {}, {});
+  ASSERT_TRUE(evaluation.ok()) << evaluation.status();
+  EXPECT_EQ(evaluation->state(), v1::EvaluationJob::STATE_SUCCEEDED) << evaluation->failure().message();
+
+  v1::MergeAdaptersRequest merge;
+  merge.add_adapters(adapter->name());
+  EXPECT_EQ(service().client().MergeAdapters(merge).status().reason(), "MERGE_QUANTIZED_BASE");
+}
+
 TEST_F(ServiceTest, ThePausedJobGoesOnFromItsCheckpointAndEndsWithTheSameBytes) {
   ASSERT_TRUE(service().Submit("undisturbed", SmallSpec(120)).ok());
   ASSERT_TRUE(service().WaitForState("undisturbed", v1::FineTuningJob::STATE_SUCCEEDED, seconds(120)).ok()) << service().Logs();

@@ -367,6 +367,49 @@ TEST_F(TrainerProcessTest, APromptBeyondTheContextCountsAsWrong) {
   EXPECT_EQ(run.result->evaluate().examples(1).output(), "");
 }
 
+TEST_F(TrainerProcessTest, QuantisesTrainsAndEvaluatesOnAnNf4Base) {
+  ASSERT_NO_FATAL_FAILURE(Prepare());
+  TaskAssignment quantize = Assignment("nf4");
+  quantize.mutable_task()->mutable_quantize()->set_base_hash(base_hash_);
+  quantize.mutable_task()->mutable_quantize()->set_double_quantization(true);
+  ASSERT_EQ(RunTrainer(quantize, Log()).exit_code, 0) << Slurp(Log());
+  const fs::path nf4 = Path("nf4") / "output";
+
+  TaskAssignment train = TrainAssignment("on-nf4");
+  auto& spec = *train.mutable_task()->mutable_train()->mutable_spec();
+  spec.set_quantization(sbora::v1::QUANTIZATION_NF4);
+  EXPECT_EQ(RunTrainer(train, Log()).error->failure().reason(), "NF4_BASE_MISSING");
+  (*train.mutable_directories())["nf4"] = nf4.string();
+  const TrainerRun trained = RunTrainer(train, Log());
+  ASSERT_EQ(trained.exit_code, 0) << Slurp(Log());
+  EXPECT_NE(trained.FindEvent("QUANTIZED_BASE"), nullptr);
+  EXPECT_LT(trained.metrics.back().loss(), trained.metrics.front().loss());
+  const auto adapter = core::AdapterFolder::Open(Path("on-nf4") / "output");
+  ASSERT_TRUE(adapter.ok()) << adapter.status();
+  EXPECT_EQ(adapter->config().base_quantization,
+            (core::BaseQuantization{.kind = core::Quantization::kNf4, .double_quantization = true}));
+  spec.set_double_quantization(false);
+  EXPECT_EQ(RunTrainer(train, Log()).error->failure().reason(), "NF4_BASE_MISMATCH");
+
+  TaskAssignment evaluate = Assignment("evaluate");
+  (*evaluate.mutable_directories())["adapter"] = (Path("on-nf4") / "output").string();
+  evaluate.mutable_task()->mutable_evaluate()->set_base_hash(base_hash_);
+  evaluate.mutable_task()->mutable_evaluate()->mutable_spec()->mutable_generation()->set_max_new_tokens(2);
+  EXPECT_EQ(RunTrainer(evaluate, Log()).error->failure().reason(), "NF4_BASE_MISSING");
+  (*evaluate.mutable_directories())["nf4"] = nf4.string();
+  const TrainerRun evaluated = RunTrainer(evaluate, Log());
+  ASSERT_EQ(evaluated.exit_code, 0) << Slurp(Log());
+  EXPECT_EQ(evaluated.result->evaluate().samples(), kSamples);
+
+  TaskAssignment merge = Assignment("merge");
+  (*merge.mutable_directories())["adapter"] = (Path("on-nf4") / "output").string();
+  merge.mutable_task()->mutable_merge()->set_base_hash(base_hash_);
+  EXPECT_EQ(RunTrainer(merge, Log()).error->failure().reason(), "MERGE_QUANTIZED_BASE");
+
+  fs::resize_file(nf4 / "model.safetensors", fs::file_size(nf4 / "model.safetensors") - 1);
+  EXPECT_EQ(RunTrainer(evaluate, Log()).error->failure().code(), static_cast<int>(StatusCode::kDataLoss));
+}
+
 TEST_F(TrainerProcessTest, EvaluatesGeneratesExportsAndMerges) {
   ASSERT_NO_FATAL_FAILURE(TrainUndisturbed());
   const std::string adapter = (Path("reference") / "output").string();

@@ -4,6 +4,8 @@
 //   reference_dump tokenize MODEL_DIR TEXTS.json IDS.json a list of texts -> a list of lists of ids
 //   reference_dump logits MODEL_DIR SAMPLES.json OUT.safetensors [ADAPTER_DIR]
 //                                                         a list of lists of ids -> tensors "0", "1", ... [tokens, vocab]
+//   reference_dump quantize MODEL_DIR OUT_DIR             an NF4 base, with double quantisation
+//   reference_dump nf4_logits NF4_DIR SAMPLES.json OUT.safetensors
 //
 // Float32 on the CPU. Samples are packed a few at a time, as in training. Exit status: 0, 1 failed (the reason on
 // standard error), 2 usage.
@@ -26,6 +28,7 @@
 #include "core/safetensors.h"
 #include "worker/trainer/nn/llama.h"
 #include "worker/trainer/session/adapter_binding.h"
+#include "worker/trainer/session/quantize_base.h"
 #include "worker/trainer/session/torch_runtime.h"
 
 namespace sbora::trainer {
@@ -78,11 +81,25 @@ std::vector<at::Tensor> AllLogits(const LlamaModel& model, AdapterSet* adapter,
   return logits;
 }
 
+class Silent : public TaskObserver {
+ public:
+  void OnProgress(const TaskProgress&) override {}
+  void OnMetrics(const StepMetrics&) override {}
+  void OnCheckpoint(int64_t, const std::string&, std::optional<double>) override {}
+  void OnEvent(EventLevel, std::string_view, const std::string&) override {}
+  bool StopRequested() override { return false; }
+};
+
+Status Quantize(const fs::path& model_dir, const fs::path& out_dir) {
+  Silent observer;
+  return QuantizeBase({.model_dir = model_dir, .output_dir = out_dir, .base_hash = "", .threads = 2}, observer).status();
+}
+
 Status DumpLogits(const fs::path& model_dir, const fs::path& samples_path, const fs::path& out_path,
-                  const fs::path& adapter_dir) {
+                  const fs::path& adapter_dir, bool nf4) {
   SBORA_ASSIGN_OR_RETURN(const auto samples, ReadJson<std::vector<std::vector<int64_t>>>(samples_path));
   SBORA_RETURN_IF_ERROR(SetUpTorch({}).status());
-  SBORA_ASSIGN_OR_RETURN(const auto model, LlamaModel::Load(model_dir, {}));
+  SBORA_ASSIGN_OR_RETURN(const auto model, nf4 ? LlamaModel::LoadNf4(model_dir, {}) : LlamaModel::Load(model_dir, {}));
   std::unique_ptr<AdapterSet> adapter;
   if (!adapter_dir.empty()) {
     SBORA_ASSIGN_OR_RETURN(const auto folder, core::ModelFolder::Open(model_dir));
@@ -109,11 +126,17 @@ int Run(const std::vector<std::string>& args) {
   if (verb == "import" && args.size() == 3) return Report(Import(args[1], args[2]));
   if (verb == "tokenize" && args.size() == 4) return Report(DumpIds(args[1], args[2], args[3]));
   if (verb == "logits" && (args.size() == 4 || args.size() == 5)) {
-    return Report(Guarded([&] { return DumpLogits(args[1], args[2], args[3], args.size() == 5 ? args[4] : ""); }));
+    return Report(Guarded([&] { return DumpLogits(args[1], args[2], args[3], args.size() == 5 ? args[4] : "", false); }));
+  }
+  if (verb == "quantize" && args.size() == 3) return Report(Quantize(args[1], args[2]));
+  if (verb == "nf4_logits" && args.size() == 4) {
+    return Report(Guarded([&] { return DumpLogits(args[1], args[2], args[3], "", true); }));
   }
   fmt::print(stderr, "usage: reference_dump import SOURCE OUT_DIR\n"
                      "       reference_dump tokenize MODEL_DIR TEXTS.json IDS.json\n"
-                     "       reference_dump logits MODEL_DIR SAMPLES.json OUT.safetensors [ADAPTER_DIR]\n");
+                     "       reference_dump logits MODEL_DIR SAMPLES.json OUT.safetensors [ADAPTER_DIR]\n"
+                     "       reference_dump quantize MODEL_DIR OUT_DIR\n"
+                     "       reference_dump nf4_logits NF4_DIR SAMPLES.json OUT.safetensors\n");
   return 2;
 }
 

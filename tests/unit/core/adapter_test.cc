@@ -85,6 +85,23 @@ TEST(AdapterConfigJson, RoundTrips) {
   EXPECT_EQ(ParseAdapterMethod("adalora").status().reason(), "METHOD_UNKNOWN");
 }
 
+TEST(AdapterConfigJson, SaysHowTheBaseWasHeld) {
+  AdapterConfig config = TinyAdapter(AdapterMethod::kSboraFa);
+  EXPECT_THAT(ToJson(config), ::testing::HasSubstr("\"format_version\": 1"));
+  for (const bool nested : {true, false}) {
+    config.base_quantization = {.kind = Quantization::kNf4, .double_quantization = nested};
+    const std::string text = ToJson(config);
+    // A program that knows no quantised base must not take the adapter for one of the float base.
+    EXPECT_THAT(text, ::testing::HasSubstr("\"format_version\": 2"));
+    const auto parsed = ParseAdapterConfig(text);
+    ASSERT_TRUE(parsed.ok()) << parsed.status().ToString();
+    EXPECT_EQ(*parsed, config);
+    std::string other = text;
+    other.replace(other.find("\"nf4\""), 5, "\"int8\"");
+    EXPECT_EQ(ParseAdapterConfig(other).status().reason(), "ADAPTER_CONFIG_MALFORMED");
+  }
+}
+
 TEST(AdapterConfigJson, RefusesBadText) {
   const auto with = [](const char* key, nlohmann::json value) {
     auto json = nlohmann::json::parse(ToJson(TinyAdapter(AdapterMethod::kSboraFa)));
@@ -92,7 +109,9 @@ TEST(AdapterConfigJson, RefusesBadText) {
     return ParseAdapterConfig(json.dump()).status().reason();
   };
   EXPECT_EQ(ParseAdapterConfig("[").status().reason(), "ADAPTER_CONFIG_MALFORMED");
-  EXPECT_EQ(with("format_version", 2), "ADAPTER_FORMAT_VERSION");
+  EXPECT_EQ(with("format_version", 3), "ADAPTER_FORMAT_VERSION");
+  EXPECT_EQ(with("format_version", 2), "ADAPTER_CONFIG_MALFORMED");  // without base_quantization
+  EXPECT_EQ(with("base_quantization", {{"method", "nf4"}, {"double_quantization", true}}), "ADAPTER_CONFIG_MALFORMED");
   EXPECT_EQ(with("r", "4"), "ADAPTER_CONFIG_MALFORMED");
   EXPECT_EQ(with("seed", -1), "ADAPTER_CONFIG_MALFORMED");
   EXPECT_EQ(with("base_hash", "xyz"), "ADAPTER_CONFIG_MALFORMED");

@@ -168,6 +168,18 @@ TEST_F(PeftExportTest, RefusesAnotherBaseAndFullOutput) {
 }
 
 // The regional update of the paper: FA touches the columns of its indices, FB the rows, and nothing else.
+TEST_F(PeftExportTest, AnAdapterOfAnNf4BaseIsNotMergedIntoTheFloatOne) {
+  WriteAdapter(AdapterMethod::kSboraFa, DType::kF32);
+  config_.base_quantization = {.kind = Quantization::kNf4, .double_quantization = true};
+  ASSERT_TRUE(WriteFileAtomic(adapter_ / kAdapterConfigFile, ToJson(config_)).ok());
+  const auto dir = NewTempDirectory();
+  const Status merged = MergeAdapter(base_, adapter_, dir.path() / "merged").status();
+  EXPECT_EQ(merged.reason(), "MERGE_QUANTIZED_BASE");
+  EXPECT_THAT(merged.message(), ::testing::HasSubstr("nf4 with double quantisation"));
+  EXPECT_FALSE(fs::exists(dir.path() / "merged"));
+  EXPECT_TRUE(ExportPeft(adapter_, dir.path() / "peft").ok());
+}
+
 TEST_F(PeftExportTest, TouchesColumnsForFaAndRowsForFb) {
   for (const AdapterMethod method : {AdapterMethod::kSboraFa, AdapterMethod::kSboraFb}) {
     WriteAdapter(method, DType::kF32);

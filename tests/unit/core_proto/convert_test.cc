@@ -207,6 +207,30 @@ TEST(ConvertTest, CutoffAboveTheContextIsRefused) {
   EXPECT_EQ(ViolatedFields(status), std::set<std::string>{"spec.data.cutoff_tokens"});
 }
 
+TEST(ConvertTest, Nf4IsDoublyQuantisedUnlessToldOtherwise) {
+  v1::FineTuningSpec proto = MinimalSpec();
+  EXPECT_EQ(BaseQuantizationOf(*ParseSpec(proto)), BaseQuantization{});
+  proto.set_quantization(v1::QUANTIZATION_NF4);
+  auto spec = ParseSpec(proto);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(BaseQuantizationOf(*spec), (BaseQuantization{.kind = Quantization::kNf4, .double_quantization = true}));
+  EXPECT_TRUE(ToProto(*spec).double_quantization());
+  proto.set_double_quantization(false);
+  spec = ParseSpec(proto);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(BaseQuantizationOf(*spec), (BaseQuantization{.kind = Quantization::kNf4, .double_quantization = false}));
+}
+
+TEST(ConvertTest, FullFineTuningOnNf4IsRefusedWithWhatWorks) {
+  v1::FineTuningSpec proto = MinimalSpec();
+  proto.set_quantization(v1::QUANTIZATION_NF4);
+  proto.mutable_adapter()->set_method(v1::METHOD_FULL);
+  const Status status = ParseSpec(proto).status();
+  EXPECT_EQ(status.reason(), "INVALID_SPEC");
+  EXPECT_EQ(ViolatedFields(status), std::set<std::string>{"spec.quantization"});
+  EXPECT_NE(status.message().find("sbora_fa"), std::string::npos) << status;
+}
+
 TEST(ConvertTest, WhatIsNotBuiltYetSaysSo) {
   v1::FineTuningSpec spec = MinimalSpec();
   spec.mutable_adapter()->set_method(v1::METHOD_DORA);

@@ -14,6 +14,7 @@
 #include "tests/unit/trainer_nn/tiny_llama.h"
 #include "worker/trainer/nn/generate.h"
 #include "worker/trainer/ops/linear_weight.h"
+#include "worker/trainer/ops/quantize_weight.h"
 #include "worker/trainer/ops/sbora_linear.h"
 #include "worker/trainer/session/quantize_base.h"
 
@@ -69,17 +70,22 @@ struct Pair {
   std::unique_ptr<LlamaModel> original;
 };
 
-Pair MakePair(bool double_quantization) {
+TempDirectory NewTempDirectory() {
   auto temp = TempDirectory::Create(std::filesystem::temp_directory_path(), "sbora-nf4-test");
   SBORA_CHECK(temp.ok(), "{}", temp.status().ToString());
+  return *std::move(temp);
+}
+
+Pair MakePair(bool double_quantization) {
+  const TempDirectory temp = NewTempDirectory();
   Pair pair{.nf4 = {}, .dense = TinyModel(OddConfig()), .original = TinyModel(OddConfig())};
-  Save(*pair.original, temp->path() / "base");
+  Save(*pair.original, temp.path() / "base");
   Silent observer;
-  const auto config = QuantizeBase({.model_dir = temp->path() / "base", .output_dir = temp->path() / "nf4",
+  const auto config = QuantizeBase({.model_dir = temp.path() / "base", .output_dir = temp.path() / "nf4",
                                     .double_quantization = double_quantization, .base_hash = "", .threads = 2},
                                    observer);
   SBORA_CHECK(config.ok(), "{}", config.status().ToString());
-  auto nf4 = LlamaModel::LoadNf4(temp->path() / "nf4", {});
+  auto nf4 = LlamaModel::LoadNf4(temp.path() / "nf4", {});
   SBORA_CHECK(nf4.ok(), "{}", nf4.status().ToString());
   pair.nf4 = *std::move(nf4);
   const auto values = pair.nf4->NamedTensors();
@@ -177,6 +183,7 @@ TEST(LinearWeight, NoGraphKeepsTheDequantisedValues) {
   const auto scratch = std::make_shared<ops::DequantizeScratch>();
   const ops::LinearWeight first = Nf4Weight(at::randn({24, 40}), scratch);
   const ops::LinearWeight second = Nf4Weight(at::randn({16, 24}), scratch);
+  EXPECT_TRUE(first.quantized());
   const at::Tensor first_OI = first.Materialize();
   const at::Tensor second_OI = second.Materialize();
   at::Tensor x = at::randn({5, 40});
@@ -190,18 +197,19 @@ TEST(LinearWeight, NoGraphKeepsTheDequantisedValues) {
   EXPECT_LT(MaxDifference(x.grad(), at::ones({5, 16}).mm(second_OI).mm(first_OI)), 1e-4);
 }
 
-TEST(LinearWeight, FillsTheLeftPartOfAnAugmentedMatrix) {
-  at::manual_seed(2);
-  const ops::LinearWeight weight = Nf4Weight(at::randn({7, 36}), std::make_shared<ops::DequantizeScratch>());
-  const at::Tensor augmented = at::full({7, 36 + 4}, 3.0f);
-  weight.CopyTo(augmented.narrow(1, 0, 36));
-  EXPECT_TRUE(at::equal(augmented.narrow(1, 0, 36), weight.Materialize()));
-  EXPECT_TRUE(at::equal(augmented.narrow(1, 36, 4), at::full({7, 4}, 3.0f)));
-  const ops::LinearWeight dense = weight.Materialize();
-  EXPECT_FALSE(dense.quantized());
-  augmented.zero_();
-  dense.CopyTo(augmented.narrow(1, 0, 36));
-  EXPECT_TRUE(at::equal(augmented.narrow(1, 0, 36), dense.Dense()));
+TEST(LlamaModel, QuantisingWhileLoadingGivesTheFoldersWeights) {
+  const TempDirectory temp = NewTempDirectory();
+  Save(*TinyModel(OddConfig()), temp.path() / "base");
+  Silent observer;
+  ASSERT_TRUE(QuantizeBase({.model_dir = temp.path() / "base", .output_dir = temp.path() / "nf4", .base_hash = ""}, observer).ok());
+  const auto folder = LlamaModel::LoadNf4(temp.path() / "nf4", {});
+  const auto loaded = LlamaModel::Load(
+      temp.path() / "base", {.quantization = {.kind = core::Quantization::kNf4, .double_quantization = true}});
+  ASSERT_TRUE(folder.ok() && loaded.ok());
+  EXPECT_EQ((*folder)->WeightBytes(), (*loaded)->WeightBytes());
+  const auto ours = (*folder)->NamedTensors();
+  const auto theirs = (*loaded)->NamedTensors();
+  for (size_t i = 0; i < ours.size(); ++i) EXPECT_TRUE(at::equal(ours[i].second, theirs[i].second)) << ours[i].first;
 }
 
 TEST(QuantizeWeight, ThreadsChangeNoByteAndBadValuesAreNamed) {

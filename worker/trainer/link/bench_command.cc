@@ -59,7 +59,12 @@ StatusOr<std::filesystem::path> Cache(const std::filesystem::path& data, const s
 StatusOr<BenchRequest> ToRequest(const Flags& flags) {
   BenchRequest request;
   SBORA_ASSIGN_OR_RETURN(request.model_dir, flags.Text("model"));
-  SBORA_ASSIGN_OR_RETURN(request.adapter.method, core::ParseAdapterMethod(flags.Text("method", "sbora_fa")));
+  std::string method = flags.Text("method", "sbora_fa");
+  if (constexpr std::string_view kNf4 = "+nf4"; method.ends_with(kNf4)) {
+    method.resize(method.size() - kNf4.size());
+    request.quantization = {.kind = core::Quantization::kNf4, .double_quantization = true};
+  }
+  SBORA_ASSIGN_OR_RETURN(request.adapter.method, core::ParseAdapterMethod(method));
   SBORA_ASSIGN_OR_RETURN(request.adapter.rank, flags.Int("rank", kDefaultRank, 1, kMaxCount));
   request.adapter.alpha = 2.0 * static_cast<double>(request.adapter.rank);
   request.adapter.target_modules = {core::LinearModule::kQ, core::LinearModule::kK, core::LinearModule::kV,
@@ -95,6 +100,7 @@ void Print(const BenchReport& report, bool json) {
                                  {"firstLoss", report.first_loss},
                                  {"lastLoss", report.last_loss},
                                  {"trainableParameters", report.trainable_parameters},
+                                 {"weightBytes", report.weight_bytes},
                                  {"threads", report.threads},
                                  {"randomWeights", report.random_weights}};
   fmt::print("{}\n", object.dump());

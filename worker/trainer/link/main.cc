@@ -22,7 +22,7 @@ namespace {
 
 constexpr char kUsage[] =
     "usage: sbora-trainer run --fd N        one task for the agent behind the inherited socket N\n"
-    "       sbora-trainer bench --model DIR --data FILE [--method M] [--rank R] [--micro-batch B] [--cutoff C]\n"
+    "       sbora-trainer bench --model DIR --data FILE [--method M[+nf4]] [--rank R] [--micro-batch B] [--cutoff C]\n"
     "                           [--steps S] [--threads T] [--device D] [--output text|json]\n"
     "       sbora-trainer --version\n";
 

@@ -106,6 +106,7 @@ StatusOr<TrainRequest> ToTrainRequest(const v1::TaskAssignment& assignment) {
     request.indices.push_back({entry.module(), {entry.indices().begin(), entry.indices().end()}});
   }
   request.base_hash = task.base_hash();
+  request.nf4_dir = OptionalDirectory(assignment, "nf4");
   SBORA_ASSIGN_OR_RETURN(const auto token_cache, DirectoryOf(assignment, "token_cache"));
   SBORA_ASSIGN_OR_RETURN(request.token_cache, OnlyFile(token_cache, kTrainSuffix));
   if (const auto validation = OptionalDirectory(assignment, "validation_cache"); !validation.empty()) {
@@ -125,6 +126,7 @@ StatusOr<EvaluateRequest> ToEvaluateRequest(const v1::TaskAssignment& assignment
   const auto& spec = task.spec();
   EvaluateRequest request;
   SBORA_ASSIGN_OR_RETURN(request.model.model_dir, DirectoryOf(assignment, "model"));
+  request.model.nf4_dir = OptionalDirectory(assignment, "nf4");
   request.model.adapter_dir = OptionalDirectory(assignment, "adapter");
   request.model.base_hash = task.base_hash();
   request.model.device = DeviceOf(assignment, core::ComputeDtype::kAuto, spec.threads());
@@ -143,6 +145,7 @@ StatusOr<GenerateTextRequest> ToGenerateRequest(const v1::TaskAssignment& assign
   const auto& task = assignment.task().generate();
   GenerateTextRequest request;
   SBORA_ASSIGN_OR_RETURN(request.model.model_dir, DirectoryOf(assignment, "model"));
+  request.model.nf4_dir = OptionalDirectory(assignment, "nf4");
   request.model.adapter_dir = OptionalDirectory(assignment, "adapter");
   request.model.base_hash = task.base_hash();
   request.model.device = DeviceOf(assignment, core::ComputeDtype::kAuto, 0);
@@ -150,6 +153,17 @@ StatusOr<GenerateTextRequest> ToGenerateRequest(const v1::TaskAssignment& assign
   request.chat = task.request().prompt_template() == sbora::v1::PROMPT_TEMPLATE_CHAT;
   SBORA_ASSIGN_OR_RETURN(request.generation, ParseGeneration(task.request().generation()));
   request.output_dir = assignment.output_directory();
+  return request;
+}
+
+StatusOr<QuantizeRequest> ToQuantizeRequest(const v1::TaskAssignment& assignment) {
+  const auto& task = assignment.task().quantize();
+  QuantizeRequest request;
+  SBORA_ASSIGN_OR_RETURN(request.model_dir, DirectoryOf(assignment, "model"));
+  request.output_dir = assignment.output_directory();
+  request.double_quantization = task.double_quantization();
+  request.base_hash = task.base_hash();
+  request.threads = assignment.threads();
   return request;
 }
 

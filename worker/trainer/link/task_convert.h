@@ -6,6 +6,7 @@
 
 #include "common/status.h"
 #include "sbora/trainer/v1/trainer.pb.h"
+#include "worker/trainer/session/quantize_base.h"
 #include "worker/trainer/session/train_session.h"
 #include "worker/trainer/tasks/evaluate.h"
 #include "worker/trainer/tasks/prepare.h"
@@ -20,6 +21,7 @@ StatusOr<PrepareRequest> ToPrepareRequest(const v1::TaskAssignment& assignment);
 StatusOr<TrainRequest> ToTrainRequest(const v1::TaskAssignment& assignment);
 StatusOr<EvaluateRequest> ToEvaluateRequest(const v1::TaskAssignment& assignment);
 StatusOr<GenerateTextRequest> ToGenerateRequest(const v1::TaskAssignment& assignment);
+StatusOr<QuantizeRequest> ToQuantizeRequest(const v1::TaskAssignment& assignment);
 
 worker::v1::TaskResult ToProto(const TrainOutcome& outcome);
 /// Carries the first 20 examples.

@@ -98,6 +98,14 @@ StatusOr<TaskEnd> ExportTask(const v1::TaskAssignment& assignment, TaskObserver&
   return TaskEnd{.stopped = false, .result = std::move(result)};
 }
 
+StatusOr<TaskEnd> QuantizeTask(const v1::TaskAssignment& assignment, TaskObserver& observer) {
+  SBORA_ASSIGN_OR_RETURN(const auto request, ToQuantizeRequest(assignment));
+  SBORA_RETURN_IF_ERROR(QuantizeBase(request, observer).status());
+  worker::v1::TaskResult result;
+  result.mutable_files();
+  return TaskEnd{.stopped = false, .result = std::move(result)};
+}
+
 }  // namespace
 
 StatusOr<TaskEnd> RunTask(const v1::TaskAssignment& assignment, TaskObserver& observer) {
@@ -119,7 +127,7 @@ StatusOr<TaskEnd> RunTask(const v1::TaskAssignment& assignment, TaskObserver& ob
     case worker::v1::Task::kExport:
       return ExportTask(assignment, observer);
     case worker::v1::Task::kQuantize:
-      return Unimplemented("TASK_UNIMPLEMENTED", "quantize tasks are not built yet");
+      return QuantizeTask(assignment, observer);
     case worker::v1::Task::KIND_NOT_SET:
       break;
   }

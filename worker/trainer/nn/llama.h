@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "common/status.h"
+#include "core/adapter.h"
 #include "core/model_config.h"
 #include "worker/trainer/nn/adapter_set.h"
 #include "worker/trainer/nn/kv_cache.h"
@@ -44,12 +45,15 @@ class LlamaModel {
   struct Options {
     at::Device device = at::kCPU;
     at::ScalarType dtype = at::kFloat;
+    /// Load and Random: linear weights become NF4 one after the other, for speed and memory measurements. A run reads a
+    /// folder that was made once (LoadNf4), which is nf4 whatever stands here.
+    core::BaseQuantization quantization = {};
     /// Ticks after each tensor; for progress counters.
     std::function<void(int64_t tensors_done, int64_t tensors_total)> progress = nullptr;
   };
 
   /// Reads config.json and *.safetensors (one file, or shards with an index) as core's model import writes them.
-  /// Errors: those of core::ModelFolder::Open, naming file and tensor. Running out of memory throws, as LibTorch does.
+  /// Errors: those of core::ModelFolder::Open, naming file and tensor; of QuantizeWeight. Running out of memory throws, as LibTorch does.
   static StatusOr<std::unique_ptr<LlamaModel>> Load(const std::filesystem::path& dir, const Options& options);
 
   /// Reads an NF4 base as core::WriteNf4Model makes it.

@@ -14,6 +14,7 @@
 #include "core/counter_rng.h"
 #include "core/model_folder.h"
 #include "core/nf4_model.h"
+#include "worker/trainer/ops/quantize_weight.h"
 
 namespace sbora::trainer {
 namespace {
@@ -103,10 +104,29 @@ ops::Nf4Tensors ToTensors(const core::Nf4Parts& parts, const core::ModuleShape& 
           .offset = parts.offset.empty() ? 0.0f : parts.offset.front()};
 }
 
+core::DType CoreDType(const at::Tensor& tensor) {
+  if (tensor.scalar_type() == at::kHalf) return core::DType::kF16;
+  return tensor.scalar_type() == at::kBFloat16 ? core::DType::kBF16 : core::DType::kF32;
+}
+
+StatusOr<ops::LinearWeight> Quantized(const std::string& name, const at::Tensor& w_OI, const LlamaModel::Options& options,
+                                      const std::shared_ptr<ops::DequantizeScratch>& scratch) {
+  const at::Tensor host_OI = w_OI.cpu().contiguous();
+  const core::TensorView view{.name = name,
+                              .dtype = CoreDType(host_OI),
+                              .shape = host_OI.sizes().vec(),
+                              .data = {static_cast<const std::byte*>(host_OI.const_data_ptr()), host_OI.nbytes()}};
+  const auto parts = QuantizeWeight(view, options.quantization.double_quantization, at::get_num_threads());
+  if (!parts.ok()) return parts.status().WithContext("quantising " + name);
+  return ops::LinearWeight(ToTensors(*parts, {.out_features = w_OI.size(0), .in_features = w_OI.size(1)}, options.device),
+                           options.dtype, scratch);
+}
+
 }  // namespace
 
 LlamaModel::Weights::Weights(const core::ModelConfig& model, const Options& load_options)
-    : config(model), options(load_options), layers(static_cast<size_t>(model.num_layers)) {}
+    : config(model), options(load_options), layers(static_cast<size_t>(model.num_layers)),
+      scratch(std::make_shared<ops::DequantizeScratch>()) {}
 
 template <typename Self, typename Found>
 void LlamaModel::Weights::Find(Self& weights, const std::string& name, const Found& found) {
@@ -126,8 +146,23 @@ void LlamaModel::Weights::Find(Self& weights, const std::string& name, const Fou
   SBORA_CHECK(false, "{} is no tensor of a LLaMA", name);
 }
 
-void LlamaModel::Weights::Set(const std::string& name, at::Tensor tensor) {
-  Find(*this, name, [&](auto& place) { place = std::move(tensor); });
+Status LlamaModel::Weights::Set(const std::string& name, at::Tensor tensor) {
+  Status status;
+  Find(*this, name, [&](auto& place) {
+    if constexpr (std::is_same_v<std::decay_t<decltype(place)>, ops::LinearWeight>) {
+      if (options.quantization.kind == core::Quantization::kNf4) {
+        auto quantized = Quantized(name, tensor, options, scratch);
+        if (quantized.ok()) {
+          place = *std::move(quantized);
+        } else {
+          status = quantized.status();
+        }
+        return;
+      }
+    }
+    place = std::move(tensor);
+  });
+  return status;
 }
 
 at::Tensor LlamaModel::Weights::Get(const std::string& name) const {
@@ -155,7 +190,7 @@ StatusOr<std::unique_ptr<LlamaModel>> LlamaModel::Load(const std::filesystem::pa
   for (const core::TensorSpec& spec : specs) {
     SBORA_ASSIGN_OR_RETURN(const core::TensorView view, folder.Tensor(spec.name));
     SBORA_ASSIGN_OR_RETURN(at::Tensor tensor, Read(view, options));
-    weights->Set(spec.name, std::move(tensor));
+    SBORA_RETURN_IF_ERROR(weights->Set(spec.name, std::move(tensor)));
     if (options.progress) options.progress(++done, static_cast<int64_t>(specs.size()));
   }
   for (const core::SafetensorsFile& shard : folder.shards()) shard.Evict();
@@ -174,15 +209,15 @@ StatusOr<std::unique_ptr<LlamaModel>> LlamaModel::LoadNf4(const std::filesystem:
     const auto view = folder.Tensor(spec.name);
     if (!view.ok()) continue;  // a linear weight; its tensors have other names
     SBORA_ASSIGN_OR_RETURN(at::Tensor tensor, Read(*view, options));
-    weights->Set(spec.name, std::move(tensor));
+    SBORA_RETURN_IF_ERROR(weights->Set(spec.name, std::move(tensor)));
     if (options.progress) options.progress(++done, total);
   }
-  const auto scratch = std::make_shared<ops::DequantizeScratch>();
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     for (const core::LinearModule module : core::kAllLinearModules) {
       SBORA_ASSIGN_OR_RETURN(const core::Nf4Parts parts, folder.Weight(layer, module));
       weights->layers[static_cast<size_t>(layer)].linear[static_cast<size_t>(module)] = ops::LinearWeight(
-          ToTensors(parts, core::LinearModuleShape(config, module), options.device), options.dtype, scratch);
+          ToTensors(parts, core::LinearModuleShape(config, module), options.device), options.dtype,
+          weights->scratch);
       if (options.progress) options.progress(++done, total);
     }
   }
@@ -197,7 +232,7 @@ StatusOr<std::unique_ptr<LlamaModel>> LlamaModel::Random(const core::ModelConfig
   const std::vector<core::TensorSpec> specs = core::ExpectedTensors(config);
   int64_t done = 0;
   for (const core::TensorSpec& spec : specs) {
-    weights->Set(spec.name, RandomTensor(spec, seed, options));
+    SBORA_RETURN_IF_ERROR(weights->Set(spec.name, RandomTensor(spec, seed, options)));
     if (options.progress) options.progress(++done, static_cast<int64_t>(specs.size()));
   }
   weights->Finish();

@@ -4,6 +4,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <array>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "worker/trainer/nn/llama.h"
@@ -25,10 +27,12 @@ struct LlamaModel::Weights {
   at::Tensor norm_H;
   std::vector<Layer> layers;
   at::Tensor inverse_frequency_D2;  // f32 on the device
+  std::shared_ptr<ops::DequantizeScratch> scratch;  // shared by all linear weights
 
   Weights(const core::ModelConfig& model, const Options& load_options);
-  /// Puts a checkpoint tensor into its place. REQUIRED: `name` is one of core::ExpectedTensors.
-  void Set(const std::string& name, at::Tensor tensor);
+  /// Puts a checkpoint tensor into its place, quantised if the options say so. REQUIRED: `name` is one of
+  /// core::ExpectedTensors.
+  Status Set(const std::string& name, at::Tensor tensor);
   /// That tensor; a copy where the weight is NF4.
   at::Tensor Get(const std::string& name) const;
   /// After the last Set.

@@ -88,12 +88,6 @@ at::Tensor LinearWeight::Materialize() const {
   return out_OI;
 }
 
-void LinearWeight::CopyTo(const at::Tensor& out_OI) const {
-  if (nf4_) return Dequantize(*nf4_, out_OI);
-  at::Tensor target = out_OI;
-  target.copy_(dense_OI_);
-}
-
 int64_t LinearWeight::Bytes() const {
   if (!nf4_) return static_cast<int64_t>(dense_OI_.nbytes());
   int64_t bytes = sizeof(float);

@@ -43,17 +43,12 @@ class LinearWeight {
   LinearWeight(Nf4Tensors nf4, at::ScalarType dtype, std::shared_ptr<DequantizeScratch> scratch);
 
   bool quantized() const { return nf4_ != nullptr; }
-  int64_t out_features() const { return nf4_ ? nf4_->out_features : dense_OI_.size(0); }
-  int64_t in_features() const { return nf4_ ? nf4_->in_features : dense_OI_.size(1); }
-  at::ScalarType dtype() const { return nf4_ ? dtype_ : dense_OI_.scalar_type(); }
 
   /// [O, I]. A dense weight's own tensor; else a view of the scratch that holds until Dense() of the next weight: use it
   /// up first, and keep it in no graph.
   at::Tensor Dense() const;
   /// [O, I], for keeps: a dense weight's own tensor, or a de-quantised copy.
   at::Tensor Materialize() const;
-  /// Into out_OI (dtype(), rows contiguous, any row stride), for example the left part of an augmented matrix.
-  void CopyTo(const at::Tensor& out_OI) const;
   /// Bytes kept, without the scratch.
   int64_t Bytes() const;
 

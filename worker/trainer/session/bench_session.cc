@@ -70,8 +70,9 @@ bool HasWeights(const std::filesystem::path& dir) {
          std::filesystem::exists(dir / "model.safetensors.index.json", error);
 }
 
-StatusOr<std::unique_ptr<LlamaModel>> OpenModel(const std::filesystem::path& dir, const TorchPlan& plan) {
-  const LlamaModel::Options options{.device = plan.device, .dtype = plan.dtype, .progress = {}};
+StatusOr<std::unique_ptr<LlamaModel>> OpenModel(const BenchRequest& request, const TorchPlan& plan) {
+  const std::filesystem::path& dir = request.model_dir;
+  const LlamaModel::Options options{.device = plan.device, .dtype = plan.dtype, .quantization = request.quantization};
   if (HasWeights(dir)) return LlamaModel::Load(dir, options);
   SBORA_ASSIGN_OR_RETURN(const std::string text, ReadFile(dir / "config.json", kMaxConfigBytes));
   SBORA_ASSIGN_OR_RETURN(const auto config, core::ParseHfConfig(text));
@@ -80,7 +81,7 @@ StatusOr<std::unique_ptr<LlamaModel>> OpenModel(const std::filesystem::path& dir
 
 StatusOr<BenchReport> Bench(const BenchRequest& request) {
   SBORA_ASSIGN_OR_RETURN(const TorchPlan plan, SetUpTorch(request.device));
-  SBORA_ASSIGN_OR_RETURN(const auto model, OpenModel(request.model_dir, plan));
+  SBORA_ASSIGN_OR_RETURN(const auto model, OpenModel(request, plan));
   core::JobSpec spec;
   spec.adapter = request.adapter;
   spec.training.batch_size = spec.training.micro_batch_size = request.micro_batch;
@@ -95,6 +96,7 @@ StatusOr<BenchReport> Bench(const BenchRequest& request) {
   TrainLoop loop(spec, {.model = model.get(), .adapter = adapter.get(), .data = data.get(), .observer = &stopwatch});
   SBORA_RETURN_IF_ERROR(loop.Run().status());
   report.trainable_parameters = adapter->parameter_count();
+  report.weight_bytes = model->WeightBytes();
   report.threads = at::get_num_threads();
   report.random_weights = !HasWeights(request.model_dir);
   return report;

@@ -15,6 +15,7 @@ struct BenchRequest {
   int64_t micro_batch = 4;           ///< samples of a step
   int64_t warmup_steps = 2;          ///< run first, not measured
   int64_t steps = 10;                ///< measured
+  core::BaseQuantization quantization;
   std::filesystem::path model_dir;   ///< with config.json alone: seeded random weights
   std::filesystem::path token_cache;
   DevicePlan device;
@@ -28,6 +29,7 @@ struct BenchReport {
   double first_loss = 0;
   double last_loss = 0;
   int64_t trainable_parameters = 0;
+  int64_t weight_bytes = 0;  ///< of the base as it is held
   int threads = 0;
   bool random_weights = false;
 };

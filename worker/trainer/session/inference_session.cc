@@ -12,6 +12,7 @@
 #include "worker/trainer/nn/generate.h"
 #include "worker/trainer/nn/llama.h"
 #include "worker/trainer/session/adapter_binding.h"
+#include "worker/trainer/session/base_model.h"
 #include "worker/trainer/session/torch_runtime.h"
 
 namespace sbora::trainer {
@@ -61,11 +62,13 @@ StatusOr<std::unique_ptr<InferenceSession>> InferenceSession::Load(const Options
     SBORA_ASSIGN_OR_RETURN(const TorchPlan plan, SetUpTorch(options.device));
     auto impl = std::make_unique<Impl>();
     impl->observer = &observer;
-    SBORA_ASSIGN_OR_RETURN(
-        impl->model,
-        LlamaModel::Load(options.model_dir, {.device = plan.device, .dtype = plan.dtype, .progress = [&](int64_t done, int64_t total) {
-                           observer.OnProgress({.phase = fmt::format("loading model ({} of {} tensors)", done, total)});
-                         }}));
+    BaseRequest base{.model_dir = options.model_dir, .nf4_dir = options.nf4_dir, .base_hash = options.base_hash,
+                     .quantization = {}};
+    if (!options.adapter_dir.empty()) {
+      SBORA_ASSIGN_OR_RETURN(const auto adapter, core::AdapterFolder::Open(options.adapter_dir));
+      base.quantization = adapter.config().base_quantization;
+    }
+    SBORA_ASSIGN_OR_RETURN(impl->model, LoadBase(base, plan, observer));
     if (!options.adapter_dir.empty()) {
       SBORA_ASSIGN_OR_RETURN(impl->adapter, LoadAdapter(options.adapter_dir, impl->model->config(), options.base_hash,
                                                         plan.device));

@@ -1,7 +1,8 @@
 /// A loaded model, with or without an adapter, for generation and for the loss of given answers. Torch-free border, as
 /// train_session.h.
 ///
-/// Errors: loading: those of the model and adapter folders, FAILED_PRECONDITION BASE_HASH_MISMATCH; computing:
+/// The base is held as the adapter's config says it was in training.
+/// Errors: loading: those of LoadBase (base_model.h) and the adapter folder, FAILED_PRECONDITION BASE_HASH_MISMATCH; computing:
 /// INVALID_ARGUMENT for prompts that are empty, too long or hold unknown ids; RESOURCE_EXHAUSTED OOM_GPU, OOM_HOST;
 /// CANCELLED when the observer asks to stop. Threading: one call at a time.
 #pragma once
@@ -46,6 +47,7 @@ class InferenceSession {
  public:
   struct Options {
     std::filesystem::path model_dir;
+    std::filesystem::path nf4_dir;      ///< the base in NF4; needed when the adapter was trained on it
     std::filesystem::path adapter_dir;  ///< empty: the base model
     std::string base_hash;              ///< of model_dir; the adapter must name the same. Empty: not checked
     DevicePlan device;

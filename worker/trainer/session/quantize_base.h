@@ -22,7 +22,4 @@ struct QuantizeRequest {
 /// holds a value that is not finite; CANCELLED when the observer asks to stop.
 StatusOr<core::Nf4Config> QuantizeBase(const QuantizeRequest& request, TaskObserver& observer);
 
-/// One weight (F32, F16 or BF16), on `threads` threads. For QuantizeBase and tests.
-StatusOr<core::Nf4Parts> QuantizeWeight(const core::TensorView& weight, bool double_quantization, int threads);
-
 }  // namespace sbora::trainer

@@ -14,7 +14,7 @@ std::string RunHash(const TrainRequest& request, const std::string& token_cache_
   for (const auto& [module, index] : request.indices) indices[module] = index;
   nlohmann::json targets = nlohmann::json::array();
   for (const auto module : adapter.target_modules) targets.push_back(core::LinearModuleName(module));
-  const nlohmann::json run = {
+  nlohmann::json run = {
       {"adapter", {core::AdapterMethodName(adapter.method), adapter.rank, adapter.alpha, adapter.dropout, targets}},
       {"training",
        {training.epochs, training.max_steps, training.batch_size, training.micro_batch_size, training.learning_rate,
@@ -25,6 +25,8 @@ std::string RunHash(const TrainRequest& request, const std::string& token_cache_
       {"base", request.base_hash},
       {"data", {token_cache_key, validation_cache_key}},
       {"indices", indices}};
+  // Beside it, so that the identity of a run on a plain base is what it was before there were others.
+  if (request.spec.quantization != core::Quantization::kNone) run["double_quantization"] = request.spec.double_quantization;
   return Sha256Hex(run.dump());
 }
 

@@ -10,6 +10,7 @@
 #include "core/r_index.h"
 #include "worker/trainer/session/adapter_binding.h"
 #include "worker/trainer/session/artifact.h"
+#include "worker/trainer/session/base_model.h"
 #include "worker/trainer/session/batch_source.h"
 #include "worker/trainer/session/run_hash.h"
 #include "worker/trainer/session/torch_runtime.h"
@@ -36,14 +37,6 @@ StatusOr<Data> OpenData(const TrainRequest& request, int64_t vocab_size) {
   return data;
 }
 
-StatusOr<std::unique_ptr<LlamaModel>> LoadModel(const TrainRequest& request, const TorchPlan& plan,
-                                                TaskObserver& observer) {
-  return LlamaModel::Load(request.model_dir,
-                          {.device = plan.device, .dtype = plan.dtype, .progress = [&](int64_t done, int64_t total) {
-                             observer.OnProgress({.phase = fmt::format("loading model ({} of {} tensors)", done, total)});
-                           }});
-}
-
 core::AdapterConfig ConfigOf(const TrainRequest& request, const core::ModelConfig& base) {
   const auto& adapter = request.spec.adapter;
   return {.method = adapter.method,
@@ -56,7 +49,8 @@ core::AdapterConfig ConfigOf(const TrainRequest& request, const core::ModelConfi
           .artifact_dtype = core::DType::kF32,
           .base_model = request.spec.model,
           .base_hash = request.base_hash,
-          .base_config = base};
+          .base_config = base,
+          .base_quantization = core::BaseQuantizationOf(request.spec)};
 }
 
 void ReportRejected(const LoadReport& report, TaskObserver& observer) {
@@ -99,7 +93,12 @@ TrainOutcome OutcomeOf(const TrainLoop& loop, bool finished) {
 
 StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer) {
   SBORA_ASSIGN_OR_RETURN(const TorchPlan plan, SetUpTorch(request.device));
-  SBORA_ASSIGN_OR_RETURN(const auto model, LoadModel(request, plan, observer));
+  SBORA_ASSIGN_OR_RETURN(const auto model,
+                         LoadBase({.model_dir = request.model_dir,
+                                   .nf4_dir = request.nf4_dir,
+                                   .base_hash = request.base_hash,
+                                   .quantization = core::BaseQuantizationOf(request.spec)},
+                                  plan, observer));
   SBORA_ASSIGN_OR_RETURN(const Data data, OpenData(request, model->config().vocab_size));
   SBORA_ASSIGN_OR_RETURN(const auto adapter,
                          CreateAdapter(model->config(), request.spec.adapter, request.indices, plan.device));

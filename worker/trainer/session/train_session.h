@@ -37,6 +37,7 @@ struct TrainRequest {
   std::vector<ModuleIndices> indices;  ///< one for each layer and target module
   std::string base_hash;
   std::filesystem::path model_dir;
+  std::filesystem::path nf4_dir;  ///< the base in NF4, when spec.quantization asks for it
   std::filesystem::path token_cache;
   std::filesystem::path validation_cache;  ///< empty: no validation
   std::filesystem::path output_dir;        ///< receives the artifact
