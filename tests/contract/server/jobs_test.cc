@@ -356,6 +356,8 @@ TEST_F(JobsTest, EstimatesTakeWhatCannotBeTrainedYet) {
     EXPECT_EQ(response.memory().error_percent(), 0);  // never measured
   }
   request.mutable_spec()->mutable_adapter()->set_method(v1::METHOD_FULL);
+  EXPECT_TRUE(Fails(Call(*jobs_, &Stub::EstimateFineTuningJob, request, &response), grpc::INVALID_ARGUMENT, "INVALID_SPEC"));
+  request.mutable_spec()->set_quantization(v1::QUANTIZATION_NONE);
   ASSERT_TRUE(Call(*jobs_, &Stub::EstimateFineTuningJob, request, &response).ok());
   EXPECT_EQ(response.modules_size(), 7);
   request.set_tokens_per_sample(1e9);

@@ -234,8 +234,6 @@ TEST_F(ResourcesTest, AnAdapterIsExportedMergedAndDeleted) {
   convert.set_name(get.name());
   google::longrunning::Operation operation;
   EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation), grpc::INVALID_ARGUMENT, "BAD_EXPORT_FORMAT"));
-  convert.set_format(v1::EXPORT_FORMAT_PATCH);
-  EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation), grpc::UNIMPLEMENTED, "FEATURE_NOT_IMPLEMENTED"));
   convert.set_format(v1::EXPORT_FORMAT_PEFT);
   convert.set_gguf_type(v1::GGUF_TYPE_F16);
   EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation), grpc::INVALID_ARGUMENT, "BAD_GGUF_TYPE"));
