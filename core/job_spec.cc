@@ -155,7 +155,7 @@ Status CheckJobSpec(const JobSpec& spec, SpecPurpose purpose) {
   violations.Require(spec.adapter.method != AdapterMethod::kFull || spec.quantization == Quantization::kNone,
                      "spec.quantization",
                      "must be none with method full, which trains the weights themselves and 4 bits cannot follow its steps; "
-                     "train an adapter on the nf4 base (method sbora_fa, sbora_fb), or full without quantization");
+                     "train an adapter on the nf4 base (sbora_fa, sbora_fb, lora, dora), or full without quantization");
   const bool can_freeze = spec.adapter.method == AdapterMethod::kLora;
   violations.Require(can_freeze || spec.adapter.frozen_a == FrozenFactor::kNone, "spec.adapter.frozen_a",
                      fmt::format("is {}, which goes with METHOD_LORA, not with {}",

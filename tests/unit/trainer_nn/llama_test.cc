@@ -223,7 +223,7 @@ TEST(AdapterSet, InitializeDrawsAAndMeasuresTheRows) {
 
 TEST(AdapterSet, AFrozenAIsNoParameter) {
   const auto trained = TinyAdapter(AdapterMethod::kLora);
-  const auto frozen = TinyAdapter(AdapterMethod::kLora, 0, core::FrozenFactor::kOrthonormal);
+  const auto frozen = TinyAdapter(AdapterMethod::kLora, 0, TinyConfig(), core::FrozenFactor::kOrthonormal);
   ASSERT_TRUE(frozen->Initialize(3, nullptr).ok());
   int64_t a_elements = 0;
   for (const AdapterModule& module : frozen->modules()) {

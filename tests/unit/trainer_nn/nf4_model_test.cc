@@ -107,7 +107,8 @@ PackedBatch TwoSamples() {
 
 class Nf4ModelTest : public ::testing::TestWithParam<std::tuple<AdapterMethod, bool>> {};
 INSTANTIATE_TEST_SUITE_P(Methods, Nf4ModelTest,
-                         ::testing::Combine(::testing::Values(AdapterMethod::kSboraFa, AdapterMethod::kSboraFb),
+                         ::testing::Combine(::testing::Values(AdapterMethod::kSboraFa, AdapterMethod::kSboraFb,
+                                                              AdapterMethod::kLora, AdapterMethod::kDora),
                                             ::testing::Bool()));
 
 TEST_P(Nf4ModelTest, ATrainingStepEqualsTheDequantisedModelsInEveryBit) {

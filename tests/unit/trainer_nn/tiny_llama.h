@@ -72,8 +72,8 @@ inline void Randomize(const AdapterSet& adapter) {
 
 /// A randomized adapter on all modules.
 inline std::unique_ptr<AdapterSet> TinyAdapter(core::AdapterMethod method, double dropout = 0,
+                                               const core::ModelConfig& config = TinyConfig(),
                                                core::FrozenFactor frozen_a = core::FrozenFactor::kNone) {
-  const core::ModelConfig config = TinyConfig();
   const AdapterOptions options{.method = method, .rank = 5, .alpha = 10, .dropout = dropout, .frozen_a = frozen_a,
                                .modules = AllModules(method, 5, config)};
   auto adapter = AdapterSet::Create(config, options, at::kCPU);
