@@ -85,7 +85,8 @@ bool MayCommit(JobState state);
 bool IsWorthRetrying(TerminationReason reason);
 /// True when trying again is pointless until somebody has acted, though the job itself is sound: NO_SPACE.
 bool NeedsAPerson(TerminationReason reason);
-/// False for reasons that are not the job's fault: WORKER_LOST, PREEMPTED, PAUSED_BY_USER raise recovery_count only.
+/// False for reasons that are not the job's fault: WORKER_LOST and PREEMPTED, which raise recovery_count only, and
+/// PAUSED_BY_USER, which raises nothing.
 bool CountsAsAttempt(TerminationReason reason);
 
 /// "RUNNING", "OOM_GPU" and so on; the words of proto, store and logs.
