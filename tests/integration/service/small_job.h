@@ -38,14 +38,18 @@ inline v1::FineTuningSpec SmallSpec(int64_t max_steps) {
 }
 
 /// Server and worker up, model `tiny` and data set `colors` there.
+inline Status StartAndAddInputs(Service& service) {
+  SBORA_RETURN_IF_ERROR(service.StartBoth());
+  const auto folder = service.directory() / "tiny";
+  SBORA_RETURN_IF_ERROR(WriteTinyModel(folder));
+  SBORA_RETURN_IF_ERROR(service.ImportModel(folder, "tiny"));
+  WriteSmallDataset(service.directory() / "colors.jsonl", 37);
+  return service.UploadDataset(service.directory() / "colors.jsonl", "colors");
+}
+
 inline StatusOr<std::unique_ptr<Service>> StartWithInputs() {
   SBORA_ASSIGN_OR_RETURN(std::unique_ptr<Service> service, Service::Create());
-  SBORA_RETURN_IF_ERROR(service->StartBoth());
-  const auto folder = service->directory() / "tiny";
-  SBORA_RETURN_IF_ERROR(WriteTinyModel(folder));
-  SBORA_RETURN_IF_ERROR(service->ImportModel(folder, "tiny"));
-  WriteSmallDataset(service->directory() / "colors.jsonl", 37);
-  SBORA_RETURN_IF_ERROR(service->UploadDataset(service->directory() / "colors.jsonl", "colors"));
+  SBORA_RETURN_IF_ERROR(StartAndAddInputs(*service));
   return service;
 }
 
