@@ -100,13 +100,11 @@ grpc::Status AdapterServiceImpl::GetAdapter(grpc::ServerContext* context, const 
 
 grpc::Status AdapterServiceImpl::ListAdapters(grpc::ServerContext* context, const v1::ListAdaptersRequest* request,
                                               v1::ListAdaptersResponse* response) {
-  return Unary(services_, *context, "sbora.v1.AdapterService/ListAdapters", [&](const Call&) {
-    const auto add = [&](const ResourceRow& row) -> Status {
-      SBORA_ASSIGN_OR_RETURN(*response->add_adapters(), AdapterOf(row));
-      return OkStatus();
-    };
-    return ListResources(services_, ResourceKind::kAdapter, request->parent(), request->page_size(), request->page_token(), add,
-                         *response->mutable_next_page_token());
+  return Unary(services_, *context, "sbora.v1.AdapterService/ListAdapters", [&](const Call&) -> Status {
+    SBORA_ASSIGN_OR_RETURN(*response->mutable_next_page_token(),
+                           ListResources(services_, ResourceKind::kAdapter, request->parent(), request->page_size(), request->page_token(),
+                                         AdapterOf, *response->mutable_adapters()));
+    return OkStatus();
   });
 }
 

@@ -8,6 +8,7 @@
 #include "common/ids.h"
 #include "common/sha256.h"
 #include "common/status_macros.h"
+#include "common/text.h"
 #include "core/manifest.h"
 #include "core/names.h"
 #include "sbora/v1/adapter.pb.h"
@@ -21,6 +22,7 @@ namespace sbora::server {
 namespace {
 
 constexpr int kMaxResultExamples = 20;
+constexpr size_t kMaxExampleBytes = 8 * 1024;  ///< of each text; examples_file has all of it
 /// A manifest whose commit failed is swept away after this; a commit that is still being repeated renews it.
 constexpr std::chrono::hours kManifestLife{24};
 
@@ -213,6 +215,11 @@ void CommitEvaluate(const worker::v1::TaskResult& result, Pending& pending) {
   worker::v1::TaskResult complete = result;
   v1::EvaluationResult& evaluation = *complete.mutable_evaluate();
   while (evaluation.examples_size() > kMaxResultExamples) evaluation.mutable_examples()->RemoveLast();
+  for (v1::EvaluationExample& example : *evaluation.mutable_examples()) {
+    example.set_prompt(CutText(example.prompt(), kMaxExampleBytes));
+    example.set_reference(CutText(example.reference(), kMaxExampleBytes));
+    example.set_output(CutText(example.output(), kMaxExampleBytes));
+  }
   if (!pending.files.empty()) *evaluation.mutable_examples_file() = pending.files[0];
   OwnFiles(pending.files, pending.work.row.uid, pending);
   pending.result = Serialize(complete);

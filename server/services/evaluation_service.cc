@@ -2,10 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <numeric>
+
 #include "common/ids.h"
 #include "common/status_macros.h"
 #include "core/proto/convert.h"
 #include "server/services/convert.h"
+#include "server/services/pages.h"
 #include "server/services/requests.h"
 #include "server/services/resource_calls.h"
 #include "server/services/rpc.h"
@@ -17,6 +20,7 @@ namespace {
 constexpr std::string_view kKind = "EVALUATION_JOB";
 constexpr int kMaxPrompts = 64;
 constexpr size_t kMaxPromptBytes = 64 * 1024;
+constexpr size_t kMaxPromptsBytes = 2 << 20;  ///< together: they go to a worker in one message
 constexpr std::chrono::milliseconds kAnswerMargin{300};
 
 Status CheckGeneration(const v1::GenerationSpec& spec, const std::string& prefix, Status bad) {
@@ -68,6 +72,9 @@ Status CheckGenerate(const v1::GenerateRequest& request) {
     if (request.prompts(i).size() <= kMaxPromptBytes) continue;
     bad = bad.WithViolation(fmt::format("prompts[{}]", i), fmt::format("{} bytes exceed {}", request.prompts(i).size(), kMaxPromptBytes));
   }
+  const size_t together = std::accumulate(request.prompts().begin(), request.prompts().end(), size_t{0},
+                                          [](size_t sum, const std::string& prompt) { return sum + prompt.size(); });
+  if (together > kMaxPromptsBytes) bad = bad.WithViolation("prompts", fmt::format("{} bytes together exceed {}", together, kMaxPromptsBytes));
   if (!core::ParsePromptTemplate(request.prompt_template()).ok()) bad = bad.WithViolation("prompt_template", "must be one of PromptTemplate");
   bad = CheckGeneration(request.generation(), "generation.", bad);
   return bad.violations().empty() ? OkStatus() : bad;
@@ -191,13 +198,8 @@ Status EvaluationServiceImpl::List(const v1::ListEvaluationJobsRequest& request,
   WorkQuery work_query;
   work_query.project = project;
   work_query.kinds = {WorkKind::kEvaluate};
-  work_query.page_size = page.size;
-  work_query.cursor = page.cursor;
-  SBORA_ASSIGN_OR_RETURN(const Page<Work> works, services_.store().ListWork(work_query));
-  for (const Work& work : works.rows) {
-    SBORA_ASSIGN_OR_RETURN(*response.add_evaluation_jobs(), EvaluationOf(work, services_.coordinator->Progress(work.row.uid)));
-  }
-  response.set_next_page_token(PageToken(works.next_cursor, query));
+  SBORA_ASSIGN_OR_RETURN(const std::string next, FillWorkPage(services_, page, std::move(work_query), EvaluationOf, *response.mutable_evaluation_jobs()));
+  response.set_next_page_token(PageToken(next, query));
   return OkStatus();
 }
 

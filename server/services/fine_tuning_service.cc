@@ -7,6 +7,7 @@
 #include "common/status_macros.h"
 #include "server/services/convert.h"
 #include "server/services/job_planner.h"
+#include "server/services/pages.h"
 #include "server/services/requests.h"
 #include "server/services/resource_calls.h"
 #include "server/services/rpc.h"
@@ -16,8 +17,6 @@ namespace sbora::server {
 namespace {
 
 constexpr std::string_view kKind = "JOB";
-/// A page of long log lines ends early: messages have at most 4 MiB.
-constexpr size_t kMaxPageBytes = 2 << 20;
 
 Status FilterError(const std::string& filter) {
   return Unimplemented("FILTER_NOT_SUPPORTED",
@@ -108,13 +107,8 @@ Status FineTuningServiceImpl::List(const v1::ListFineTuningJobsRequest& request,
   work_query.project = project;
   work_query.kinds = {WorkKind::kTrain};
   SBORA_ASSIGN_OR_RETURN(work_query.states, ParseStateFilter(request.filter()));
-  work_query.page_size = page.size;
-  work_query.cursor = page.cursor;
-  SBORA_ASSIGN_OR_RETURN(const Page<Work> works, services_.store().ListWork(work_query));
-  for (const Work& work : works.rows) {
-    SBORA_ASSIGN_OR_RETURN(*response.add_fine_tuning_jobs(), JobOf(work, services_.coordinator->Progress(work.row.uid)));
-  }
-  response.set_next_page_token(PageToken(works.next_cursor, query));
+  SBORA_ASSIGN_OR_RETURN(const std::string next, FillWorkPage(services_, page, std::move(work_query), JobOf, *response.mutable_fine_tuning_jobs()));
+  response.set_next_page_token(PageToken(next, query));
   return OkStatus();
 }
 
@@ -124,11 +118,11 @@ Status FineTuningServiceImpl::ListEvents(const v1::ListFineTuningEventsRequest& 
   SBORA_ASSIGN_OR_RETURN(const PageRequest page, ParsePage(request.page_size(), request.page_token(), query));
   SBORA_ASSIGN_OR_RETURN(const int64_t after, NumberCursor(page.cursor, 0));
   SBORA_ASSIGN_OR_RETURN(const std::vector<EventRow> rows, services_.store().ListEvents(work.row.uid, after, page.size + 1));
-  size_t bytes = 0;
+  PageBudget budget;
   for (const EventRow& row : rows) {
-    if (response.events_size() == page.size || bytes > kMaxPageBytes) break;
-    *response.add_events() = EventOf(row);
-    bytes += row.message.size();
+    v1::FineTuningEvent event = EventOf(row);
+    if (response.events_size() == page.size || !budget.Take(event.ByteSizeLong())) break;
+    *response.add_events() = std::move(event);
   }
   if (rows.size() > static_cast<size_t>(response.events_size())) {
     response.set_next_page_token(PageToken(std::to_string(response.events().rbegin()->sequence()), query));

@@ -102,6 +102,14 @@ StatusOr<worker::v1::Task> TrainTaskOf(const References& references, const core:
   return task;
 }
 
+/// Index vectors are nearly all of a task.
+Status CheckTaskSize(const worker::v1::Task& task) {
+  const size_t bytes = task.ByteSizeLong();
+  if (bytes <= kMaxTaskBytes) return OkStatus();
+  return InvalidArgument("INVALID_SPEC", fmt::format("the task for a worker has {} bytes, which is above {}", bytes, kMaxTaskBytes))
+      .WithViolation("spec.adapter.rank", "lower the rank, or adapt fewer modules: each adapted module has an index vector of this length");
+}
+
 int64_t ToMillis(double seconds) { return static_cast<int64_t>(seconds * 1000.0); }
 
 DeviceKind ToDevice(core::DeviceKind device) {
@@ -152,6 +160,7 @@ StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::Cr
   SBORA_ASSIGN_OR_RETURN(const References references, Resolve(services, project, spec));
   SBORA_RETURN_IF_ERROR(CheckAgainstModel(references, spec));
   SBORA_ASSIGN_OR_RETURN(const worker::v1::Task task, TrainTaskOf(references, spec));
+  SBORA_RETURN_IF_ERROR(CheckTaskSize(task));
 
   PlannedJob planned;
   planned.job.set_name(FullName(project, core::Collection::kFineTuningJobs, id));

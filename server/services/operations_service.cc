@@ -7,6 +7,7 @@
 #include "common/ids.h"
 #include "common/status_macros.h"
 #include "server/services/convert.h"
+#include "server/services/pages.h"
 #include "server/services/requests.h"
 #include "server/services/rpc.h"
 
@@ -47,13 +48,8 @@ Status OperationsServiceImpl::List(const lro::ListOperationsRequest& request, lr
   WorkQuery work_query;
   work_query.project = project;
   work_query.kinds = {WorkKind::kImport, WorkKind::kMerge, WorkKind::kExport};
-  work_query.page_size = page.size;
-  work_query.cursor = page.cursor;
-  SBORA_ASSIGN_OR_RETURN(const Page<Work> works, services_.store().ListWork(work_query));
-  for (const Work& work : works.rows) {
-    SBORA_ASSIGN_OR_RETURN(*response.add_operations(), OperationOf(work, services_.coordinator->Progress(work.row.uid)));
-  }
-  response.set_next_page_token(PageToken(works.next_cursor, query));
+  SBORA_ASSIGN_OR_RETURN(const std::string next, FillWorkPage(services_, page, std::move(work_query), OperationOf, *response.mutable_operations()));
+  response.set_next_page_token(PageToken(next, query));
   return OkStatus();
 }
 

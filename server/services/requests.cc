@@ -126,13 +126,6 @@ Status NameMissing(const Status& status, std::string_view kind, std::string_view
   return NotFound(fmt::format("{}_NOT_FOUND", kind), fmt::format("{} does not exist", name)).WithMetadata("resource", std::string(name));
 }
 
-std::string CutText(std::string_view text, size_t max_bytes) {
-  if (text.size() <= max_bytes) return std::string(text);
-  size_t end = max_bytes;
-  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
-  return std::string(text.substr(0, end));
-}
-
 Status NameTaken(const std::string& name) {
   return AlreadyExists("NAME_TAKEN", fmt::format("{} exists or is being made; choose another id", name)).WithMetadata("resource", name);
 }

@@ -51,9 +51,6 @@ Status ParseStored(std::string_view bytes, std::string_view what, google::protob
 /// status stays.
 Status NameMissing(const Status& status, std::string_view kind, std::string_view name);
 
-/// At most `max_bytes` of UTF-8 `text`, never ending inside a character: protobuf refuses half ones when they are read.
-std::string CutText(std::string_view text, size_t max_bytes);
-
 /// ALREADY_EXISTS NAME_TAKEN, as the scheduler says it.
 Status NameTaken(const std::string& name);
 

@@ -7,6 +7,7 @@
 
 #include "common/ids.h"
 #include "common/status_macros.h"
+#include "common/text.h"
 #include "server/services/admin_service.h"
 #include "server/services/requests.h"
 #include "server/services/rpc.h"

@@ -1,6 +1,8 @@
 // Models, data sets, adapters, operations, evaluations and the admin service.
 #include <grpcpp/generic/generic_stub.h>
 
+#include <set>
+
 #include "server/config.h"
 #include "server/services/auth.h"
 #include "tests/contract/server/contract_fixture.h"
@@ -215,6 +217,61 @@ TEST_F(ResourcesTest, ListsComeInPagesBoundToTheirQuery) {
   list.set_page_token("");
   list.set_page_size(-1);
   EXPECT_TRUE(Fails(Call(*datasets_, &v1::DatasetService::Stub::ListDatasets, list, &page), grpc::INVALID_ARGUMENT, "BAD_PAGE_SIZE"));
+}
+
+TEST_F(ResourcesTest, AListOfLargeEvaluationsFitsIntoItsMessages) {
+  MakeModel("base");
+  MakeDataset("data");
+  v1::CreateEvaluationJobRequest request;
+  request.set_parent(kProject);
+  request.mutable_evaluation_job()->mutable_spec()->set_model("base");
+  request.mutable_evaluation_job()->mutable_spec()->set_dataset("data");
+  worker::v1::TaskResult result;
+  for (int i = 0; i < 20; ++i) {
+    v1::EvaluationExample& example = *result.mutable_evaluate()->add_examples();
+    example.set_prompt(std::string(50'000, 'p'));
+    example.set_reference(std::string(50'000, 'r'));
+    example.set_output("é" + std::string(50'000, 'o'));
+  }
+  std::set<std::string> made;
+  for (int i = 0; i < 10; ++i) {
+    v1::EvaluationJob job;
+    ASSERT_TRUE(Call(*evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, request, &job).ok());
+    made.insert(job.name());
+    ASSERT_TRUE(Commit(NextLease(), result, {{"examples.jsonl", "{}\n"}}).ok());
+  }
+  v1::ListEvaluationJobsRequest list;
+  list.set_parent(kProject);
+  list.set_page_size(1000);
+  std::set<std::string> listed;
+  int pages = 0;
+  do {
+    v1::ListEvaluationJobsResponse page;
+    const grpc::Status status = Call(*evaluations_, &v1::EvaluationService::Stub::ListEvaluationJobs, list, &page);
+    ASSERT_TRUE(status.ok()) << FromGrpc(status);
+    ASSERT_GT(page.evaluation_jobs_size(), 0);
+    for (const v1::EvaluationJob& job : page.evaluation_jobs()) {
+      EXPECT_TRUE(listed.insert(job.name()).second) << job.name();
+      ASSERT_EQ(job.result().examples_size(), 20);
+      EXPECT_EQ(job.result().examples(0).output().size(), 8192U);
+    }
+    list.set_page_token(page.next_page_token());
+    ++pages;
+  } while (!list.page_token().empty());
+  EXPECT_EQ(listed, made);
+  EXPECT_GT(pages, 1) << "4.8 MB in all";
+}
+
+TEST_F(ResourcesTest, PromptsThatNoMessageCarriesAreRefused) {
+  MakeModel("base");
+  v1::GenerateRequest request;
+  request.set_parent(kProject);
+  request.set_model("base");
+  for (int i = 0; i < 40; ++i) request.add_prompts(std::string(60'000, 'x'));
+  v1::GenerateResponse response;
+  const grpc::Status status = Call(*evaluations_, &v1::EvaluationService::Stub::Generate, request, &response);
+  EXPECT_TRUE(Fails(status, grpc::INVALID_ARGUMENT, "INVALID_REQUEST"));
+  EXPECT_THAT(ViolatedFields(status), ::testing::ElementsAre("prompts"));
 }
 
 TEST_F(ResourcesTest, AnAdapterIsExportedMergedAndDeleted) {
