@@ -125,7 +125,7 @@ Status Client::DeleteModel(const std::string& name) {
 StatusOr<v1::Dataset> Client::CreateDataset(v1::CreateDatasetRequest request) {
   if (request.parent().empty()) request.set_parent(Parent());
   FillRequestId(request);
-  return Call(datasets_, &v1::DatasetService::Stub::CreateDataset, request, Repeat::kSafe);
+  return Call(datasets_, &v1::DatasetService::Stub::CreateDataset, request, Repeat::kSafeAndLong);
 }
 
 StatusOr<v1::Dataset> Client::GetDataset(const std::string& name) {

@@ -103,17 +103,16 @@ Status TransferServiceImpl::Create(const v1::CreateUploadRequest& request, v1::U
 }
 
 Status TransferServiceImpl::SealPart(const UploadRow& row) {
-  SBORA_ASSIGN_OR_RETURN(const std::filesystem::path part, services_.uploads->Seal(row.uid, row.size_bytes));
-  SBORA_ASSIGN_OR_RETURN(const FileDigest digest, DigestFile(part));
-  if (digest.size_bytes < row.size_bytes) return Incomplete(row, digest.size_bytes);
-  if (digest.size_bytes != row.size_bytes || digest.sha256 != row.sha256) {
+  SBORA_ASSIGN_OR_RETURN(const UploadFiles::Sealed part, services_.uploads->Seal(row.uid, row.size_bytes));
+  if (part.received_bytes < row.size_bytes) return Incomplete(row, part.received_bytes);
+  if (part.received_bytes != row.size_bytes || part.sha256 != row.sha256) {
     services_.uploads->Remove(row.uid);
-    return Mismatch(row, digest.size_bytes, digest.sha256);
+    return Mismatch(row, part.received_bytes, part.sha256);
   }
   const MonotonicTime start = services_.clock->Now();
-  const StatusOr<uint64_t> put = services_.objects->PutFile(ObjectKey(row.project, row.uid), part);
+  const StatusOr<uint64_t> put = services_.objects->MoveFile(ObjectKey(row.project, row.uid), part.path);
   services_.metrics->ObserveObjectStore("put", put.ok(), services_.clock->Now() - start);
-  return put.ok() ? OkStatus() : put.status();
+  return put.status();
 }
 
 Status TransferServiceImpl::SealStaged(const UploadRow& row) {

@@ -109,6 +109,39 @@ TEST_F(TransferTest, PartsOutliveTheServer) {
   EXPECT_TRUE(Finish(name, &upload).ok());
 }
 
+TEST_F(TransferTest, AFinishedPartIsRenamedAndNotCopied) {
+  v1::Upload upload = Create("0123456789");
+  ASSERT_TRUE(Write(upload.name(), 0, "0123456789", &upload).ok());
+  const std::string uid = upload.name().substr(upload.name().rfind('/') + 1);
+  const std::filesystem::path data = directory_.path() / "data";
+  // A second name for the bytes: it shows whether the object has them, or a copy.
+  std::filesystem::create_hard_link(data / "uploads" / (uid + ".part"), data / "second-name");
+  ASSERT_TRUE(Finish(upload.name(), &upload).ok());
+  EXPECT_FALSE(std::filesystem::exists(data / "uploads" / (uid + ".part")));
+  EXPECT_TRUE(std::filesystem::equivalent(data / "objects/projects/default/objects" / uid, data / "second-name"));
+}
+
+TEST_F(TransferTest, AFileIsHashedAsItComesAndReadAgainOnlyAfterARestart) {
+  const std::string bytes = std::string(1'500'000, 'x') + "end";
+  for (const bool restarted : {false, true}) {
+    v1::Upload upload = Create(bytes);
+    const std::string name = upload.name();
+    ASSERT_TRUE(Write(name, 0, bytes.substr(0, 1'000'000), &upload).ok());
+    if (restarted) {
+      StopServer();
+      StartServer();
+    }
+    ASSERT_TRUE(Write(name, 1'000'000, bytes.substr(1'000'000), &upload).ok());
+    if (!restarted) {
+      // No read may be needed to finish: what the file holds now goes unseen.
+      const std::string uid = name.substr(name.rfind('/') + 1);
+      std::filesystem::resize_file(directory_.path() / "data/uploads" / (uid + ".part"), 0);
+      std::filesystem::resize_file(directory_.path() / "data/uploads" / (uid + ".part"), bytes.size());
+    }
+    EXPECT_TRUE(Finish(name, &upload).ok()) << restarted;
+  }
+}
+
 TEST_F(TransferTest, EmptyFilesAreFiles) {
   v1::Upload upload = Create("");
   ASSERT_TRUE(Finish(upload.name(), &upload).ok());
