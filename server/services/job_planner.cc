@@ -27,6 +27,12 @@ struct References {
   std::optional<v1::Dataset> validation;
 };
 
+struct PlannedSpec {
+  core::JobSpec spec;  ///< full names, every default
+  References references;
+  worker::v1::Task task;
+};
+
 Status CheckLabels(const v1::FineTuningJob& job) {
   Status bad = InvalidArgument("INVALID_JOB", "the job cannot be made; see the field violations");
   if (job.display_name().size() > kMaxDisplayName) bad = bad.WithViolation("fine_tuning_job.display_name", "at most 128 bytes");
@@ -42,8 +48,10 @@ Status CheckLabels(const v1::FineTuningJob& job) {
 
 StatusOr<core::ModelConfig> ConfigOf(const v1::Model& model) {
   StatusOr<core::ModelConfig> config = core::ParseHfConfig(model.config_json());
-  if (!config.ok()) return config.status().WithContext(model.name());
-  return config;
+  if (config.ok()) return config;
+  // The model was stored so; nothing in this request can mend it.
+  return FailedPrecondition(config.status().reason(), fmt::format("{}: {}; import it again", model.name(), config.status().message()))
+      .WithMetadata("resource", model.name());
 }
 
 StatusOr<References> Resolve(const ServiceContext& services, const std::string& project, core::JobSpec& spec) {
@@ -110,6 +118,17 @@ Status CheckTaskSize(const worker::v1::Task& task) {
       .WithViolation("spec.adapter.rank", "lower the rank, or adapt fewer modules: each adapted module has an index vector of this length");
 }
 
+/// Field paths of errors start at "spec.".
+StatusOr<PlannedSpec> PlanSpec(const ServiceContext& services, const std::string& project, const v1::FineTuningSpec& wanted) {
+  PlannedSpec planned;
+  SBORA_ASSIGN_OR_RETURN(planned.spec, core::ParseSpec(wanted));
+  SBORA_ASSIGN_OR_RETURN(planned.references, Resolve(services, project, planned.spec));
+  SBORA_RETURN_IF_ERROR(CheckAgainstModel(planned.references, planned.spec));
+  SBORA_ASSIGN_OR_RETURN(planned.task, TrainTaskOf(planned.references, planned.spec));
+  SBORA_RETURN_IF_ERROR(CheckTaskSize(planned.task));
+  return planned;
+}
+
 int64_t ToMillis(double seconds) { return static_cast<int64_t>(seconds * 1000.0); }
 
 DeviceKind ToDevice(core::DeviceKind device) {
@@ -156,11 +175,9 @@ StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::Cr
   if (!request.has_fine_tuning_job()) return Required("fine_tuning_job");
   SBORA_ASSIGN_OR_RETURN(const std::string id, ResourceIdOrNew(request.fine_tuning_job_id(), "fine_tuning_job_id"));
   SBORA_RETURN_IF_ERROR(CheckLabels(request.fine_tuning_job()));
-  SBORA_ASSIGN_OR_RETURN(core::JobSpec spec, core::ParseSpec(request.fine_tuning_job().spec()));
-  SBORA_ASSIGN_OR_RETURN(const References references, Resolve(services, project, spec));
-  SBORA_RETURN_IF_ERROR(CheckAgainstModel(references, spec));
-  SBORA_ASSIGN_OR_RETURN(const worker::v1::Task task, TrainTaskOf(references, spec));
-  SBORA_RETURN_IF_ERROR(CheckTaskSize(task));
+  StatusOr<PlannedSpec> planned_spec = PlanSpec(services, project, request.fine_tuning_job().spec());
+  if (!planned_spec.ok()) return planned_spec.status().WithFieldPrefix("fine_tuning_job.");
+  const auto& [spec, references, task] = *planned_spec;
 
   PlannedJob planned;
   planned.job.set_name(FullName(project, core::Collection::kFineTuningJobs, id));
@@ -196,7 +213,12 @@ StatusOr<v1::EstimateFineTuningJobResponse> EstimateFineTuning(const ServiceCont
   SBORA_ASSIGN_OR_RETURN(core::JobSpec spec, core::ParseSpec(complete));
   core::AdapterConfig adapter;
   if (by_config) {
-    SBORA_ASSIGN_OR_RETURN(adapter.base_config, core::ParseHfConfig(request.model_config_json()));
+    StatusOr<core::ModelConfig> config = core::ParseHfConfig(request.model_config_json());
+    if (!config.ok()) {
+      const Status& bad = config.status();
+      return bad.violations().empty() ? bad.WithViolation("model_config_json", bad.message()) : bad.WithFieldPrefix("model_config_json.");
+    }
+    adapter.base_config = *std::move(config);
   } else {
     SBORA_ASSIGN_OR_RETURN(const ResourceRow row, FindResourceOrId(services, spec.model, core::Collection::kModels, project, "spec.model"));
     SBORA_ASSIGN_OR_RETURN(const v1::Model model, ModelOf(row));

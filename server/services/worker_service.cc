@@ -139,7 +139,8 @@ StatusOr<ReportItem> ReportItemOf(const ServiceContext& services, const worker::
     }
     case worker::v1::ReportItem::ITEM_NOT_SET: break;
   }
-  return InvalidArgument("EMPTY_REPORT", fmt::format("report item {} holds nothing", from.sequence()));
+  return InvalidArgument("EMPTY_REPORT", fmt::format("report item {} holds nothing", from.sequence()))
+      .WithViolation("items.item", "must be a metric, an event or a checkpoint");
 }
 
 StatusOr<AttemptReport> AttemptReportOf(const ServiceContext& services, const worker::v1::AttemptReport& from) {
@@ -168,7 +169,8 @@ StatusOr<AttemptReport> AttemptReportOf(const ServiceContext& services, const wo
                         CutText(from.ended().failure().message(), kMaxEventBytes)};
       break;
     case worker::v1::AttemptReport::STATE_NOT_SET:
-      return InvalidArgument("EMPTY_REPORT", fmt::format("the report of lease {} has no state", from.lease().uid()));
+      return InvalidArgument("EMPTY_REPORT", fmt::format("the report of lease {} has no state", from.lease().uid()))
+          .WithViolation("state", "must be set");
   }
   SBORA_ASSIGN_OR_RETURN(report.items, ReportItemsOf(services, from.items()));
   return report;
@@ -222,9 +224,10 @@ StatusOr<SyncRequest> SyncRequestOf(const ServiceContext& services, const worker
   }
   sync.draining = request.draining();
   sync.acknowledged_sequence = request.acknowledged_sequence();
-  for (const worker::v1::AttemptReport& from : request.attempts()) {
-    SBORA_ASSIGN_OR_RETURN(AttemptReport report, AttemptReportOf(services, from));
-    sync.attempts.push_back(std::move(report));
+  for (int i = 0; i < request.attempts_size(); ++i) {
+    StatusOr<AttemptReport> report = AttemptReportOf(services, request.attempts(i));
+    if (!report.ok()) return report.status().WithFieldPrefix(fmt::format("attempts[{}].", i));
+    sync.attempts.push_back(*std::move(report));
   }
   return sync;
 }

@@ -168,8 +168,8 @@ TEST_F(ResourcesTest, ADataSetIsCheckedBeforeItIsStored) {
 
   const grpc::Status bad = CreateDataset("bad", std::string(kGoodData) + "{\"prompt\": 7}\nnot json\n", &dataset);
   EXPECT_TRUE(Fails(bad, grpc::INVALID_ARGUMENT, "INVALID_DATASET"));
-  ASSERT_EQ(ViolatedFields(bad).size(), 2U);
-  EXPECT_THAT(ViolatedFields(bad)[0], HasSubstr("line 3"));
+  EXPECT_THAT(ViolatedFields(bad), ::testing::ElementsAre("upload", "upload"));
+  EXPECT_THAT(FromGrpc(bad).violations()[0].description, HasSubstr("line 3, byte "));
   EXPECT_TRUE(Fails(CreateDataset("empty", "", &dataset), grpc::INVALID_ARGUMENT, "INVALID_DATASET"));
   v1::GetDatasetRequest get;
   get.set_name("projects/default/datasets/bad");
