@@ -38,7 +38,7 @@ Status AdapterServiceImpl::SubmitOperation(WorkKind kind, const std::string& pro
   submit.project = project;
   submit.uid = NewUuid7();
   submit.id = submit.uid;
-  submit.name = OperationName(submit.uid);
+  submit.name = OperationName(project, submit.uid);
   submit.validated = true;
   v1::AdapterOperationMetadata metadata;
   metadata.set_adapter(uses.front());

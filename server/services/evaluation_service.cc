@@ -242,7 +242,7 @@ Status EvaluationServiceImpl::RunGenerate(const v1::GenerateRequest& request, co
   submit.project = project;
   submit.uid = NewUuid7();
   submit.id = submit.uid;
-  submit.name = OperationName(submit.uid);
+  submit.name = OperationName(project, submit.uid);
   submit.validated = true;
   submit.priority = 100;  // somebody waits for it
   submit.payload = {Serialize(complete), Serialize(task)};

@@ -56,7 +56,7 @@ Status ModelServiceImpl::Import(const v1::ImportModelRequest& request, google::l
   submit.project = project;
   submit.uid = NewUuid7();
   submit.id = submit.uid;
-  submit.name = OperationName(submit.uid);
+  submit.name = OperationName(project, submit.uid);
   submit.validated = true;
   submit.reserves = {model_name};
   submit.request_id = request.request_id();

@@ -15,6 +15,7 @@ std::string_view KindOf(core::Collection collection) {
     case core::Collection::kAdapters: return "ADAPTER";
     case core::Collection::kFineTuningJobs:
     case core::Collection::kEvaluationJobs:
+    case core::Collection::kOperations:
     case core::Collection::kUploads:
     case core::Collection::kObjects: break;
   }

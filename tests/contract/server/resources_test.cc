@@ -123,6 +123,7 @@ TEST_F(ResourcesTest, OperationsAreReadWaitedForCancelledAndDeleted) {
   google::longrunning::Operation operation;
   ASSERT_TRUE(ImportModel("base", &operation).ok());
   EXPECT_FALSE(operation.done());
+  EXPECT_THAT(operation.name(), ::testing::StartsWith("projects/default/operations/"));
   v1::ImportModelMetadata metadata;
   ASSERT_TRUE(operation.metadata().UnpackTo(&metadata));
   EXPECT_EQ(metadata.model(), "projects/default/models/base");
@@ -154,9 +155,24 @@ TEST_F(ResourcesTest, OperationsAreReadWaitedForCancelledAndDeleted) {
   EXPECT_EQ(listed.operations_size(), 1);
   ASSERT_TRUE(Call(*operations_, &google::longrunning::Operations::Stub::DeleteOperation, remove, &empty).ok());
   EXPECT_TRUE(Fails(Call(*operations_, &google::longrunning::Operations::Stub::GetOperation, get, &operation), grpc::NOT_FOUND, "OPERATION_NOT_FOUND"));
-  get.set_name("operations/nonsense");
+  get.set_name("operations/" + NewUuid7());
   EXPECT_TRUE(Fails(Call(*operations_, &google::longrunning::Operations::Stub::GetOperation, get, &operation), grpc::INVALID_ARGUMENT,
                     "BAD_RESOURCE_NAME"));
+  get.set_name("projects/default/operations/nonsense");
+  EXPECT_TRUE(Fails(Call(*operations_, &google::longrunning::Operations::Stub::GetOperation, get, &operation), grpc::INVALID_ARGUMENT,
+                    "BAD_RESOURCE_ID"));
+  list.clear_name();
+  EXPECT_TRUE(Fails(Call(*operations_, &google::longrunning::Operations::Stub::ListOperations, list, &listed), grpc::INVALID_ARGUMENT,
+                    "BAD_RESOURCE_NAME"));
+}
+
+TEST_F(ResourcesTest, AnOperationOfAnotherProjectDoesNotExist) {
+  google::longrunning::Operation operation;
+  ASSERT_TRUE(ImportModel("base", &operation).ok());
+  google::longrunning::GetOperationRequest get;
+  get.set_name("projects/other/operations/" + operation.name().substr(operation.name().rfind('/') + 1));
+  EXPECT_TRUE(Fails(Call(*operations_, &google::longrunning::Operations::Stub::GetOperation, get, &operation), grpc::NOT_FOUND,
+                    "OPERATION_NOT_FOUND"));
 }
 
 TEST_F(ResourcesTest, ADataSetIsCheckedBeforeItIsStored) {

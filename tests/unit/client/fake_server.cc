@@ -135,7 +135,7 @@ grpc::Status FakeServer::ImportModel(Context*, const v1::ImportModelRequest* req
                                      google::longrunning::Operation* operation) {
   MutexLock lock(mutex_);
   imports.push_back(*request);
-  operation->set_name("operations/o1");
+  operation->set_name("projects/default/operations/o1");
   return grpc::Status::OK;
 }
 
