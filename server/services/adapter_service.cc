@@ -77,8 +77,10 @@ Status AdapterServiceImpl::Merge(const v1::MergeAdaptersRequest& request, google
   SBORA_ASSIGN_OR_RETURN(const ResourceRow row,
                          FindResourceOrId(services_, request.adapters(0), core::Collection::kAdapters, project, "adapters[0]"));
   SBORA_ASSIGN_OR_RETURN(const v1::Adapter adapter, AdapterOf(row));
-  SBORA_ASSIGN_OR_RETURN(const ResourceRow model_row, services_.store().GetResource(adapter.model()));
+  SBORA_ASSIGN_OR_RETURN(const ResourceRow model_row, FindResource(services_, adapter.model(), core::Collection::kModels, "adapters[0]"));
   SBORA_ASSIGN_OR_RETURN(const v1::Model model, ModelOf(model_row));
+  // Another model may have been imported under the base's name.
+  if (adapter.base_hash() != model.base_hash()) return BaseMismatch(row.name, adapter, model);
   worker::v1::Task task;
   worker::v1::InputGroup& base = *task.add_inputs();
   base.set_name("model");

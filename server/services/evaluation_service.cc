@@ -113,8 +113,7 @@ StatusOr<EvaluationServiceImpl::Subject> EvaluationServiceImpl::ResolveSubject(c
   SBORA_ASSIGN_OR_RETURN(subject.model, ModelOf(row));
   subject.uses.push_back(row.name);
   if (!adapter.empty() && found.base_hash() != subject.model.base_hash()) {
-    return FailedPrecondition("BASE_MISMATCH", fmt::format("{} was trained on the base {}, and {} is {}", adapter, found.base_hash(),
-                                                           row.name, subject.model.base_hash()));
+    return BaseMismatch(adapter, found, subject.model);
   }
   worker::v1::InputGroup& base = *task.add_inputs();
   base.set_name("model");

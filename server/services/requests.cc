@@ -126,6 +126,11 @@ Status NameMissing(const Status& status, std::string_view kind, std::string_view
   return NotFound(fmt::format("{}_NOT_FOUND", kind), fmt::format("{} does not exist", name)).WithMetadata("resource", std::string(name));
 }
 
+Status BaseMismatch(std::string_view adapter_name, const v1::Adapter& adapter, const v1::Model& model) {
+  return FailedPrecondition("BASE_MISMATCH", fmt::format("{} was trained on the base {}, and {} is {}; import the base it was trained on",
+                                                         adapter_name, adapter.base_hash(), model.name(), model.base_hash()));
+}
+
 Status NameTaken(const std::string& name) {
   return AlreadyExists("NAME_TAKEN", fmt::format("{} exists or is being made; choose another id", name)).WithMetadata("resource", name);
 }

@@ -8,6 +8,8 @@
 
 #include "common/status.h"
 #include "core/names.h"
+#include "sbora/v1/adapter.pb.h"
+#include "sbora/v1/model.pb.h"
 #include "server/store/rows.h"
 
 namespace sbora::server {
@@ -50,6 +52,9 @@ Status ParseStored(std::string_view bytes, std::string_view what, google::protob
 /// A NOT_FOUND of the store in the caller's words: "<kind>_NOT_FOUND", with the name as metadata `resource`. Any other
 /// status stays.
 Status NameMissing(const Status& status, std::string_view kind, std::string_view name);
+
+/// FAILED_PRECONDITION BASE_MISMATCH: the model is another one than the adapter was trained on.
+Status BaseMismatch(std::string_view adapter_name, const v1::Adapter& adapter, const v1::Model& model);
 
 /// ALREADY_EXISTS NAME_TAKEN, as the scheduler says it.
 Status NameTaken(const std::string& name);

@@ -71,10 +71,15 @@ class SyncCall final : public grpc::ServerUnaryReactor {
 
   /// After Synchronize was called, this object may be gone at any time: only `state` and `services` may be used.
   void Run(const worker::v1::SynchronizeRequest& request, const std::shared_ptr<SyncState>& state, const ServiceContext& services) {
-    StatusOr<SyncRequest> converted = SyncRequestOf(services, request);
-    if (!converted.ok()) return End(converted.status());
-    const uint64_t handle = services.coordinator->Synchronize(std::move(converted).value(), [this](StatusOr<SyncResponse> answer) {
-      End(answer.ok() ? FillResponse(*answer, services_.timing, *response_) : answer.status());
+    SyncRequest converted;
+    const Status read = Guarded(kSyncMethod, [&]() -> Status {
+      SBORA_ASSIGN_OR_RETURN(converted, SyncRequestOf(services, request));
+      return OkStatus();
+    });
+    if (!read.ok()) return End(read);
+    const uint64_t handle = services.coordinator->Synchronize(std::move(converted), [this](StatusOr<SyncResponse> answer) {
+      if (!answer.ok()) return End(answer.status());
+      End(Guarded(kSyncMethod, [&] { return FillResponse(*answer, services_.timing, *response_); }));
     });
     bool cancelled = false;
     {

@@ -123,7 +123,7 @@ grpc::Status ContractTest::ImportModel(const std::string& id, google::longrunnin
   return Call(*models_, &v1::ModelService::Stub::ImportModel, request, operation);
 }
 
-void ContractTest::MakeModel(const std::string& id) {
+void ContractTest::MakeModel(const std::string& id, const std::string& base_hash) {
   google::longrunning::Operation operation;
   const grpc::Status imported = ImportModel(id, &operation);
   ASSERT_TRUE(imported.ok()) << FromGrpc(imported);
@@ -131,7 +131,7 @@ void ContractTest::MakeModel(const std::string& id) {
   ASSERT_TRUE(lease.task().has_import());
   worker::v1::TaskResult result;
   worker::v1::ImportResult& import = *result.mutable_import();
-  import.set_base_hash(std::string(64, 'a'));
+  import.set_base_hash(base_hash);
   import.set_architecture("LlamaForCausalLM");
   import.set_parameters(1000);
   import.set_context_tokens(256);

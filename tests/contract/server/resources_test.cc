@@ -331,9 +331,28 @@ TEST_F(ResourcesTest, AnAdapterIsExportedMergedAndDeleted) {
   EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::MergeAdapters, merge, &operation), grpc::UNIMPLEMENTED, "FEATURE_NOT_IMPLEMENTED"));
   merge.mutable_adapters()->RemoveLast();
   ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::MergeAdapters, merge, &operation).ok());
+  // Its base is deleted, and another model takes the name.
+  google::longrunning::CancelOperationRequest cancel;
+  cancel.set_name(operation.name());
+  google::protobuf::Empty empty;
+  ASSERT_TRUE(Call(*operations_, &google::longrunning::Operations::Stub::CancelOperation, cancel, &empty).ok());
+  v1::DeleteModelRequest remove_model;
+  remove_model.set_name("projects/default/models/base");
+  ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::DeleteModel, remove_model, &empty).ok());
+  const auto merge_again = [&] { return Call(*adapters_, &v1::AdapterService::Stub::MergeAdapters, merge, &operation); };
+  EXPECT_TRUE(Fails(merge_again(), grpc::NOT_FOUND, "MODEL_NOT_FOUND"));
+  MakeModel("base", std::string(64, 'b'));
+  EXPECT_TRUE(Fails(merge_again(), grpc::FAILED_PRECONDITION, "BASE_MISMATCH"));
+  v1::CreateEvaluationJobRequest evaluate;
+  evaluate.set_parent(kProject);
+  evaluate.mutable_evaluation_job()->mutable_spec()->set_adapter("first");
+  evaluate.mutable_evaluation_job()->mutable_spec()->set_dataset("data");
+  v1::EvaluationJob evaluation;
+  EXPECT_TRUE(Fails(Call(*evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, evaluate, &evaluation),
+                    grpc::FAILED_PRECONDITION, "BASE_MISMATCH"));
+  ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation).ok()) << "this needs no base";
   v1::DeleteAdapterRequest remove;
   remove.set_name(get.name());
-  google::protobuf::Empty empty;
   EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::DeleteAdapter, remove, &empty), grpc::FAILED_PRECONDITION, "ADAPTER_IN_USE"));
 }
 

@@ -1,5 +1,7 @@
 // TransferService.
+#include <stdexcept>
 #include <thread>
+#include <utility>
 
 #include "common/sha256.h"
 #include "common/storage/memory_object_store.h"
@@ -268,6 +270,36 @@ TEST_F(PresignedTest, RacingFinishesOfOneUploadAllSucceed) {
   }
   for (const grpc::Status& answer : answers) EXPECT_TRUE(answer.ok()) << FromGrpc(answer);
   EXPECT_EQ(objects_.Get(FinalKey(created), 100).value(), "good bytes");
+}
+
+/// As a library below us behaves on a bad day.
+class ThrowingStore final : public ObjectStore {
+ public:
+  Status Put(std::string_view, std::string_view, PutMode) override { throw Error(); }
+  StatusOr<uint64_t> PutFile(std::string_view, const std::filesystem::path&) override { throw Error(); }
+  StatusOr<std::unique_ptr<ObjectWriter>> StartMultipart(std::string_view) override { throw Error(); }
+  StatusOr<std::string> Get(std::string_view, uint64_t) override { throw Error(); }
+  StatusOr<std::string> GetRange(std::string_view, uint64_t, uint64_t) override { throw Error(); }
+  StatusOr<uint64_t> GetToFile(std::string_view, const std::filesystem::path&) override { throw Error(); }
+  StatusOr<ObjectInfo> Head(std::string_view) override { throw Error(); }
+  StatusOr<ListPage> List(std::string_view, const ListOptions&) override { throw Error(); }
+  Status Copy(std::string_view, std::string_view) override { throw Error(); }
+  Status Delete(std::string_view) override { throw Error(); }
+  StatusOr<std::string> PresignGet(std::string_view, std::chrono::seconds) override { throw Error(); }
+  StatusOr<std::string> PresignPut(std::string_view, std::chrono::seconds) override { throw Error(); }
+
+ private:
+  static std::runtime_error Error() { return std::runtime_error("out of luck"); }
+};
+
+TEST_F(TransferTest, AnExceptionOnThePoolIsAnAnswerAndNoCrash) {
+  const v1::Upload upload = UploadBytes("bytes");
+  ThrowingStore store;
+  ObjectStore* const good = std::exchange(server_->services().objects, &store);
+  std::string bytes;
+  EXPECT_TRUE(Fails(Read(upload.object(), 0, &bytes), grpc::INTERNAL, "HANDLER_FAILED"));
+  server_->services().objects = good;
+  EXPECT_TRUE(Read(upload.object(), 0, &bytes).ok());
 }
 
 TEST_F(TransferTest, AnotherProjectsThingsDoNotExist) {
