@@ -32,7 +32,8 @@ StatusOr<bool> AdapterServiceImpl::Repeated(const std::string& project, const st
 
 Status AdapterServiceImpl::SubmitOperation(WorkKind kind, const std::string& project, const worker::v1::Task& task,
                                            std::vector<std::string> uses, const std::string& request_id,
-                                           const std::string& request_hash, google::longrunning::Operation& operation) {
+                                           const std::string& request_hash, bool validate_only,
+                                           google::longrunning::Operation& operation) {
   SubmitRequest submit;
   submit.kind = kind;
   submit.project = project;
@@ -42,6 +43,10 @@ Status AdapterServiceImpl::SubmitOperation(WorkKind kind, const std::string& pro
   submit.validated = true;
   v1::AdapterOperationMetadata metadata;
   metadata.set_adapter(uses.front());
+  if (validate_only) {
+    operation.mutable_metadata()->PackFrom(metadata);
+    return OkStatus();
+  }
   submit.uses = std::move(uses);
   submit.payload = {Serialize(metadata), Serialize(task)};
   submit.request_id = request_id;
@@ -64,7 +69,8 @@ Status AdapterServiceImpl::Export(const v1::ExportAdapterRequest& request, googl
   group.set_name("adapter");
   *group.mutable_files() = adapter.files();
   task.mutable_export_()->set_format(request.format());
-  return SubmitOperation(WorkKind::kExport, row.project, task, {row.name}, request.request_id(), hash, operation);
+  return SubmitOperation(WorkKind::kExport, row.project, task, {row.name}, request.request_id(), hash,
+                         request.validate_only(), operation);
 }
 
 Status AdapterServiceImpl::Merge(const v1::MergeAdaptersRequest& request, google::longrunning::Operation& operation) {
@@ -89,7 +95,8 @@ Status AdapterServiceImpl::Merge(const v1::MergeAdaptersRequest& request, google
   group.set_name("adapter");
   *group.mutable_files() = adapter.files();
   task.mutable_merge()->set_base_hash(adapter.base_hash());
-  return SubmitOperation(WorkKind::kMerge, project, task, {row.name, model_row.name}, request.request_id(), hash, operation);
+  return SubmitOperation(WorkKind::kMerge, project, task, {row.name, model_row.name}, request.request_id(), hash,
+                         request.validate_only(), operation);
 }
 
 grpc::Status AdapterServiceImpl::GetAdapter(grpc::ServerContext* context, const v1::GetAdapterRequest* request, v1::Adapter* adapter) {

@@ -29,7 +29,8 @@ class AdapterServiceImpl final : public v1::AdapterService::Service {
   StatusOr<bool> Repeated(const std::string& project, const std::string& request_id, const std::string& request_hash,
                           google::longrunning::Operation& operation);
   Status SubmitOperation(WorkKind kind, const std::string& project, const worker::v1::Task& task, std::vector<std::string> uses,
-                         const std::string& request_id, const std::string& request_hash, google::longrunning::Operation& operation);
+                         const std::string& request_id, const std::string& request_hash, bool validate_only,
+                         google::longrunning::Operation& operation);
 
   const ServiceContext& services_;
 };

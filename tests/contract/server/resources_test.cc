@@ -1,7 +1,9 @@
 // Models, data sets, adapters, operations, evaluations and the admin service.
 #include <grpcpp/generic/generic_stub.h>
 
+#include <filesystem>
 #include <set>
+#include <sstream>
 
 #include "server/config.h"
 #include "server/services/auth.h"
@@ -54,6 +56,22 @@ TEST_F(ResourcesTest, EveryRpcAnswersAnEmptyRequestWithDetailsOrSuccess) {
     ++called;
   }
   EXPECT_GT(called, 40);
+}
+
+TEST_F(ResourcesTest, EveryRpcSaysWhatItDoes) {
+  int commented = 0;
+  for (const char* file : {"v1/adapter", "v1/admin", "v1/dataset", "v1/evaluation", "v1/job", "v1/model", "v1/transfer", "worker/v1/worker"}) {
+    const auto text = ReadFile(std::filesystem::path(SBORA_SOURCE_DIR) / "proto/sbora" / (std::string(file) + ".proto"), 1 << 20);
+    ASSERT_TRUE(text.ok()) << text.status();
+    std::istringstream lines(*text);
+    std::string line, before;
+    for (; std::getline(lines, line); before = line) {
+      if (!line.starts_with("  rpc ")) continue;
+      EXPECT_TRUE(before.starts_with("  // ")) << file << ": " << line;
+      ++commented;
+    }
+  }
+  EXPECT_GT(commented, 40);
 }
 
 TEST_F(ResourcesTest, EveryRpcIsInTheTableOfRoles) {
@@ -310,6 +328,13 @@ TEST_F(ResourcesTest, AnAdapterIsExportedMergedAndDeleted) {
   convert.set_format(v1::EXPORT_FORMAT_GGUF);
   EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation), grpc::UNIMPLEMENTED, "FEATURE_NOT_IMPLEMENTED"));
   convert.set_format(v1::EXPORT_FORMAT_PEFT);
+  convert.set_validate_only(true);
+  ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation).ok());
+  EXPECT_TRUE(operation.name().empty());
+  v1::AdapterOperationMetadata checked;
+  ASSERT_TRUE(operation.metadata().UnpackTo(&checked));
+  EXPECT_EQ(checked.adapter(), get.name());
+  convert.set_validate_only(false);
   ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation).ok());
   const worker::v1::Lease lease = NextLease();
   ASSERT_EQ(lease.resource(), operation.name());
