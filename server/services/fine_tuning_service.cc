@@ -63,7 +63,7 @@ StatusOr<std::vector<core::JobState>> ParseStateFilter(const std::string& filter
   return states;
 }
 
-Status FineTuningServiceImpl::Create(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job) {
+Status FineTuningServiceImpl::Create(const v1::CreateFineTuningJobRequest& request, const Call& call, v1::FineTuningJob& job) {
   if (!request.validate_only()) {
     SBORA_ASSIGN_OR_RETURN(const std::string project, core::ParseProject(request.parent(), "parent"));
     SBORA_ASSIGN_OR_RETURN(const auto earlier,
@@ -84,8 +84,11 @@ Status FineTuningServiceImpl::Create(const v1::CreateFineTuningJobRequest& reque
       SBORA_ASSIGN_OR_RETURN(const bool taken, services_.store().IsNameTaken(name));
       if (taken) return NameTaken(name);
     }
+    worker::v1::Task task;
+    SBORA_RETURN_IF_ERROR(ParseStored(planned->submit.payload.task, "task", task));
+    const Status checked = services_.validator->CheckNow(task, [&call] { return call.context->IsCancelled(); });
     job = planned->job;
-    return OkStatus();
+    return checked.WithFieldPrefix("fine_tuning_job.");
   }
   const std::string uid = planned->submit.uid;
   const StatusOr<Work> work = services_.coordinator->Submit(std::move(planned->submit));
@@ -163,7 +166,7 @@ Status FineTuningServiceImpl::ListMetrics(const v1::ListFineTuningMetricsRequest
 
 grpc::Status FineTuningServiceImpl::CreateFineTuningJob(grpc::ServerContext* context, const v1::CreateFineTuningJobRequest* request,
                                                         v1::FineTuningJob* job) {
-  return Unary(services_, *context, "sbora.v1.FineTuningService/CreateFineTuningJob", [&](const Call&) { return Create(*request, *job); });
+  return Unary(services_, *context, "sbora.v1.FineTuningService/CreateFineTuningJob", [&](const Call& call) { return Create(*request, call, *job); });
 }
 
 grpc::Status FineTuningServiceImpl::GetFineTuningJob(grpc::ServerContext* context, const v1::GetFineTuningJobRequest* request,

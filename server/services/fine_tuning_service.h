@@ -3,6 +3,7 @@
 
 #include "sbora/v1/job.grpc.pb.h"
 #include "server/services/context.h"
+#include "server/services/rpc.h"
 
 namespace sbora::server {
 
@@ -37,7 +38,7 @@ class FineTuningServiceImpl final : public v1::FineTuningService::WithCallbackMe
                                                                                const v1::WatchFineTuningJobRequest* request) override;
 
  private:
-  Status Create(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job);
+  Status Create(const v1::CreateFineTuningJobRequest& request, const Call& call, v1::FineTuningJob& job);
   Status List(const v1::ListFineTuningJobsRequest& request, v1::ListFineTuningJobsResponse& response);
   Status ListEvents(const v1::ListFineTuningEventsRequest& request, v1::ListFineTuningEventsResponse& response);
   Status ListCheckpoints(const v1::ListFineTuningCheckpointsRequest& request, v1::ListFineTuningCheckpointsResponse& response);

@@ -184,9 +184,26 @@ Status DatasetValidator::Settle(const Work& work, const Status& checked) {
 Status DatasetValidator::Check(const Work& work) {
   worker::v1::Task task;
   SBORA_RETURN_IF_ERROR(ParseStored(work.payload->task, "task", task));
+  return CheckTask(task, [this, &work] {
+    const StatusOr<Work> now = services_.store().GetWork(work.row.name);
+    return stop_.stop_requested() || (now.ok() && now->row.state != core::JobState::kValidating);
+  });
+}
+
+Status DatasetValidator::CheckNow(const worker::v1::Task& task, const std::function<bool()>& cancelled) {
+  const bool fits = callers_.fetch_add(1) < kMaxCallers;
+  const Status checked = fits ? CheckTask(task, [&] { return stop_.stop_requested() || cancelled(); })
+                              : ResourceExhausted("TOO_MANY_CHECKS", fmt::format("{} calls check their data already, which is the limit; "
+                                                                                 "try again later",
+                                                                                 kMaxCallers));
+  callers_.fetch_sub(1);
+  return checked;
+}
+
+Status DatasetValidator::CheckTask(const worker::v1::Task& task, const std::function<bool()>& called_off) {
   SBORA_ASSIGN_OR_RETURN(const TempDirectory temp, TempDirectory::Create(services_.temp_directory, "validate"));
   const worker::v1::InputGroup* model = FindInput(task, "model");
-  if (model == nullptr) return Internal("TASK_WITHOUT_MODEL", fmt::format("{} has no model", work.row.name));
+  if (model == nullptr) return Internal("TASK_WITHOUT_MODEL", "a task to train has no model");
   for (const v1::File& file : model->files()) {
     if (!IsTokenizerFile(file.path())) continue;
     SBORA_ASSIGN_OR_RETURN(const ObjectRow object, FindObject(services_, file.object()));
@@ -199,10 +216,6 @@ Status DatasetValidator::Check(const Work& work) {
     SBORA_RETURN_IF_ERROR(services_.objects->GetToFile(object.key, temp.path() / fmt::format("{}.data", name)).status());
   }
   SBORA_RETURN_IF_ERROR(WriteFileAtomic(temp.path() / "request", Serialize(task.train())));
-  const auto called_off = [this, &work] {
-    const StatusOr<Work> now = services_.store().GetWork(work.row.name);
-    return stop_.stop_requested() || (now.ok() && now->row.state != core::JobState::kValidating);
-  };
   if (!services_.check_program.empty()) {
     return CheckInChild(services_.check_program, temp.path(), *services_.clock, services_.check_limit, stop_.get_token(), called_off);
   }

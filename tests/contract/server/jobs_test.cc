@@ -228,6 +228,9 @@ TEST_F(JobsTest, DataThatDoesNotFitFailsTheJobWithItsReason) {
   v1::DataSpec& data = *request.mutable_fine_tuning_job()->mutable_spec()->mutable_data();
   data.set_cutoff_tokens(8);
   data.set_cutoff_policy(v1::CUTOFF_POLICY_REJECT);
+  request.set_validate_only(true);
+  EXPECT_TRUE(Fails(Create(request), grpc::INVALID_ARGUMENT, "SAMPLE_TOO_LONG")) << "told without a job";
+  request.set_validate_only(false);
   ASSERT_TRUE(Create(request).ok());
   WaitForState("first", v1::FineTuningJob::STATE_FAILED);
   EXPECT_EQ(GetJob("first").failure().reason(), "SAMPLE_TOO_LONG");
