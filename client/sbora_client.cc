@@ -149,7 +149,8 @@ Status Client::DeleteDataset(const std::string& name) {
 StatusOr<v1::FineTuningJob> Client::Submit(v1::CreateFineTuningJobRequest request) {
   if (request.parent().empty()) request.set_parent(Parent());
   FillRequestId(request);
-  return Call(jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, Repeat::kSafe);
+  return Call(jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request,
+              request.validate_only() ? Repeat::kSafeAndLong : Repeat::kSafe);
 }
 
 StatusOr<v1::FineTuningJob> Client::GetJob(const std::string& name) {

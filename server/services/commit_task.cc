@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "common/failpoint.h"
 #include "common/ids.h"
 #include "common/sha256.h"
 #include "common/status_macros.h"
@@ -119,7 +120,9 @@ Status PutManifest(const ServiceContext& services, const core::LeaseId& lease, c
   const int64_t due_ms = ToUnixMillis(services.clock->WallNow() + kManifestLife);
   SBORA_RETURN_IF_ERROR(services.coordinator->Write({DoomKey{row.project, key, due_ms}}));
   const MonotonicTime start = services.clock->Now();
+  FailPoint("commit.before_manifest");
   const Status put = services.objects->Put(key, text, PutMode::kCreate);
+  FailPoint("commit.after_manifest");
   services.metrics->ObserveObjectStore("put", put.ok(), services.clock->Now() - start);
   if (!put.ok() && put.code() != StatusCode::kAlreadyExists) return put;
   if (!put.ok()) {

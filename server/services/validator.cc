@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <memory>
 
 #include "common/file.h"
 #include "common/logging.h"
@@ -191,13 +192,12 @@ Status DatasetValidator::Check(const Work& work) {
 }
 
 Status DatasetValidator::CheckNow(const worker::v1::Task& task, const std::function<bool()>& cancelled) {
-  const bool fits = callers_.fetch_add(1) < kMaxCallers;
-  const Status checked = fits ? CheckTask(task, [&] { return stop_.stop_requested() || cancelled(); })
-                              : ResourceExhausted("TOO_MANY_CHECKS", fmt::format("{} calls check their data already, which is the limit; "
-                                                                                 "try again later",
-                                                                                 kMaxCallers));
-  callers_.fetch_sub(1);
-  return checked;
+  const int before = callers_.fetch_add(1);
+  const std::unique_ptr<std::atomic<int>, void (*)(std::atomic<int>*)> caller(&callers_, [](std::atomic<int>* count) { count->fetch_sub(1); });
+  if (before >= kMaxCallers) {
+    return ResourceExhausted("TOO_MANY_CHECKS", fmt::format("{} calls check their data already, which is the limit; try again later", before));
+  }
+  return CheckTask(task, [&] { return stop_.stop_requested() || cancelled(); });
 }
 
 Status DatasetValidator::CheckTask(const worker::v1::Task& task, const std::function<bool()>& called_off) {

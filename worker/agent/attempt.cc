@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/failpoint.h"
 #include "common/file.h"
 #include "common/grpc/channel.h"
 #include "common/grpc/status_convert.h"
@@ -428,11 +429,13 @@ std::optional<Verdict> Attempt::CommitUntilAnswered(wp::CommitAttemptRequest& re
     SetDeadline(context);
     wp::CommitAttemptResponse response;
     Status status;
+    FailPoint("agent.before_commit");
     {
       const std::stop_callback cancel(upload_stop_.get_token(), [&] { context.TryCancel(); });
       status = FromGrpc(context_.service.CommitAttempt(&context, request, &response));
     }
     if (status.ok()) {
+      FailPoint("agent.after_commit");
       LogInfo("attempt committed",
               {{"job", lease_.resource()}, {"attempt", lease_.attempt()}, {"epoch", lease_.id().epoch()}});
       return std::nullopt;
