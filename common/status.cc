@@ -102,15 +102,6 @@ Status Status::WithViolation(std::string_view field, std::string description) co
   return copy;
 }
 
-Status Status::WithFieldPrefix(std::string_view prefix) const {
-  if (ok()) return *this;
-  Status copy = *this;
-  Rep rep = *rep_;
-  for (FieldViolation& violation : rep.violations) violation.field.insert(0, prefix);
-  copy.rep_ = std::make_shared<const Rep>(std::move(rep));
-  return copy;
-}
-
 Status Status::WithContext(std::string_view context) const {
   if (ok()) return *this;
   Status copy = *this;

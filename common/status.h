@@ -52,8 +52,7 @@ enum class StatusCode : int {
 /// "INVALID_ARGUMENT" and so on.
 std::string_view StatusCodeName(StatusCode code);
 
-/// A bad input field: `field` is a proto field path in the request, such as
-/// "fine_tuning_job.spec.adapter.rank".
+/// A bad input field: `field` is a proto field path such as "spec.adapter.rank".
 struct FieldViolation {
   std::string field;
   std::string description;
@@ -76,8 +75,6 @@ class [[nodiscard]] Status {
   /// Copies with one more detail. No effect on an OK status.
   Status WithMetadata(std::string_view key, std::string value) const;
   Status WithViolation(std::string_view field, std::string description) const;
-  /// Puts `prefix` before the field of each violation: who embeds a message knows where it lies in the request.
-  Status WithFieldPrefix(std::string_view prefix) const;
   /// Puts "context: " before the message; code, reason and details stay. Wrap once per layer.
   Status WithContext(std::string_view context) const;
 

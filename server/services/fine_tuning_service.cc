@@ -88,7 +88,7 @@ Status FineTuningServiceImpl::Create(const v1::CreateFineTuningJobRequest& reque
     SBORA_RETURN_IF_ERROR(ParseStored(planned->submit.payload.task, "task", task));
     const Status checked = services_.validator->CheckNow(task, [&call] { return call.context->IsCancelled(); });
     job = planned->job;
-    return checked.WithFieldPrefix("fine_tuning_job.");
+    return PrefixFields(checked, "fine_tuning_job.");
   }
   const std::string uid = planned->submit.uid;
   const StatusOr<Work> work = services_.coordinator->Submit(std::move(planned->submit));

@@ -176,7 +176,7 @@ StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::Cr
   SBORA_ASSIGN_OR_RETURN(const std::string id, ResourceIdOrNew(request.fine_tuning_job_id(), "fine_tuning_job_id"));
   SBORA_RETURN_IF_ERROR(CheckLabels(request.fine_tuning_job()));
   StatusOr<PlannedSpec> planned_spec = PlanSpec(services, project, request.fine_tuning_job().spec());
-  if (!planned_spec.ok()) return planned_spec.status().WithFieldPrefix("fine_tuning_job.");
+  if (!planned_spec.ok()) return PrefixFields(planned_spec.status(), "fine_tuning_job.");
   const auto& [spec, references, task] = *planned_spec;
 
   PlannedJob planned;
@@ -216,7 +216,7 @@ StatusOr<v1::EstimateFineTuningJobResponse> EstimateFineTuning(const ServiceCont
     StatusOr<core::ModelConfig> config = core::ParseHfConfig(request.model_config_json());
     if (!config.ok()) {
       const Status& bad = config.status();
-      return bad.violations().empty() ? bad.WithViolation("model_config_json", bad.message()) : bad.WithFieldPrefix("model_config_json.");
+      return bad.violations().empty() ? bad.WithViolation("model_config_json", bad.message()) : PrefixFields(bad, "model_config_json.");
     }
     adapter.base_config = *std::move(config);
   } else {

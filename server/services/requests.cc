@@ -135,6 +135,16 @@ Status NameTaken(const std::string& name) {
   return AlreadyExists("NAME_TAKEN", fmt::format("{} exists or is being made; choose another id", name)).WithMetadata("resource", name);
 }
 
+Status PrefixFields(const Status& status, std::string_view prefix) {
+  if (status.ok()) return status;
+  Status prefixed(status.code(), status.reason(), status.message());
+  for (const auto& [key, value] : status.metadata()) prefixed = prefixed.WithMetadata(key, value);
+  for (const FieldViolation& violation : status.violations()) {
+    prefixed = prefixed.WithViolation(fmt::format("{}{}", prefix, violation.field), violation.description);
+  }
+  return prefixed;
+}
+
 Status NotImplementedYet(std::string_view feature) {
   return Unimplemented("FEATURE_NOT_IMPLEMENTED", fmt::format("{} is not built yet", feature)).WithMetadata("feature", std::string(feature));
 }

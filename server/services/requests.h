@@ -59,6 +59,9 @@ Status BaseMismatch(std::string_view adapter_name, const v1::Adapter& adapter, c
 /// ALREADY_EXISTS NAME_TAKEN, as the scheduler says it.
 Status NameTaken(const std::string& name);
 
+/// `status` with `prefix` before the field of each violation: who embeds a message knows where it lies in the request.
+Status PrefixFields(const Status& status, std::string_view prefix);
+
 /// UNIMPLEMENTED FEATURE_NOT_IMPLEMENTED naming it.
 Status NotImplementedYet(std::string_view feature);
 /// INVALID_ARGUMENT FIELD_REQUIRED with a violation.

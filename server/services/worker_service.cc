@@ -231,7 +231,7 @@ StatusOr<SyncRequest> SyncRequestOf(const ServiceContext& services, const worker
   sync.acknowledged_sequence = request.acknowledged_sequence();
   for (int i = 0; i < request.attempts_size(); ++i) {
     StatusOr<AttemptReport> report = AttemptReportOf(services, request.attempts(i));
-    if (!report.ok()) return report.status().WithFieldPrefix(fmt::format("attempts[{}].", i));
+    if (!report.ok()) return PrefixFields(report.status(), fmt::format("attempts[{}].", i));
     sync.attempts.push_back(*std::move(report));
   }
   return sync;
