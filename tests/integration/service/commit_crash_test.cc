@@ -13,7 +13,7 @@ namespace {
 
 using std::chrono::seconds;
 
-constexpr int64_t kSteps = 20;
+constexpr int64_t kSteps = 30;
 constexpr int kKilled = 128 + SIGKILL;
 
 /// Programs started while it lives have the failpoint.

@@ -217,8 +217,9 @@ grpc::Status FakeServer::WriteUpload(Context*, grpc::ServerReader<v1::WriteUploa
   return grpc::Status::OK;
 }
 
-grpc::Status FakeServer::FinishUpload(Context*, const v1::FinishUploadRequest* request, v1::Upload* upload) {
+grpc::Status FakeServer::FinishUpload(Context* context, const v1::FinishUploadRequest* request, v1::Upload* upload) {
   MutexLock lock(mutex_);
+  finish_time_allowed = context->deadline() - std::chrono::system_clock::now();
   v1::Upload& state = upload_states_[request->name()];
   if (Sha256Hex(uploads[request->name()]) != state.sha256()) return ToGrpc(DataLoss("HASH_MISMATCH", "other bytes"));
   state.set_finished(true);

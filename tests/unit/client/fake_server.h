@@ -63,6 +63,7 @@ class FakeServer : public v1::FineTuningService::Service,
   std::vector<v1::EstimateFineTuningJobRequest> estimates;
   std::map<std::string, std::string> uploads;  // bytes by upload name
   int upload_streams = 0;
+  std::chrono::system_clock::duration finish_time_allowed{};  // by the deadline of the newest FinishUpload
 
  private:
   using Context = grpc::ServerContext;
