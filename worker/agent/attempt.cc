@@ -19,9 +19,6 @@ namespace wp = worker::v1;
 
 namespace {
 
-/// The coordinator takes 4 MiB; the rest is for what surrounds the message.
-constexpr size_t kMaxMessageBytes = (4 << 20) - (64 << 10);
-
 /// Damaged or gone for good: no retry brings it back, and the checkpoint before it, or none, does as well.
 bool IsLostCheckpoint(const wp::InputGroup& group, const Status& fetched) {
   const bool checkpoint = group.name() == "checkpoint" || group.name() == "checkpoint_before";
@@ -415,16 +412,14 @@ Status Attempt::UploadOutputs(wp::CommitAttemptRequest* request) {
 }
 
 std::optional<Verdict> Attempt::CommitUntilAnswered(wp::CommitAttemptRequest& request) {
-  // The coordinator would refuse it unread, every time.
-  if (const size_t bytes = request.ByteSizeLong(); bytes > kMaxMessageBytes) {
-    return OfFailure(ResourceExhausted("RESULT_TOO_LARGE", fmt::format("the result has {} bytes, which is above the {} of a message",
-                                                                       bytes, kMaxMessageBytes)));
+  if (const size_t bytes = request.ByteSizeLong(); bytes > ReportQueue::kMaxMessageBytes) {  // refused unread, every time
+    return OfFailure(ResourceExhausted("RESULT_TOO_LARGE", fmt::format("the result's {} bytes exceed a message", bytes)));
   }
   Backoff backoff({.initial = std::chrono::milliseconds(100), .max_attempts = 1'000'000});
   while (true) {
     request.clear_items();
     reports_.FillLast(request.mutable_items());
-    if (request.ByteSizeLong() > kMaxMessageBytes) request.clear_items();  // the result counts for more
+    if (request.ByteSizeLong() > ReportQueue::kMaxMessageBytes) request.clear_items();  // the result counts for more
     grpc::ClientContext context;
     SetDeadline(context);
     wp::CommitAttemptResponse response;
