@@ -15,14 +15,16 @@ template <typename Stub, typename Request, typename Response>
 StatusOr<Response> Client::Call(const std::unique_ptr<Stub>& stub,
                                 grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
                                 const Request& request, Repeat repeat) {
+  constexpr int kLongCallFactor = 10;
+  const auto timeout = repeat == Repeat::kSafeAndLong ? options_.call_timeout * kLongCallFactor : options_.call_timeout;
   Backoff backoff(options_.retry);
   while (true) {
     grpc::ClientContext context;
-    SetDeadline(context, options_.call_timeout);
+    SetDeadline(context, timeout);
     Response response;
     const Status status = FromGrpc((stub.get()->*method)(&context, request, &response));
     if (status.ok()) return response;
-    const bool again = repeat == Repeat::kSafe && IsRetryable(status.code());
+    const bool again = repeat != Repeat::kOnce && IsRetryable(status.code());
     if (!again || !backoff.Wait(SystemClock(), std::stop_token())) return status;
   }
 }

@@ -28,6 +28,14 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 15> kByReaso
     {"JOB_NOT_SUCCEEDED", "follow it with sbora-client watch JOB"},
 }};
 
+/// Users write the spec alone, in job.yaml and after --set; where it lies in a request is for programs.
+std::string_view FieldForPeople(std::string_view field) {
+  for (const std::string_view wrapper : {"fine_tuning_job.", "evaluation_job."}) {
+    if (field.starts_with(wrapper)) return field.substr(wrapper.size());
+  }
+  return field;
+}
+
 std::string HintByCode(StatusCode code, const ErrorContext& context) {
   switch (code) {
     case StatusCode::kUnavailable:
@@ -76,7 +84,7 @@ std::string HintFor(const Status& status, const ErrorContext& context) {
 std::string FormatError(const Status& status, const ErrorContext& context) {
   std::string out = fmt::format("error: {} [{}]\n", status.message(), status.reason());
   for (const FieldViolation& violation : status.violations()) {
-    out += fmt::format("  {}: {}\n", violation.field, violation.description);
+    out += fmt::format("  {}: {}\n", FieldForPeople(violation.field), violation.description);
   }
   if (const std::string hint = HintFor(status, context); !hint.empty()) out += fmt::format("hint: {}\n", hint);
   return out;

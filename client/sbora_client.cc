@@ -125,7 +125,7 @@ Status Client::DeleteModel(const std::string& name) {
 StatusOr<v1::Dataset> Client::CreateDataset(v1::CreateDatasetRequest request) {
   if (request.parent().empty()) request.set_parent(Parent());
   FillRequestId(request);
-  return Call(datasets_, &v1::DatasetService::Stub::CreateDataset, request, Repeat::kSafe);
+  return Call(datasets_, &v1::DatasetService::Stub::CreateDataset, request, Repeat::kSafeAndLong);
 }
 
 StatusOr<v1::Dataset> Client::GetDataset(const std::string& name) {
@@ -149,7 +149,8 @@ Status Client::DeleteDataset(const std::string& name) {
 StatusOr<v1::FineTuningJob> Client::Submit(v1::CreateFineTuningJobRequest request) {
   if (request.parent().empty()) request.set_parent(Parent());
   FillRequestId(request);
-  return Call(jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, Repeat::kSafe);
+  return Call(jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request,
+              request.validate_only() ? Repeat::kSafeAndLong : Repeat::kSafe);
 }
 
 StatusOr<v1::FineTuningJob> Client::GetJob(const std::string& name) {
@@ -250,7 +251,7 @@ StatusOr<v1::CompareAdaptersResponse> Client::CompareAdapters(v1::CompareAdapter
 StatusOr<v1::EvaluationJob> Client::CreateEvaluation(v1::CreateEvaluationJobRequest request) {
   if (request.parent().empty()) request.set_parent(Parent());
   FillRequestId(request);
-  return Call(evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, request, Repeat::kSafe);
+  return Call(evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, request, Repeat::kSafeAndLong);
 }
 
 StatusOr<v1::EvaluationJob> Client::GetEvaluation(const std::string& name) {

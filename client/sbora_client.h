@@ -45,7 +45,7 @@ struct ClientOptions {
   std::string server = "127.0.0.1:7400";  ///< host:port
   std::string project = "default";
   ChannelOptions channel;
-  /// Deadline of one unary call; streams have none.
+  /// Deadline of one unary call; ten times as long where the server reads a whole file meanwhile. Streams have none.
   std::chrono::milliseconds call_timeout = kDefaultCallDeadline;
   /// Between tries of a call that may be repeated.
   BackoffOptions retry{
@@ -175,7 +175,8 @@ class Client {
               const std::filesystem::path& directory, const PullOptions& options);
 
  private:
-  enum class Repeat { kSafe, kOnce };
+  /// kSafeAndLong: the server may read a whole file before it answers.
+  enum class Repeat { kSafe, kSafeAndLong, kOnce };
 
   template <typename Stub, typename Request, typename Response>
   StatusOr<Response> Call(const std::unique_ptr<Stub>& stub,

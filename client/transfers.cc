@@ -135,7 +135,7 @@ StatusOr<v1::Upload> Client::UploadOne(const LocalFile& file, const std::stop_to
   SBORA_RETURN_IF_ERROR(SendUpload(upload, file, stop, progress));
   v1::FinishUploadRequest finish;
   finish.set_name(upload.name());
-  return Call(transfers_, &v1::TransferService::Stub::FinishUpload, finish, Repeat::kSafe);
+  return Call(transfers_, &v1::TransferService::Stub::FinishUpload, finish, Repeat::kSafeAndLong);
 }
 
 Status Client::SendUpload(const v1::Upload& upload, const LocalFile& file, const std::stop_token& stop,

@@ -18,7 +18,7 @@ Status BadName(std::string_view name, std::string_view field, std::string_view p
 }
 
 Status CheckId(std::string_view id, Collection collection, std::string_view field) {
-  if (collection == Collection::kUploads || collection == Collection::kObjects) {
+  if (collection == Collection::kUploads || collection == Collection::kObjects || collection == Collection::kOperations) {
     if (IsUuid(id)) return OkStatus();
     return InvalidArgument("BAD_RESOURCE_ID", fmt::format("{}: '{}' is not a UUID", field, id.substr(0, 80)))
         .WithViolation(field, "the id must be a lower-case UUID");
@@ -37,6 +37,7 @@ std::string_view CollectionName(Collection collection) {
     case Collection::kAdapters: return "adapters";
     case Collection::kUploads: return "uploads";
     case Collection::kObjects: return "objects";
+    case Collection::kOperations: return "operations";
   }
   return "";
 }

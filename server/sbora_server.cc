@@ -88,6 +88,8 @@ struct SboraServer::Impl {
   grpc::HealthCheckServiceInterface* health SBORA_GUARDED_BY(health_mutex) = nullptr;  // while the gRPC server is there
   std::atomic<bool> stopping{false};
   ServiceContext context;
+  std::string bound_address;  // written before Start returns, constant afterwards
+  std::string bound_http_address;
   std::unique_ptr<Coordinator> coordinator;
   std::unique_ptr<WorkerPool> pool;
   std::unique_ptr<WorkerPool> transfer_pool;
@@ -195,15 +197,15 @@ Status SboraServer::Impl::StartGrpc() {
                                  static_cast<grpc::Service*>(workers.get())}) {
     builder.RegisterService(service);
   }
-  // The names go out with the first answer, so they are known before the ports are.
-  context.address = config.listen();
+  context.address.Set(config.listen());  // the best answer to a call that is quicker than the line behind the start
   grpc_server = builder.BuildAndStart();
   if (grpc_server == nullptr || port == 0) {
     return Unavailable("GRPC_LISTEN", fmt::format("cannot listen on {}; is the port in use, or the certificate bad? --listen {} takes "
                                                   "any free port",
                                                   config.listen(), Join(address.host, 0)));
   }
-  context.address = Join(address.host, port);
+  bound_address = Join(address.host, port);
+  context.address.Set(bound_address);
   {
     MutexLock lock(health_mutex);
     health = grpc_server->GetHealthCheckService();
@@ -224,7 +226,8 @@ Status SboraServer::Impl::StartHttp() {
     options.tls_key = config.tls_key();
   }
   SBORA_ASSIGN_OR_RETURN(http, HttpServer::Start(options));
-  context.http_address = Join(address.host, http->port());
+  bound_http_address = Join(address.host, http->port());
+  context.http_address.Set(bound_http_address);
   return OkStatus();
 }
 
@@ -265,8 +268,8 @@ SboraServer::~SboraServer() {
   impl_->coordinator.reset();
 }
 
-const std::string& SboraServer::address() const { return impl_->context.address; }
-const std::string& SboraServer::http_address() const { return impl_->context.http_address; }
+const std::string& SboraServer::address() const { return impl_->bound_address; }
+const std::string& SboraServer::http_address() const { return impl_->bound_http_address; }
 std::shared_ptr<grpc::Channel> SboraServer::InProcessChannel() { return impl_->grpc_server->InProcessChannel({}); }
 ServiceContext& SboraServer::services() { return impl_->context; }
 

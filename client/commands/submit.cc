@@ -55,7 +55,7 @@ StatusOr<v1::FineTuningSpec> BuildSpec(const SubmitFlags& flags) {
     const bool missing = field[0] == 'm' ? spec.model().empty() : spec.dataset().empty();
     if (missing) {
       return InvalidArgument("FIELD_REQUIRED", fmt::format("--{} is required, as a flag or in --file", field))
-          .WithViolation(fmt::format("spec.{}", field), "required");
+          .WithViolation(fmt::format("fine_tuning_job.spec.{}", field), "required");
     }
   }
   return spec;

@@ -104,6 +104,7 @@ int32_t sbora_ffi_store_get_to_file(const SboraFfiStore* store, SboraFfiSlice ke
                                     SboraFfiError* error);
 int32_t sbora_ffi_store_put_file(const SboraFfiStore* store, SboraFfiSlice key, SboraFfiSlice path, uint64_t* size,
                                  SboraFfiError* error);
+int32_t sbora_ffi_store_copy(const SboraFfiStore* store, SboraFfiSlice from, SboraFfiSlice to, SboraFfiError* error);
 int32_t sbora_ffi_store_head(const SboraFfiStore* store, SboraFfiSlice key, uint64_t* size, int64_t* modified_ms,
                              SboraFfiOutput etag, SboraFfiError* error);
 int32_t sbora_ffi_store_list(const SboraFfiStore* store, SboraFfiSlice prefix, SboraFfiSlice start_after,

@@ -27,6 +27,8 @@ bool IsBreak(const Status& status) {
          status.code() == StatusCode::kCancelled;
 }
 
+constexpr int kFinishFactor = 10;
+
 Status Stopped() { return Cancelled("STOPPED", "the transfer was stopped"); }
 
 /// Cancels a call as soon as stop is requested, for as long as the object lives.
@@ -41,12 +43,12 @@ class CancelOnStop {
 
 /// A unary call with deadline, bounded retries and cancellation. `call` gets a fresh context each time.
 Status CallWithRetry(const TransferOptions& options, const std::stop_token& stop,
-                     const std::function<grpc::Status(grpc::ClientContext*)>& call) {
+                     const std::function<grpc::Status(grpc::ClientContext*)>& call, int deadline_factor = 1) {
   Backoff backoff(options.backoff);
   while (true) {
     if (stop.stop_requested()) return Stopped();
     grpc::ClientContext context;
-    SetDeadline(context, options.call_deadline);
+    SetDeadline(context, options.call_deadline * deadline_factor);
     Status status;
     {
       const CancelOnStop cancel(context, stop);
@@ -89,7 +91,7 @@ StatusOr<v1::File> TransferClient::Upload(const std::string& parent, const std::
   v1::Upload finished;
   const Status status = CallWithRetry(options_, stop, [&](grpc::ClientContext* context) {
     return stub_->FinishUpload(context, request, &finished);
-  });
+  }, kFinishFactor);
   if (!status.ok()) return status.WithContext(what);
   if (finished.object().empty()) {
     return Internal("UPLOAD_WITHOUT_OBJECT", fmt::format("{}: the server sealed {} without an object", what, upload.name()));

@@ -32,7 +32,7 @@ struct TransferOptions {
   /// Ask for presigned URLs where the store can give them.
   bool accept_presigned = true;
   HttpOptions http = {};
-  /// Deadline of one unary call.
+  /// Deadline of one unary call; of FinishUpload, during which the server may read the whole file, ten times as long.
   std::chrono::milliseconds call_deadline{60'000};
 };
 

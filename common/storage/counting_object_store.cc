@@ -12,6 +12,7 @@ std::string_view StoreOperationName(StoreOperation operation) {
     case StoreOperation::kGetToFile: return "get_to_file";
     case StoreOperation::kHead: return "head";
     case StoreOperation::kList: return "list";
+    case StoreOperation::kCopy: return "copy";
     case StoreOperation::kDelete: return "delete";
     case StoreOperation::kPresign: return "presign";
   }
@@ -70,6 +71,12 @@ StatusOr<uint64_t> CountingObjectStore::PutFile(std::string_view key, const std:
   return result;
 }
 
+StatusOr<uint64_t> CountingObjectStore::MoveFile(std::string_view key, const std::filesystem::path& path) {
+  auto result = inner_->MoveFile(key, path);
+  Record(StoreOperation::kPutFile, result.ok(), result.ok() ? *result : 0);
+  return result;
+}
+
 StatusOr<std::unique_ptr<ObjectWriter>> CountingObjectStore::StartMultipart(std::string_view key) {
   auto result = inner_->StartMultipart(key);
   if (!result.ok()) {
@@ -107,6 +114,12 @@ StatusOr<ListPage> CountingObjectStore::List(std::string_view prefix, const List
   auto result = inner_->List(prefix, options);
   Record(StoreOperation::kList, result.ok(), 0);
   return result;
+}
+
+Status CountingObjectStore::Copy(std::string_view from, std::string_view to) {
+  Status status = inner_->Copy(from, to);
+  Record(StoreOperation::kCopy, status.ok(), 0);
+  return status;
 }
 
 Status CountingObjectStore::Delete(std::string_view key) {

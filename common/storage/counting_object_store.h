@@ -12,8 +12,8 @@
 
 namespace sbora {
 
-enum class StoreOperation { kPut, kPutFile, kMultipart, kGet, kGetRange, kGetToFile, kHead, kList, kDelete, kPresign };
-inline constexpr size_t kStoreOperations = 10;
+enum class StoreOperation { kPut, kPutFile, kMultipart, kGet, kGetRange, kGetToFile, kHead, kList, kCopy, kDelete, kPresign };
+inline constexpr size_t kStoreOperations = 11;
 
 /// "put", "put_file" and so on: a metric label.
 std::string_view StoreOperationName(StoreOperation operation);
@@ -30,6 +30,7 @@ class CountingObjectStore final : public ObjectStore {
 
   Status Put(std::string_view key, std::string_view bytes, PutMode mode) override;
   StatusOr<uint64_t> PutFile(std::string_view key, const std::filesystem::path& path) override;
+  StatusOr<uint64_t> MoveFile(std::string_view key, const std::filesystem::path& path) override;
   /// One call per upload, counted when it completes or fails to; its bytes then.
   StatusOr<std::unique_ptr<ObjectWriter>> StartMultipart(std::string_view key) override;
   StatusOr<std::string> Get(std::string_view key, uint64_t max_bytes) override;
@@ -37,6 +38,7 @@ class CountingObjectStore final : public ObjectStore {
   StatusOr<uint64_t> GetToFile(std::string_view key, const std::filesystem::path& path) override;
   StatusOr<ObjectInfo> Head(std::string_view key) override;
   StatusOr<ListPage> List(std::string_view prefix, const ListOptions& options) override;
+  Status Copy(std::string_view from, std::string_view to) override;
   Status Delete(std::string_view key) override;
   StatusOr<std::string> PresignGet(std::string_view key, std::chrono::seconds ttl) override;
   StatusOr<std::string> PresignPut(std::string_view key, std::chrono::seconds ttl) override;

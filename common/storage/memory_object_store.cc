@@ -167,6 +167,16 @@ StatusOr<ListPage> MemoryObjectStore::List(std::string_view prefix, const ListOp
   return page;
 }
 
+Status MemoryObjectStore::Copy(std::string_view from, std::string_view to) {
+  SBORA_RETURN_IF_ERROR(CheckObjectKey(from));
+  SBORA_RETURN_IF_ERROR(CheckObjectKey(to));
+  const MutexLock lock(mutex_);
+  SBORA_RETURN_IF_ERROR(TakeFailure("Copy"));
+  SBORA_ASSIGN_OR_RETURN(const Object* object, Find(from));
+  objects_.insert_or_assign(std::string(to), Object{object->bytes, next_version_++});
+  return OkStatus();
+}
+
 Status MemoryObjectStore::Delete(std::string_view key) {
   SBORA_RETURN_IF_ERROR(CheckObjectKey(key));
   const MutexLock lock(mutex_);
@@ -175,12 +185,19 @@ Status MemoryObjectStore::Delete(std::string_view key) {
   return OkStatus();
 }
 
-StatusOr<std::string> MemoryObjectStore::PresignGet(std::string_view, std::chrono::seconds) {
+StatusOr<std::string> MemoryObjectStore::PresignGet(std::string_view key, std::chrono::seconds) { return Presign(key); }
+
+StatusOr<std::string> MemoryObjectStore::PresignPut(std::string_view key, std::chrono::seconds) { return Presign(key); }
+
+StatusOr<std::string> MemoryObjectStore::Presign(std::string_view key) {
+  const MutexLock lock(mutex_);
+  if (presigns_) return fmt::format("memory:///{}", key);
   return Unimplemented("PRESIGN_UNSUPPORTED", "this object store has no presigned URLs");
 }
 
-StatusOr<std::string> MemoryObjectStore::PresignPut(std::string_view, std::chrono::seconds) {
-  return Unimplemented("PRESIGN_UNSUPPORTED", "this object store has no presigned URLs");
+void MemoryObjectStore::GivePresignedUrls() {
+  const MutexLock lock(mutex_);
+  presigns_ = true;
 }
 
 }  // namespace sbora

@@ -26,15 +26,19 @@ class MemoryObjectStore final : public ObjectStore {
   StatusOr<uint64_t> GetToFile(std::string_view key, const std::filesystem::path& path) override;
   StatusOr<ObjectInfo> Head(std::string_view key) override;
   StatusOr<ListPage> List(std::string_view prefix, const ListOptions& options) override;
+  Status Copy(std::string_view from, std::string_view to) override;
   Status Delete(std::string_view key) override;
   StatusOr<std::string> PresignGet(std::string_view key, std::chrono::seconds ttl) override;
   StatusOr<std::string> PresignPut(std::string_view key, std::chrono::seconds ttl) override;
 
   /// The next call of this method ("Put", "PutFile", "StartMultipart", "Complete", "Get", "GetRange", "GetToFile",
-  /// "Head", "List" or "Delete") fails with `error` and does nothing. Several for one method queue up.
+  /// "Head", "List", "Copy" or "Delete") fails with `error` and does nothing. Several for one method queue up.
   void FailNext(std::string_view method, Status error);
+  /// From now on it presigns: "memory:///{key}" for both methods, which nothing but the test understands.
+  void GivePresignedUrls();
 
  private:
+  StatusOr<std::string> Presign(std::string_view key) SBORA_EXCLUDES(mutex_);
   struct Object {
     std::string bytes;
     int64_t version = 0;
@@ -49,6 +53,7 @@ class MemoryObjectStore final : public ObjectStore {
   Mutex mutex_;
   std::map<std::string, Object, std::less<>> objects_ SBORA_GUARDED_BY(mutex_);
   std::vector<std::pair<std::string, Status>> failures_ SBORA_GUARDED_BY(mutex_);
+  bool presigns_ SBORA_GUARDED_BY(mutex_) = false;
   int64_t next_version_ SBORA_GUARDED_BY(mutex_) = 1;
 };
 

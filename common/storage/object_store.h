@@ -81,6 +81,9 @@ class ObjectStore {
   /// Uploads a file (in parts above 8 MiB) and replaces an older object; gives its size.
   /// FAILED_PRECONDITION FILE_CHANGED when it grew or shrank meanwhile; NOT_FOUND FILE_NOT_FOUND.
   virtual StatusOr<uint64_t> PutFile(std::string_view key, const std::filesystem::path& path) = 0;
+  /// As PutFile, and the file is gone when this returns OK. A directory store renames a file of its own file system
+  /// instead of copying it.
+  virtual StatusOr<uint64_t> MoveFile(std::string_view key, const std::filesystem::path& path);
   virtual StatusOr<std::unique_ptr<ObjectWriter>> StartMultipart(std::string_view key) = 0;
 
   /// OUT_OF_RANGE OBJECT_TOO_LARGE above `max_bytes`.
@@ -95,6 +98,8 @@ class ObjectStore {
   /// Objects below the folder `prefix` ("" for all): "a/b" finds "a/b/c" and not "a/bc". Names that are
   /// no keys (see above) are passed over. A directory store reads the whole folder for each page.
   virtual StatusOr<ListPage> List(std::string_view prefix, const ListOptions& options) = 0;
+  /// Gives `to` the bytes that `from` has at one moment, inside the store, replacing an older object. S3: at most 5 GiB.
+  virtual Status Copy(std::string_view from, std::string_view to) = 0;
   /// A missing object is OK.
   virtual Status Delete(std::string_view key) = 0;
 

@@ -8,6 +8,15 @@
 #include "common/storage/rust_object_store.h"
 
 namespace sbora {
+
+StatusOr<uint64_t> ObjectStore::MoveFile(std::string_view key, const std::filesystem::path& path) {
+  SBORA_ASSIGN_OR_RETURN(const uint64_t size, PutFile(key, path));
+  std::error_code error;
+  std::filesystem::remove(path, error);
+  if (error) return FromErrno(error.value(), fmt::format("removing {}", path.string()));
+  return size;
+}
+
 namespace {
 
 Status BadUrl(std::string_view url, std::string_view why) {

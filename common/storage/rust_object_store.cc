@@ -1,7 +1,14 @@
 #include "common/storage/rust_object_store.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstdio>
 #include <nlohmann/json.hpp>
+#include <system_error>
+#include <vector>
 
 #include "common/ffi/ffi_call.h"
 #include "common/file.h"
@@ -48,6 +55,17 @@ StatusOr<ListPage> ParsePage(const std::string& text) {
     page.objects.push_back(std::move(object));
   }
   return page;
+}
+
+/// Makes what is missing of `directory`, each new entry durable in its parent.
+Status MakeDurableDirectories(const std::filesystem::path& directory) {
+  std::vector<std::filesystem::path> missing;
+  std::error_code error;
+  for (auto at = directory; !std::filesystem::exists(at, error); at = at.parent_path()) missing.push_back(at);
+  std::filesystem::create_directories(directory, error);
+  if (error) return FromErrno(error.value(), fmt::format("making {}", directory.string()));
+  for (const auto& made : missing) SBORA_RETURN_IF_ERROR(SyncDirectory(made.parent_path()));
+  return OkStatus();
 }
 
 class RustObjectWriter final : public ObjectWriter {
@@ -100,7 +118,7 @@ StatusOr<std::unique_ptr<ObjectStore>> RustObjectStore::Open(const StoreLocation
   SboraFfiStore* handle = nullptr;
   const int32_t code = sbora_ffi_store_open(&raw, &handle, &error);
   if (code != 0) return ToStatus(code, error);
-  return std::unique_ptr<ObjectStore>(new RustObjectStore(handle));
+  return std::unique_ptr<ObjectStore>(new RustObjectStore(handle, location.directory));
 }
 
 RustObjectStore::~RustObjectStore() { sbora_ffi_store_free(handle_); }
@@ -123,6 +141,23 @@ StatusOr<uint64_t> RustObjectStore::PutFile(std::string_view key, const std::fil
   SBORA_RETURN_IF_ERROR(
       ToStatus(sbora_ffi_store_put_file(handle_, ToSlice(key), ToSlice(path.native()), &size, &error), error));
   return size;
+}
+
+StatusOr<uint64_t> RustObjectStore::MoveFile(std::string_view key, const std::filesystem::path& path) {
+  if (directory_.empty()) return ObjectStore::MoveFile(key, path);
+  SBORA_RETURN_IF_ERROR(CheckObjectKey(key));
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return FromErrno(errno, fmt::format("opening {}", path.string()));
+  struct stat info {};
+  if (::fstat(fd.get(), &info) != 0 || ::fsync(fd.get()) != 0) return FromErrno(errno, fmt::format("syncing {}", path.string()));
+  const std::filesystem::path target = directory_ / key;
+  SBORA_RETURN_IF_ERROR(MakeDurableDirectories(target.parent_path()));
+  if (::rename(path.c_str(), target.c_str()) != 0) {
+    if (errno == EXDEV) return ObjectStore::MoveFile(key, path);
+    return FromErrno(errno, fmt::format("renaming {} to {}", path.string(), target.string()));
+  }
+  SBORA_RETURN_IF_ERROR(SyncDirectory(target.parent_path()));
+  return static_cast<uint64_t>(info.st_size);
 }
 
 StatusOr<std::unique_ptr<ObjectWriter>> RustObjectStore::StartMultipart(std::string_view key) {
@@ -194,6 +229,13 @@ StatusOr<ListPage> RustObjectStore::List(std::string_view prefix, const ListOpti
                                                       options.max_objects, AppendTo(&page), &error),
                                  error));
   return ParsePage(page);
+}
+
+Status RustObjectStore::Copy(std::string_view from, std::string_view to) {
+  SBORA_RETURN_IF_ERROR(CheckObjectKey(from));
+  SBORA_RETURN_IF_ERROR(CheckObjectKey(to));
+  SboraFfiError error;
+  return ToStatus(sbora_ffi_store_copy(handle_, ToSlice(from), ToSlice(to), &error), error);
 }
 
 Status RustObjectStore::Delete(std::string_view key) {

@@ -301,6 +301,10 @@ StatusOr<Work> CoordinatorImpl::Submit(SubmitRequest request) {
   const KeyLocks locks(*this, request.name, request.project, request.request_id);
   SBORA_ASSIGN_OR_RETURN(auto earlier, FindSubmitted(request.project, request.request_id, request.request_hash));
   if (earlier) return *std::move(earlier);
+  if (request.payload.task.size() > kMaxTaskBytes) {
+    return InvalidArgument("TASK_TOO_LARGE", fmt::format("the task has {} bytes, and an agent takes at most {}; ask for less in one request",
+                                                         request.payload.task.size(), kMaxTaskBytes));
+  }
   auto [work, transition] = Scheduler::PrepareSubmit(std::move(request), Now().wall_ms);
   SBORA_RETURN_IF_ERROR(Durable([&](Scheduler::Done done) {
     // In the store first, then in memory: its preconditions are the store's to judge.

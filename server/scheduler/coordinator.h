@@ -46,6 +46,7 @@ class Coordinator {
   // --- Work -------------------------------------------------------------------------------------------------------
 
   /// With a request_id seen before: as FindSubmitted.
+  /// INVALID_ARGUMENT TASK_TOO_LARGE above kMaxTaskBytes.
   /// ALREADY_EXISTS <KIND>_EXISTS when the name, or a name it reserves, is taken; NOT_FOUND when a used name is gone.
   virtual StatusOr<Work> Submit(SubmitRequest request) = 0;
   /// The work that an earlier call with this request_id made; nullopt for a new or empty one. To be asked before anything

@@ -154,6 +154,7 @@ class Scheduler {
   void TakeCheckpoint(Draft& draft, WorkEntry& work, LeaseEntry& lease, const CheckpointItem& checkpoint)
       SBORA_REQUIRES(mutex_);
   LeaseEntry* FindLease(const core::LeaseId& id) SBORA_REQUIRES(mutex_);
+  StartDecision StartOf(const LeaseEntry& lease) const SBORA_REQUIRES(mutex_);
   WorkerView ViewOf(const WorkerEntry& worker) const SBORA_REQUIRES(mutex_);
 
   const SchedulerConfig config_;

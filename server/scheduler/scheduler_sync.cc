@@ -18,6 +18,8 @@ namespace {
 
 constexpr size_t kFormerInstances = 8;
 constexpr size_t kRecentCommits = 1024;
+/// Answers that hold a start may get lost; a start that was sent this often and never taken up is given back.
+constexpr int kMaxOffers = 10;
 constexpr int kCheckpointsKept = 2;  // the newest may turn out damaged
 
 Status Fenced(const core::LeaseId& lease, std::string_view why) {
@@ -220,6 +222,20 @@ Status Scheduler::Synchronize(const SyncRequest& request, Moment at, Done done) 
   return OkStatus();
 }
 
+StartDecision Scheduler::StartOf(const LeaseEntry& lease) const {
+  const WorkEntry& work = works_.at(lease.row.work_uid);
+  return {.lease = lease.row.id,
+          .work_uid = work.row.uid,
+          .resource = work.row.name,
+          .project = work.row.project,
+          .attempt = lease.row.attempt,
+          .slots = lease.row.slots,
+          .payload = work.payload,
+          .checkpoint_step = work.row.checkpoint_step,
+          .checkpoint_files = work.row.checkpoint_files,
+          .older_checkpoint_files = work.older_checkpoint_files};
+}
+
 StatusOr<std::optional<SyncResponse>> Scheduler::Answer(const SyncRequest& request, bool force, Moment at) {
   MutexLock lock(mutex_);
   const auto found = workers_.find(request.worker);
@@ -248,6 +264,7 @@ StatusOr<std::optional<SyncResponse>> Scheduler::Answer(const SyncRequest& reque
     }
   }
   std::vector<LeaseEntry*> named;
+  size_t task_bytes = 0;
   for (const std::string& uid : worker.leases) {
     LeaseEntry& lease = leases_.at(uid);
     if (!lease.published) continue;
@@ -255,18 +272,11 @@ StatusOr<std::optional<SyncResponse>> Scheduler::Answer(const SyncRequest& reque
       answer.stop.push_back({.lease = lease.row.id, .reason = lease.published_stop});
       news = news || lease.stop_told != lease.published_stop;
       named.push_back(&lease);
-    } else if (!listed.contains(uid) && !lease.reported && lease.row.stop == StopReason::kNone) {
-      const WorkEntry& work = works_.at(lease.row.work_uid);
-      answer.start.push_back({.lease = lease.row.id,
-                              .work_uid = work.row.uid,
-                              .resource = work.row.name,
-                              .project = work.row.project,
-                              .attempt = lease.row.attempt,
-                              .slots = lease.row.slots,
-                              .payload = work.payload,
-                              .checkpoint_step = work.row.checkpoint_step,
-                              .checkpoint_files = work.row.checkpoint_files,
-                              .older_checkpoint_files = work.older_checkpoint_files});
+    } else if (!listed.contains(uid) && !lease.reported && lease.row.stop == StopReason::kNone && lease.offers < kMaxOffers) {
+      const size_t bytes = works_.at(lease.row.work_uid).payload->task.size();
+      if (!answer.start.empty() && task_bytes + bytes > kMaxTaskBytes) continue;  // goes with a later answer
+      task_bytes += bytes;
+      answer.start.push_back(StartOf(lease));
       news = news || lease.offers == 0;
       named.push_back(&lease);
     }

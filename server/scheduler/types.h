@@ -28,6 +28,9 @@ struct SchedulerConfig {
   Status Check() const;
 };
 
+/// An answer to an agent is one message of at most 4 MiB: a larger task would never arrive.
+inline constexpr size_t kMaxTaskBytes = 3 << 20;
+
 struct SubmitRequest {
   WorkKind kind = WorkKind::kTrain;
   std::string project;

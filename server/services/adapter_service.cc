@@ -131,12 +131,16 @@ StatusOr<bool> AdapterServiceImpl::Repeated(const std::string& project, const st
 }
 
 Status AdapterServiceImpl::SubmitOperation(const PlannedOperation& planned, google::longrunning::Operation& operation) {
+  if (planned.validate_only) {
+    operation.mutable_metadata()->PackFrom(planned.metadata);
+    return OkStatus();
+  }
   SubmitRequest submit;
   submit.kind = planned.kind;
   submit.project = planned.project;
   submit.uid = NewUuid7();
   submit.id = submit.uid;
-  submit.name = OperationName(submit.uid);
+  submit.name = OperationName(planned.project, submit.uid);
   submit.validated = true;
   submit.uses = planned.uses;
   submit.payload = {Serialize(planned.metadata), Serialize(planned.task)};
@@ -157,7 +161,7 @@ Status AdapterServiceImpl::Export(const v1::ExportAdapterRequest& request, googl
   SBORA_RETURN_IF_ERROR(CheckGgufType(request));
   SBORA_ASSIGN_OR_RETURN(const v1::Adapter adapter, AdapterOf(row));
   PlannedOperation planned{.kind = WorkKind::kExport, .project = row.project, .task = {}, .metadata = {}, .uses = {row.name},
-                           .request_id = request.request_id(), .request_hash = hash};
+                           .request_id = request.request_id(), .request_hash = hash, .validate_only = request.validate_only()};
   planned.metadata.set_adapter(row.name);
   planned.task.mutable_export_()->set_format(request.format());
   AddInput(planned.task, "adapter", adapter.files());
@@ -188,10 +192,17 @@ Status AdapterServiceImpl::AddPatchInputs(const v1::Adapter& adapter, PlannedOpe
 }
 
 StatusOr<v1::Model> AdapterServiceImpl::AddModelInput(const v1::Adapter& adapter, PlannedOperation& planned) const {
-  SBORA_ASSIGN_OR_RETURN(const ResourceRow row, services_.store().GetResource(adapter.model()));
-  SBORA_ASSIGN_OR_RETURN(v1::Model model, ModelOf(row));
+  SBORA_ASSIGN_OR_RETURN(v1::Model model, BaseOf(adapter, "name"));
   AddInput(planned.task, "model", model.files());
-  planned.uses.push_back(row.name);
+  planned.uses.push_back(model.name());
+  return model;
+}
+
+StatusOr<v1::Model> AdapterServiceImpl::BaseOf(const v1::Adapter& adapter, std::string_view field) const {
+  SBORA_ASSIGN_OR_RETURN(const ResourceRow row, FindResource(services_, adapter.model(), core::Collection::kModels, field));
+  SBORA_ASSIGN_OR_RETURN(v1::Model model, ModelOf(row));
+  // Another model may have been imported under the base's name.
+  if (adapter.base_hash() != model.base_hash()) return BaseMismatch(adapter.name(), adapter, model);
   return model;
 }
 
@@ -202,7 +213,7 @@ Status AdapterServiceImpl::Merge(const v1::MergeAdaptersRequest& request, google
   if (repeated) return OkStatus();
   SBORA_RETURN_IF_ERROR(CheckMergeRequest(request));
   PlannedOperation planned{.kind = WorkKind::kMerge, .project = project, .task = {}, .metadata = {}, .uses = {},
-                           .request_id = request.request_id(), .request_hash = hash};
+                           .request_id = request.request_id(), .request_hash = hash, .validate_only = request.validate_only()};
   std::vector<v1::Adapter> adapters;
   for (int i = 0; i < request.adapters_size(); ++i) {
     SBORA_ASSIGN_OR_RETURN(const ResourceRow row, FindResourceOrId(services_, request.adapters(i), core::Collection::kAdapters,
@@ -217,14 +228,13 @@ Status AdapterServiceImpl::Merge(const v1::MergeAdaptersRequest& request, google
   SBORA_RETURN_IF_ERROR(CheckMergeAdapters(adapters));
   SBORA_ASSIGN_OR_RETURN(const std::vector<core::RegionHolder> holders, RecordedHolders(services_, planned.uses));
   if (!request.allow_overlap()) SBORA_RETURN_IF_ERROR(core::CheckMergesExactly(holders));
-  SBORA_ASSIGN_OR_RETURN(const ResourceRow model_row, services_.store().GetResource(adapters.front().model()));
-  SBORA_ASSIGN_OR_RETURN(const v1::Model model, ModelOf(model_row));
+  SBORA_ASSIGN_OR_RETURN(const v1::Model model, BaseOf(adapters.front(), "adapters[0]"));
   SBORA_ASSIGN_OR_RETURN(const core::ModelConfig config, ModelConfigOf(model));
   if (holders.size() == adapters.size()) {
     *planned.metadata.mutable_changed_weights() = ToProto(core::CountChangedWeights(config, holders));
   }
   planned.task = MergeTaskOf(request, model, adapters);
-  planned.uses.push_back(model_row.name);
+  planned.uses.push_back(model.name());
   return SubmitOperation(planned, operation);
 }
 
@@ -238,13 +248,11 @@ grpc::Status AdapterServiceImpl::GetAdapter(grpc::ServerContext* context, const 
 
 grpc::Status AdapterServiceImpl::ListAdapters(grpc::ServerContext* context, const v1::ListAdaptersRequest* request,
                                               v1::ListAdaptersResponse* response) {
-  return Unary(services_, *context, "sbora.v1.AdapterService/ListAdapters", [&](const Call&) {
-    const auto add = [&](const ResourceRow& row) -> Status {
-      SBORA_ASSIGN_OR_RETURN(*response->add_adapters(), AdapterOf(row));
-      return OkStatus();
-    };
-    return ListResources(services_, ResourceKind::kAdapter, request->parent(), request->page_size(), request->page_token(), add,
-                         *response->mutable_next_page_token());
+  return Unary(services_, *context, "sbora.v1.AdapterService/ListAdapters", [&](const Call&) -> Status {
+    SBORA_ASSIGN_OR_RETURN(*response->mutable_next_page_token(),
+                           ListResources(services_, ResourceKind::kAdapter, request->parent(), request->page_size(), request->page_token(),
+                                         AdapterOf, *response->mutable_adapters()));
+    return OkStatus();
   });
 }
 

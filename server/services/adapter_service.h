@@ -40,7 +40,10 @@ class AdapterServiceImpl final : public v1::AdapterService::Service {
     std::vector<std::string> uses;
     std::string request_id;
     std::string request_hash;
+    bool validate_only = false;  ///< nothing is stored then, and the operation has no name
   };
+  /// The model it was trained on. Errors: NOT_FOUND MODEL_NOT_FOUND, FAILED_PRECONDITION BASE_MISMATCH.
+  StatusOr<v1::Model> BaseOf(const v1::Adapter& adapter, std::string_view field) const;
   /// The adapter's base among the task's inputs.
   StatusOr<v1::Model> AddModelInput(const v1::Adapter& adapter, PlannedOperation& planned) const;
   /// A patch holds values of the base, so the trainer needs it.

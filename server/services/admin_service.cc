@@ -13,8 +13,8 @@ namespace sbora::server {
 v1::ServerInfo ServerInfoOf(const ServiceContext& services) {
   v1::ServerInfo info;
   info.set_version(services.version);
-  info.set_address(services.address);
-  info.set_http_address(services.http_address);
+  info.set_address(services.address.Get());
+  info.set_http_address(services.http_address.Get());
   info.set_store(std::string(services.store().kind()));
   info.set_object_store(services.object_store_kind);
   *info.mutable_start_time() = ToTimestamp(ToUnixMillis(services.start_time));

@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "common/failpoint.h"
 #include "common/ids.h"
 #include "common/sha256.h"
 #include "common/status_macros.h"
+#include "common/text.h"
 #include "core/manifest.h"
 #include "core/names.h"
 #include "sbora/v1/adapter.pb.h"
@@ -21,6 +23,7 @@ namespace sbora::server {
 namespace {
 
 constexpr int kMaxResultExamples = 20;
+constexpr size_t kMaxExampleBytes = 8 * 1024;  ///< of each text; examples_file has all of it
 /// A manifest whose commit failed is swept away after this; a commit that is still being repeated renews it.
 constexpr std::chrono::hours kManifestLife{24};
 
@@ -119,7 +122,9 @@ Status PutManifest(const ServiceContext& services, const core::LeaseId& lease, c
   const int64_t due_ms = ToUnixMillis(services.clock->WallNow() + kManifestLife);
   SBORA_RETURN_IF_ERROR(services.coordinator->Write({DoomKey{row.project, key, due_ms}}));
   const MonotonicTime start = services.clock->Now();
+  FailPoint("commit.before_manifest");
   const Status put = services.objects->Put(key, text, PutMode::kCreate);
+  FailPoint("commit.after_manifest");
   services.metrics->ObserveObjectStore("put", put.ok(), services.clock->Now() - start);
   if (!put.ok() && put.code() != StatusCode::kAlreadyExists) return put;
   if (!put.ok()) {
@@ -217,6 +222,14 @@ void CommitEvaluate(const worker::v1::TaskResult& result, Pending& pending) {
   worker::v1::TaskResult complete = result;
   v1::EvaluationResult& evaluation = *complete.mutable_evaluate();
   while (evaluation.examples_size() > kMaxResultExamples) evaluation.mutable_examples()->RemoveLast();
+  for (v1::EvaluationExample& example : *evaluation.mutable_examples()) {
+    example.set_prompt(CutText(example.prompt(), kMaxExampleBytes));
+    example.set_reference(CutText(example.reference(), kMaxExampleBytes));
+    example.set_output(CutText(example.output(), kMaxExampleBytes));
+    example.set_answer(CutText(example.answer(), kMaxExampleBytes));
+    example.set_expected(CutText(example.expected(), kMaxExampleBytes));
+    example.set_subject(CutText(example.subject(), kMaxExampleBytes));
+  }
   if (!pending.files.empty()) *evaluation.mutable_examples_file() = pending.files[0];
   OwnFiles(pending.files, pending.work.row.uid, pending);
   pending.result = Serialize(complete);

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "common/clock.h"
+#include "common/mutex.h"
 #include "common/storage/object_store.h"
 #include "server/http/metrics.h"
 #include "server/scheduler/coordinator.h"
@@ -16,6 +17,23 @@
 namespace sbora::server {
 
 class DatasetValidator;
+
+/// A text that becomes known while calls may already ask for it. Thread-safe.
+class Published {
+ public:
+  void Set(std::string text) {
+    MutexLock lock(mutex_);
+    text_ = std::move(text);
+  }
+  std::string Get() const {
+    MutexLock lock(mutex_);
+    return text_;
+  }
+
+ private:
+  mutable Mutex mutex_;
+  std::string text_ SBORA_GUARDED_BY(mutex_);
+};
 
 struct ServiceContext {
   Coordinator* coordinator = nullptr;
@@ -35,8 +53,8 @@ struct ServiceContext {
   core::LeaseTiming timing;
   // For GetServerInfo.
   std::string version;
-  std::string address;
-  std::string http_address;
+  Published address;
+  Published http_address;
   std::string object_store_kind;
   WallTime start_time;
 

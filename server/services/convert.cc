@@ -246,7 +246,9 @@ v1::Upload UploadOf(const UploadRow& row, int64_t received_bytes) {
   return upload;
 }
 
-std::string OperationName(const std::string& uid) { return "operations/" + uid; }
+std::string OperationName(const std::string& project, const std::string& uid) {
+  return FullName(project, core::Collection::kOperations, uid);
+}
 
 bool IsOperation(WorkKind kind) {
   return kind == WorkKind::kImport || kind == WorkKind::kMerge || kind == WorkKind::kExport;

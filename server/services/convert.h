@@ -38,8 +38,8 @@ StatusOr<v1::FineTuningCheckpoint> CheckpointOf(const CheckpointRow& row, const 
 v1::Worker WorkerOf(const WorkerView& view);
 v1::Upload UploadOf(const UploadRow& row, int64_t received_bytes);
 
-/// "operations/{uid}".
-std::string OperationName(const std::string& uid);
+/// "projects/{project}/operations/{uid}".
+std::string OperationName(const std::string& project, const std::string& uid);
 /// True for import, merge and export: what google.longrunning shows. Generation is nobody's resource.
 bool IsOperation(WorkKind kind);
 

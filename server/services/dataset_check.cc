@@ -23,14 +23,15 @@ v1::DatasetFormat ToProto(data::DatasetFormat format) {
   return v1::DATASET_FORMAT_UNSPECIFIED;
 }
 
-Status Invalid(const std::vector<data::RecordError>& errors, int64_t records, int64_t bad_records) {
+/// `field` is where the request names the data.
+Status Invalid(const std::vector<data::RecordError>& errors, int64_t records, int64_t bad_records, std::string_view field) {
   const int64_t all = records + bad_records;
   Status bad = InvalidArgument("INVALID_DATASET", bad_records > 0 ? fmt::format("{} of {} records cannot be read; mend them and upload again",
                                                                                 bad_records, all)
                                                                   : "the file holds no record");
-  if (bad_records == 0) bad = bad.WithViolation("upload", "must hold at least one record");
+  if (bad_records == 0) bad = bad.WithViolation(field, "must hold at least one record");
   for (const data::RecordError& error : errors) {
-    bad = bad.WithViolation(fmt::format("line {}, byte {}", error.line, error.byte_offset), fmt::format("{}: {}", error.reason, error.message));
+    bad = bad.WithViolation(field, fmt::format("line {}, byte {}: {}: {}", error.line, error.byte_offset, error.reason, error.message));
   }
   return bad;
 }
@@ -68,7 +69,7 @@ Status CheckDatasetForm(const std::filesystem::path& file, v1::DatasetFormat& fo
     problem.set_reason(error.reason);
     problem.set_message(error.message);
   }
-  if (stats.bad_records > 0 || stats.records == 0) return Invalid(stats.errors, stats.records, stats.bad_records);
+  if (stats.bad_records > 0 || stats.records == 0) return Invalid(stats.errors, stats.records, stats.bad_records, "upload");
   format = ToProto(reader->format());
   return OkStatus();
 }
@@ -89,7 +90,7 @@ StatusOr<data::ValidationReport> CheckDatasetAgainstModel(const std::filesystem:
   options.reader.format = ToDataFormat(format);
   if (!validation_file.empty()) options.validation_format = ToDataFormat(validation_format);
   SBORA_ASSIGN_OR_RETURN(data::ValidationReport report, data::ValidateDataset(inputs, options));
-  if (report.bad_records > 0 || report.records == 0) return Invalid(report.errors, report.records, report.bad_records);
+  if (report.bad_records > 0 || report.records == 0) return Invalid(report.errors, report.records, report.bad_records, "spec.dataset");
   SBORA_RETURN_IF_ERROR(data::CheckUsable(report));
   return report;
 }

@@ -18,7 +18,7 @@ namespace sbora::server {
 data::DatasetFormat ToDataFormat(v1::DatasetFormat format);
 
 /// Fills `format` (as found when it was UNSPECIFIED) and the report. An invalid file is INVALID_ARGUMENT INVALID_DATASET
-/// with the first problems as violations (line number, byte offset); the report is filled then, too.
+/// with the first problems as violations of `upload` (line number and byte offset in the text); the report is filled then, too.
 Status CheckDatasetForm(const std::filesystem::path& file, v1::DatasetFormat& format, v1::ValidationReport& report);
 
 /// What a job would train on. `validation_format` counts with a `validation_file` only. `model_directory` holds the model's config.json, tokenizer.json and, if it has them,

@@ -92,13 +92,11 @@ grpc::Status DatasetServiceImpl::GetDataset(grpc::ServerContext* context, const 
 
 grpc::Status DatasetServiceImpl::ListDatasets(grpc::ServerContext* context, const v1::ListDatasetsRequest* request,
                                               v1::ListDatasetsResponse* response) {
-  return Unary(services_, *context, "sbora.v1.DatasetService/ListDatasets", [&](const Call&) {
-    const auto add = [&](const ResourceRow& row) -> Status {
-      SBORA_ASSIGN_OR_RETURN(*response->add_datasets(), DatasetOf(row));
-      return OkStatus();
-    };
-    return ListResources(services_, ResourceKind::kDataset, request->parent(), request->page_size(), request->page_token(), add,
-                         *response->mutable_next_page_token());
+  return Unary(services_, *context, "sbora.v1.DatasetService/ListDatasets", [&](const Call&) -> Status {
+    SBORA_ASSIGN_OR_RETURN(*response->mutable_next_page_token(),
+                           ListResources(services_, ResourceKind::kDataset, request->parent(), request->page_size(), request->page_token(),
+                                         DatasetOf, *response->mutable_datasets()));
+    return OkStatus();
   });
 }
 

@@ -54,7 +54,12 @@ bool HasCudaWorker(const ServiceContext& services) {
 
 Status ResolveModel(const ServiceContext& services, const v1::EstimateFineTuningJobRequest& request, Subject& subject) {
   if (!request.model_config_json().empty()) {
-    SBORA_ASSIGN_OR_RETURN(subject.model, core::ParseHfConfig(request.model_config_json()));
+    StatusOr<core::ModelConfig> config = core::ParseHfConfig(request.model_config_json());
+    if (!config.ok()) {
+      const Status& bad = config.status();
+      return bad.violations().empty() ? bad.WithViolation("model_config_json", bad.message()) : PrefixFields(bad, "model_config_json.");
+    }
+    subject.model = *std::move(config);
     return OkStatus();
   }
   SBORA_ASSIGN_OR_RETURN(const ResourceRow row, FindResourceOrId(services, subject.spec.model, core::Collection::kModels,

@@ -8,6 +8,7 @@
 #include "core/proto/convert.h"
 #include "server/services/convert.h"
 #include "server/services/evaluation_spec.h"
+#include "server/services/pages.h"
 #include "server/services/requests.h"
 #include "server/services/resource_calls.h"
 #include "server/services/rpc.h"
@@ -52,8 +53,7 @@ StatusOr<EvaluationServiceImpl::Subject> EvaluationServiceImpl::ResolveSubject(c
   SBORA_ASSIGN_OR_RETURN(subject.model, ModelOf(row));
   subject.uses.push_back(row.name);
   if (!adapter.empty() && found.base_hash() != subject.model.base_hash()) {
-    return FailedPrecondition("BASE_MISMATCH", fmt::format("{} was trained on the base {}, and {} is {}", adapter, found.base_hash(),
-                                                           row.name, subject.model.base_hash()));
+    return BaseMismatch(adapter, found, subject.model);
   }
   worker::v1::InputGroup& base = *task.add_inputs();
   base.set_name("model");
@@ -160,15 +160,8 @@ Status EvaluationServiceImpl::List(const v1::ListEvaluationJobsRequest& request,
   WorkQuery work_query;
   work_query.project = project;
   work_query.kinds = {WorkKind::kEvaluate};
-  work_query.page_size = page.size;
-  work_query.cursor = page.cursor;
-  SBORA_ASSIGN_OR_RETURN(const Page<Work> works, services_.store().ListWork(work_query));
-  for (const Work& work : works.rows) {
-    v1::EvaluationJob& job = *response.add_evaluation_jobs();
-    SBORA_ASSIGN_OR_RETURN(job, EvaluationOf(work, services_.coordinator->Progress(work.row.uid)));
-    if (job.has_result()) job.mutable_result()->clear_examples();  // whole prompts: a page of them would not fit a message
-  }
-  response.set_next_page_token(PageToken(works.next_cursor, query));
+  SBORA_ASSIGN_OR_RETURN(const std::string next, FillWorkPage(services_, page, std::move(work_query), EvaluationOf, *response.mutable_evaluation_jobs()));
+  response.set_next_page_token(PageToken(next, query));
   return OkStatus();
 }
 
@@ -211,7 +204,7 @@ Status EvaluationServiceImpl::RunGenerate(const v1::GenerateRequest& request, co
   submit.project = project;
   submit.uid = NewUuid7();
   submit.id = submit.uid;
-  submit.name = OperationName(submit.uid);
+  submit.name = OperationName(project, submit.uid);
   submit.validated = true;
   submit.priority = 100;  // somebody waits for it
   submit.payload = {Serialize(complete), Serialize(task)};

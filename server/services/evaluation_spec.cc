@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <numeric>
+
 #include "common/status_macros.h"
 #include "core/proto/convert.h"
 #include "data/evaluation_set.h"
@@ -12,6 +14,7 @@ namespace {
 
 constexpr int kMaxPrompts = 64;
 constexpr size_t kMaxPromptBytes = 64 * 1024;
+constexpr size_t kMaxPromptsBytes = 2 << 20;  ///< together: they go to a worker in one message
 constexpr int kMaxBeams = 16;
 constexpr int kMinAnswerWords = 2;
 constexpr int kMaxAnswerWords = 64;
@@ -90,6 +93,17 @@ Status CheckScoring(const v1::EvaluationSpec& spec, const std::string& prefix, S
   return bad;
 }
 
+/// Problems of records belong to the field that names the data, their place goes into the text.
+Status InRequest(const Status& status) {
+  if (status.violations().empty()) return status;
+  Status found(status.code(), status.reason(), status.message());
+  for (const auto& [key, value] : status.metadata()) found = found.WithMetadata(key, value);
+  for (const FieldViolation& violation : status.violations()) {
+    found = found.WithViolation("evaluation_job.spec.dataset", fmt::format("{}: {}", violation.field, violation.description));
+  }
+  return found;
+}
+
 }  // namespace
 
 Status CheckEvaluationSpec(const v1::EvaluationSpec& spec) {
@@ -142,6 +156,11 @@ Status CheckGenerateRequest(const v1::GenerateRequest& request) {
     bad = bad.WithViolation(fmt::format("prompts[{}]", i),
                             fmt::format("{} bytes exceed {}", request.prompts(i).size(), kMaxPromptBytes));
   }
+  const size_t together = std::accumulate(request.prompts().begin(), request.prompts().end(), size_t{0},
+                                          [](size_t sum, const std::string& prompt) { return sum + prompt.size(); });
+  if (together > kMaxPromptsBytes) {
+    bad = bad.WithViolation("prompts", fmt::format("{} bytes together exceed {}", together, kMaxPromptsBytes));
+  }
   if (!core::ParsePromptTemplate(request.prompt_template()).ok()) {
     bad = bad.WithViolation("prompt_template", "must be one of PromptTemplate");
   }
@@ -158,7 +177,7 @@ Status CheckEvaluationData(const v1::EvaluationSpec& spec, const EvaluationFiles
   inputs.few_shot_dataset = files.few_shots;
   inputs.few_shot_format = ToDataFormat(files.few_shot_format);
   inputs.few_shots = spec.few_shots();
-  return data::CheckEvaluationSet(inputs);
+  return InRequest(data::CheckEvaluationSet(inputs));
 }
 
 }  // namespace sbora::server

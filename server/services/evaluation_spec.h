@@ -25,7 +25,8 @@ struct EvaluationFiles {
   std::filesystem::path few_shots = {};
   v1::DatasetFormat few_shot_format = v1::DATASET_FORMAT_UNSPECIFIED;
 };
-/// Reads the files to their end. REQUIRED: the spec has its defaults. Errors: those of data::CheckEvaluationSet.
+/// Reads the files to their end. REQUIRED: the spec has its defaults. Errors: those of data::CheckEvaluationSet,
+/// as violations of `evaluation_job.spec.dataset`.
 Status CheckEvaluationData(const v1::EvaluationSpec& spec, const EvaluationFiles& files);
 
 }  // namespace sbora::server

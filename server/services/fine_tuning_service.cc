@@ -9,6 +9,7 @@
 #include "server/services/estimate_planner.h"
 #include "server/services/job_planner.h"
 #include "server/services/job_regions.h"
+#include "server/services/pages.h"
 #include "server/services/requests.h"
 #include "server/services/resource_calls.h"
 #include "server/services/rpc.h"
@@ -18,8 +19,6 @@ namespace sbora::server {
 namespace {
 
 constexpr std::string_view kKind = "JOB";
-/// A page of long log lines ends early: messages have at most 4 MiB.
-constexpr size_t kMaxPageBytes = 2 << 20;
 /// Each try that fails was overtaken by another job; so many in a row are no longer chance.
 constexpr int kMaxReplans = 16;
 constexpr std::string_view kOvertaken = "REGIONS_MOVED";
@@ -69,13 +68,13 @@ StatusOr<std::vector<core::JobState>> ParseStateFilter(const std::string& filter
   return states;
 }
 
-Status FineTuningServiceImpl::Create(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job) {
+Status FineTuningServiceImpl::Create(const v1::CreateFineTuningJobRequest& request, const Call& call, v1::FineTuningJob& job) {
   if (!request.validate_only()) {
     SBORA_ASSIGN_OR_RETURN(const bool repeated, Repeated(request, job));
     if (repeated) return OkStatus();
   }
   const bool disjoint = AsksForDisjoint(request.fine_tuning_job().spec().adapter());
-  return disjoint && !request.validate_only() ? CreateDisjoint(request, job) : CreateOnce(request, job);
+  return disjoint && !request.validate_only() ? CreateDisjoint(request, call, job) : CreateOnce(request, call, job);
 }
 
 StatusOr<bool> FineTuningServiceImpl::Repeated(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job) {
@@ -88,18 +87,18 @@ StatusOr<bool> FineTuningServiceImpl::Repeated(const v1::CreateFineTuningJobRequ
   return true;
 }
 
-Status FineTuningServiceImpl::CreateDisjoint(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job) {
+Status FineTuningServiceImpl::CreateDisjoint(const v1::CreateFineTuningJobRequest& request, const Call& call, v1::FineTuningJob& job) {
   MutexLock lock(disjoint_mutex_);
   // Again, behind the lock: a repeat must not be refused for what its own first call holds.
   SBORA_ASSIGN_OR_RETURN(const bool repeated, Repeated(request, job));
   if (repeated) return OkStatus();
-  Status status = CreateOnce(request, job);
-  for (int again = 0; again < kMaxReplans && status.reason() == kOvertaken; ++again) status = CreateOnce(request, job);
+  Status status = CreateOnce(request, call, job);
+  for (int again = 0; again < kMaxReplans && status.reason() == kOvertaken; ++again) status = CreateOnce(request, call, job);
   if (status.reason() == kOvertaken) services_.metrics->CountSubmitted("rejected");
   return status;
 }
 
-Status FineTuningServiceImpl::CreateOnce(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job) {
+Status FineTuningServiceImpl::CreateOnce(const v1::CreateFineTuningJobRequest& request, const Call& call, v1::FineTuningJob& job) {
   StatusOr<PlannedJob> planned = PlanFineTuning(services_, request);
   if (!planned.ok()) {
     services_.metrics->CountSubmitted("rejected");
@@ -110,8 +109,11 @@ Status FineTuningServiceImpl::CreateOnce(const v1::CreateFineTuningJobRequest& r
       SBORA_ASSIGN_OR_RETURN(const bool taken, services_.store().IsNameTaken(name));
       if (taken) return NameTaken(name);
     }
+    worker::v1::Task task;
+    SBORA_RETURN_IF_ERROR(ParseStored(planned->submit.payload.task, "task", task));
+    const Status checked = services_.validator->CheckNow(task, [&call] { return call.context->IsCancelled(); });
     job = planned->job;
-    return OkStatus();
+    return PrefixFields(checked, "fine_tuning_job.");
   }
   const std::string uid = planned->submit.uid;
   const StatusOr<Work> work = services_.coordinator->Submit(std::move(planned->submit));
@@ -133,13 +135,8 @@ Status FineTuningServiceImpl::List(const v1::ListFineTuningJobsRequest& request,
   work_query.project = project;
   work_query.kinds = {WorkKind::kTrain};
   SBORA_ASSIGN_OR_RETURN(work_query.states, ParseStateFilter(request.filter()));
-  work_query.page_size = page.size;
-  work_query.cursor = page.cursor;
-  SBORA_ASSIGN_OR_RETURN(const Page<Work> works, services_.store().ListWork(work_query));
-  for (const Work& work : works.rows) {
-    SBORA_ASSIGN_OR_RETURN(*response.add_fine_tuning_jobs(), JobOf(work, services_.coordinator->Progress(work.row.uid)));
-  }
-  response.set_next_page_token(PageToken(works.next_cursor, query));
+  SBORA_ASSIGN_OR_RETURN(const std::string next, FillWorkPage(services_, page, std::move(work_query), JobOf, *response.mutable_fine_tuning_jobs()));
+  response.set_next_page_token(PageToken(next, query));
   return OkStatus();
 }
 
@@ -149,11 +146,11 @@ Status FineTuningServiceImpl::ListEvents(const v1::ListFineTuningEventsRequest& 
   SBORA_ASSIGN_OR_RETURN(const PageRequest page, ParsePage(request.page_size(), request.page_token(), query));
   SBORA_ASSIGN_OR_RETURN(const int64_t after, NumberCursor(page.cursor, 0));
   SBORA_ASSIGN_OR_RETURN(const std::vector<EventRow> rows, services_.store().ListEvents(work.row.uid, after, page.size + 1));
-  size_t bytes = 0;
+  PageBudget budget;
   for (const EventRow& row : rows) {
-    if (response.events_size() == page.size || bytes > kMaxPageBytes) break;
-    *response.add_events() = EventOf(row);
-    bytes += row.message.size();
+    v1::FineTuningEvent event = EventOf(row);
+    if (response.events_size() == page.size || !budget.Take(event.ByteSizeLong())) break;
+    *response.add_events() = std::move(event);
   }
   if (rows.size() > static_cast<size_t>(response.events_size())) {
     response.set_next_page_token(PageToken(std::to_string(response.events().rbegin()->sequence()), query));
@@ -194,7 +191,7 @@ Status FineTuningServiceImpl::ListMetrics(const v1::ListFineTuningMetricsRequest
 
 grpc::Status FineTuningServiceImpl::CreateFineTuningJob(grpc::ServerContext* context, const v1::CreateFineTuningJobRequest* request,
                                                         v1::FineTuningJob* job) {
-  return Unary(services_, *context, "sbora.v1.FineTuningService/CreateFineTuningJob", [&](const Call&) { return Create(*request, *job); });
+  return Unary(services_, *context, "sbora.v1.FineTuningService/CreateFineTuningJob", [&](const Call& call) { return Create(*request, call, *job); });
 }
 
 grpc::Status FineTuningServiceImpl::GetFineTuningJob(grpc::ServerContext* context, const v1::GetFineTuningJobRequest* request,

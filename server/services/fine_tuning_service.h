@@ -4,6 +4,7 @@
 #include "common/mutex.h"
 #include "sbora/v1/job.grpc.pb.h"
 #include "server/services/context.h"
+#include "server/services/rpc.h"
 
 namespace sbora::server {
 
@@ -38,12 +39,12 @@ class FineTuningServiceImpl final : public v1::FineTuningService::WithCallbackMe
                                                                                const v1::WatchFineTuningJobRequest* request) override;
 
  private:
-  Status Create(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job);
+  Status Create(const v1::CreateFineTuningJobRequest& request, const Call& call, v1::FineTuningJob& job);
   /// True, with `job` filled, when an earlier call with this request_id made it.
   StatusOr<bool> Repeated(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job);
   /// A job that asks for regions apart from others': takes its turn, and is planned again when it lost a race.
-  Status CreateDisjoint(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job);
-  Status CreateOnce(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& job);
+  Status CreateDisjoint(const v1::CreateFineTuningJobRequest& request, const Call& call, v1::FineTuningJob& job);
+  Status CreateOnce(const v1::CreateFineTuningJobRequest& request, const Call& call, v1::FineTuningJob& job);
   Status List(const v1::ListFineTuningJobsRequest& request, v1::ListFineTuningJobsResponse& response);
   Status ListEvents(const v1::ListFineTuningEventsRequest& request, v1::ListFineTuningEventsResponse& response);
   Status ListCheckpoints(const v1::ListFineTuningCheckpointsRequest& request, v1::ListFineTuningCheckpointsResponse& response);

@@ -28,6 +28,14 @@ struct References {
   std::optional<v1::Dataset> validation;
 };
 
+struct PlannedSpec {
+  core::JobSpec spec;  ///< full names, every default
+  References references;
+  RegionBase base;
+  PlannedRegions regions;
+  worker::v1::Task task;
+};
+
 Status CheckLabels(const v1::FineTuningJob& job) {
   Status bad = InvalidArgument("INVALID_JOB", "the job cannot be made; see the field violations");
   if (job.display_name().size() > kMaxDisplayName) bad = bad.WithViolation("fine_tuning_job.display_name", "at most 128 bytes");
@@ -102,6 +110,27 @@ worker::v1::Task TrainTaskOf(const References& references, const core::JobSpec& 
   return task;
 }
 
+/// Index vectors are nearly all of a task.
+Status CheckTaskSize(const worker::v1::Task& task) {
+  const size_t bytes = task.ByteSizeLong();
+  if (bytes <= kMaxTaskBytes) return OkStatus();
+  return InvalidArgument("INVALID_SPEC", fmt::format("the task for a worker has {} bytes, which is above {}", bytes, kMaxTaskBytes))
+      .WithViolation("spec.adapter.rank", "lower the rank, or adapt fewer modules: each adapted module has an index vector of this length");
+}
+
+/// Field paths of errors start at "spec.".
+StatusOr<PlannedSpec> PlanSpec(const ServiceContext& services, const std::string& project, const v1::FineTuningSpec& wanted) {
+  PlannedSpec planned;
+  SBORA_ASSIGN_OR_RETURN(planned.spec, core::ParseSpec(wanted));
+  SBORA_ASSIGN_OR_RETURN(planned.references, Resolve(services, project, planned.spec));
+  SBORA_RETURN_IF_ERROR(CheckAgainstModel(planned.references, planned.spec));
+  planned.base = {project, planned.references.model.base_hash(), planned.references.config};
+  SBORA_ASSIGN_OR_RETURN(planned.regions, PlanRegions(services, planned.base, planned.spec.adapter));
+  planned.task = TrainTaskOf(planned.references, planned.spec, planned.regions.regions);
+  SBORA_RETURN_IF_ERROR(CheckTaskSize(planned.task));
+  return planned;
+}
+
 int64_t ToMillis(double seconds) { return static_cast<int64_t>(seconds * 1000.0); }
 
 DeviceKind ToDevice(core::DeviceKind device) {
@@ -126,8 +155,10 @@ void SetLimits(const core::JobSpec& spec, SubmitRequest& submit) {
 
 StatusOr<core::ModelConfig> ModelConfigOf(const v1::Model& model) {
   StatusOr<core::ModelConfig> config = core::ParseHfConfig(model.config_json());
-  if (!config.ok()) return config.status().WithContext(model.name());
-  return config;
+  if (config.ok()) return config;
+  // The model was stored so; nothing in this request can mend it.
+  return FailedPrecondition(config.status().reason(), fmt::format("{}: {}; import it again", model.name(), config.status().message()))
+      .WithMetadata("resource", model.name());
 }
 
 StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::CreateFineTuningJobRequest& request) {
@@ -136,12 +167,9 @@ StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::Cr
   if (!request.has_fine_tuning_job()) return Required("fine_tuning_job");
   SBORA_ASSIGN_OR_RETURN(const std::string id, ResourceIdOrNew(request.fine_tuning_job_id(), "fine_tuning_job_id"));
   SBORA_RETURN_IF_ERROR(CheckLabels(request.fine_tuning_job()));
-  SBORA_ASSIGN_OR_RETURN(core::JobSpec spec, core::ParseSpec(request.fine_tuning_job().spec()));
-  SBORA_ASSIGN_OR_RETURN(const References references, Resolve(services, project, spec));
-  SBORA_RETURN_IF_ERROR(CheckAgainstModel(references, spec));
-  const RegionBase base{project, references.model.base_hash(), references.config};
-  SBORA_ASSIGN_OR_RETURN(const PlannedRegions regions, PlanRegions(services, base, spec.adapter));
-  const worker::v1::Task task = TrainTaskOf(references, spec, regions.regions);
+  StatusOr<PlannedSpec> planned_spec = PlanSpec(services, project, request.fine_tuning_job().spec());
+  if (!planned_spec.ok()) return PrefixFields(planned_spec.status(), "fine_tuning_job.");
+  const auto& [spec, references, base, regions, task] = *planned_spec;
 
   PlannedJob planned;
   planned.job.set_name(FullName(project, core::Collection::kFineTuningJobs, id));
@@ -151,8 +179,9 @@ StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::Cr
   planned.job.set_trainable_parameters(core::TrainableParameters(references.config, spec.adapter.method, spec.adapter.rank,
                                                                  spec.adapter.target_modules, spec.adapter.frozen_a));
   if (request.validate_only()) {
-    SBORA_ASSIGN_OR_RETURN(const auto capacity, CapacityFor(services, base, spec.adapter));
-    if (capacity) *planned.job.mutable_region_capacity() = *capacity;
+    const auto capacity = CapacityFor(services, base, spec.adapter);
+    if (!capacity.ok()) return PrefixFields(capacity.status(), "fine_tuning_job.");
+    if (*capacity) *planned.job.mutable_region_capacity() = **capacity;
   }
   SubmitRequest& submit = planned.submit;
   submit.kind = WorkKind::kTrain;

@@ -23,7 +23,7 @@ struct PlannedJob {
 /// FEATURE_NOT_IMPLEMENTED, ALREADY_EXISTS; those of PlanRegions (server/services/job_regions.h).
 StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::CreateFineTuningJobRequest& request);
 
-/// The shape of a stored model.
+/// The shape of a stored model. FAILED_PRECONDITION when its config cannot be read: no request can mend that.
 StatusOr<core::ModelConfig> ModelConfigOf(const v1::Model& model);
 
 }  // namespace sbora::server

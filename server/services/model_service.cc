@@ -56,7 +56,7 @@ Status ModelServiceImpl::Import(const v1::ImportModelRequest& request, google::l
   submit.project = project;
   submit.uid = NewUuid7();
   submit.id = submit.uid;
-  submit.name = OperationName(submit.uid);
+  submit.name = OperationName(project, submit.uid);
   submit.validated = true;
   submit.reserves = {model_name};
   submit.request_id = request.request_id();
@@ -101,13 +101,11 @@ grpc::Status ModelServiceImpl::GetModel(grpc::ServerContext* context, const v1::
 
 grpc::Status ModelServiceImpl::ListModels(grpc::ServerContext* context, const v1::ListModelsRequest* request,
                                           v1::ListModelsResponse* response) {
-  return Unary(services_, *context, "sbora.v1.ModelService/ListModels", [&](const Call&) {
-    const auto add = [&](const ResourceRow& row) -> Status {
-      SBORA_ASSIGN_OR_RETURN(*response->add_models(), ModelOf(row));
-      return OkStatus();
-    };
-    return ListResources(services_, ResourceKind::kModel, request->parent(), request->page_size(), request->page_token(), add,
-                         *response->mutable_next_page_token());
+  return Unary(services_, *context, "sbora.v1.ModelService/ListModels", [&](const Call&) -> Status {
+    SBORA_ASSIGN_OR_RETURN(*response->mutable_next_page_token(),
+                           ListResources(services_, ResourceKind::kModel, request->parent(), request->page_size(), request->page_token(),
+                                         ModelOf, *response->mutable_models()));
+    return OkStatus();
   });
 }
 

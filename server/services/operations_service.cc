@@ -4,9 +4,9 @@
 
 #include <algorithm>
 
-#include "common/ids.h"
 #include "common/status_macros.h"
 #include "server/services/convert.h"
+#include "server/services/pages.h"
 #include "server/services/requests.h"
 #include "server/services/rpc.h"
 
@@ -15,13 +15,11 @@ namespace {
 
 namespace lro = google::longrunning;
 
-constexpr std::string_view kPrefix = "operations/";
 /// An answer leaves this long before the caller's deadline.
 constexpr std::chrono::milliseconds kAnswerMargin{200};
 
-/// "", "operations" or "projects/{p}": the project whose operations are asked for.
+/// "projects/{p}" or "projects/{p}/operations": the project whose operations are asked for.
 StatusOr<std::string> ProjectOf(const std::string& name) {
-  if (name.empty() || name == "operations") return std::string("default");
   const std::string suffix = "/operations";
   return core::ParseProject(name.ends_with(suffix) ? name.substr(0, name.size() - suffix.size()) : name, "name");
 }
@@ -29,11 +27,8 @@ StatusOr<std::string> ProjectOf(const std::string& name) {
 }  // namespace
 
 StatusOr<Work> OperationsServiceImpl::Find(const std::string& name) const {
-  if (!name.starts_with(kPrefix) || !IsUuid(std::string_view(name).substr(kPrefix.size()))) {
-    return InvalidArgument("BAD_RESOURCE_NAME", fmt::format("\"{}\" is no operation's name", name.substr(0, 100)))
-        .WithViolation("name", "must be operations/{uuid}");
-  }
-  StatusOr<Work> work = services_.store().GetWork(name);
+  SBORA_ASSIGN_OR_RETURN(const core::ResourceName parsed, core::ParseName(name, core::Collection::kOperations, "name"));
+  StatusOr<Work> work = services_.store().GetWork(parsed.ToString());
   if (!work.ok()) return NameMissing(work.status(), "OPERATION", name);
   if (IsOperation(work->row.kind)) return work;
   return NotFound("OPERATION_NOT_FOUND", fmt::format("{} does not exist", name)).WithMetadata("resource", name);
@@ -47,13 +42,8 @@ Status OperationsServiceImpl::List(const lro::ListOperationsRequest& request, lr
   WorkQuery work_query;
   work_query.project = project;
   work_query.kinds = {WorkKind::kImport, WorkKind::kMerge, WorkKind::kExport};
-  work_query.page_size = page.size;
-  work_query.cursor = page.cursor;
-  SBORA_ASSIGN_OR_RETURN(const Page<Work> works, services_.store().ListWork(work_query));
-  for (const Work& work : works.rows) {
-    SBORA_ASSIGN_OR_RETURN(*response.add_operations(), OperationOf(work, services_.coordinator->Progress(work.row.uid)));
-  }
-  response.set_next_page_token(PageToken(works.next_cursor, query));
+  SBORA_ASSIGN_OR_RETURN(const std::string next, FillWorkPage(services_, page, std::move(work_query), OperationOf, *response.mutable_operations()));
+  response.set_next_page_token(PageToken(next, query));
   return OkStatus();
 }
 

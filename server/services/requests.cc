@@ -126,15 +126,23 @@ Status NameMissing(const Status& status, std::string_view kind, std::string_view
   return NotFound(fmt::format("{}_NOT_FOUND", kind), fmt::format("{} does not exist", name)).WithMetadata("resource", std::string(name));
 }
 
-std::string CutText(std::string_view text, size_t max_bytes) {
-  if (text.size() <= max_bytes) return std::string(text);
-  size_t end = max_bytes;
-  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
-  return std::string(text.substr(0, end));
+Status BaseMismatch(std::string_view adapter_name, const v1::Adapter& adapter, const v1::Model& model) {
+  return FailedPrecondition("BASE_MISMATCH", fmt::format("{} was trained on the base {}, and {} is {}; import the base it was trained on",
+                                                         adapter_name, adapter.base_hash(), model.name(), model.base_hash()));
 }
 
 Status NameTaken(const std::string& name) {
   return AlreadyExists("NAME_TAKEN", fmt::format("{} exists or is being made; choose another id", name)).WithMetadata("resource", name);
+}
+
+Status PrefixFields(const Status& status, std::string_view prefix) {
+  if (status.ok()) return status;
+  Status prefixed(status.code(), status.reason(), status.message());
+  for (const auto& [key, value] : status.metadata()) prefixed = prefixed.WithMetadata(key, value);
+  for (const FieldViolation& violation : status.violations()) {
+    prefixed = prefixed.WithViolation(fmt::format("{}{}", prefix, violation.field), violation.description);
+  }
+  return prefixed;
 }
 
 Status NotImplementedYet(std::string_view feature) {

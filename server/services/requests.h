@@ -8,6 +8,8 @@
 
 #include "common/status.h"
 #include "core/names.h"
+#include "sbora/v1/adapter.pb.h"
+#include "sbora/v1/model.pb.h"
 #include "server/store/rows.h"
 
 namespace sbora::server {
@@ -51,11 +53,14 @@ Status ParseStored(std::string_view bytes, std::string_view what, google::protob
 /// status stays.
 Status NameMissing(const Status& status, std::string_view kind, std::string_view name);
 
-/// At most `max_bytes` of UTF-8 `text`, never ending inside a character: protobuf refuses half ones when they are read.
-std::string CutText(std::string_view text, size_t max_bytes);
+/// FAILED_PRECONDITION BASE_MISMATCH: the model is another one than the adapter was trained on.
+Status BaseMismatch(std::string_view adapter_name, const v1::Adapter& adapter, const v1::Model& model);
 
 /// ALREADY_EXISTS NAME_TAKEN, as the scheduler says it.
 Status NameTaken(const std::string& name);
+
+/// `status` with `prefix` before the field of each violation: who embeds a message knows where it lies in the request.
+Status PrefixFields(const Status& status, std::string_view prefix);
 
 /// UNIMPLEMENTED FEATURE_NOT_IMPLEMENTED naming it.
 Status NotImplementedYet(std::string_view feature);

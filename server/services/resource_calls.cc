@@ -15,6 +15,7 @@ std::string_view KindOf(core::Collection collection) {
     case core::Collection::kAdapters: return "ADAPTER";
     case core::Collection::kFineTuningJobs:
     case core::Collection::kEvaluationJobs:
+    case core::Collection::kOperations:
     case core::Collection::kUploads:
     case core::Collection::kObjects: break;
   }
@@ -50,18 +51,6 @@ StatusOr<std::optional<Work>> FindRepeat(const ServiceContext& services, const s
                                          const std::string& request_hash) {
   SBORA_RETURN_IF_ERROR(CheckRequestId(request_id));
   return services.coordinator->FindSubmitted(project, request_id, request_hash);
-}
-
-Status ListResources(const ServiceContext& services, ResourceKind kind, const std::string& parent, int page_size,
-                     const std::string& page_token, const std::function<Status(const ResourceRow&)>& add,
-                     std::string& next_page_token) {
-  SBORA_ASSIGN_OR_RETURN(const std::string project, core::ParseProject(parent, "parent"));
-  const std::string query = fmt::format("{} {}", ResourceKindName(kind), project);
-  SBORA_ASSIGN_OR_RETURN(const PageRequest page, ParsePage(page_size, page_token, query));
-  SBORA_ASSIGN_OR_RETURN(const Page<ResourceRow> rows, services.store().ListResources(kind, project, page.size, page.cursor));
-  for (const ResourceRow& row : rows.rows) SBORA_RETURN_IF_ERROR(add(row));
-  next_page_token = PageToken(rows.next_cursor, query);
-  return OkStatus();
 }
 
 Status DeleteResourceCall(const ServiceContext& services, const std::string& name, core::Collection collection,

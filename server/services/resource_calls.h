@@ -1,13 +1,15 @@
 /// What models, data sets and adapters have in common: get, list, delete.
 #pragma once
 
-#include <functional>
+#include <fmt/format.h>
+
 #include <optional>
 #include <string>
 
 #include "common/status.h"
 #include "core/names.h"
 #include "server/services/context.h"
+#include "server/services/pages.h"
 
 namespace sbora::server {
 
@@ -23,10 +25,19 @@ StatusOr<ResourceRow> FindResourceOrId(const ServiceContext& services, const std
 StatusOr<std::optional<Work>> FindRepeat(const ServiceContext& services, const std::string& project, const std::string& request_id,
                                          const std::string& request_hash);
 
-/// Lists one page and calls `add` for each row; sets `next_page_token`.
-Status ListResources(const ServiceContext& services, ResourceKind kind, const std::string& parent, int page_size,
-                     const std::string& page_token, const std::function<Status(const ResourceRow&)>& add,
-                     std::string& next_page_token);
+/// Lists one page of `kind` under the project `parent` into `out`, as messages made by ModelOf, DatasetOf or AdapterOf;
+/// answers the token of the next page.
+template <typename Message>
+StatusOr<std::string> ListResources(const ServiceContext& services, ResourceKind kind, const std::string& parent, int page_size,
+                                    const std::string& page_token, StatusOr<Message> (*convert)(const ResourceRow&),
+                                    google::protobuf::RepeatedPtrField<Message>& out) {
+  SBORA_ASSIGN_OR_RETURN(const std::string project, core::ParseProject(parent, "parent"));
+  const std::string query = fmt::format("{} {}", ResourceKindName(kind), project);
+  SBORA_ASSIGN_OR_RETURN(const PageRequest page, ParsePage(page_size, page_token, query));
+  const auto read = [&](int size, const std::string& cursor) { return services.store().ListResources(kind, project, size, cursor); };
+  SBORA_ASSIGN_OR_RETURN(const std::string next, FillPage(page, read, [](const ResourceRow& row) { return row.uid; }, convert, out));
+  return PageToken(next, query);
+}
 
 Status DeleteResourceCall(const ServiceContext& services, const std::string& name, core::Collection collection,
                           const std::string& etag);

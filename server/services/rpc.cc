@@ -49,16 +49,20 @@ grpc::Status FinishCall(const ServiceContext& services, std::string_view method,
   return ToGrpc(status);
 }
 
+Status Guarded(std::string_view method, const std::function<Status()>& body) {
+  try {
+    return body();
+  } catch (const std::exception& error) {
+    return Internal("HANDLER_FAILED", fmt::format("{}: {}", method, error.what()));
+  }
+}
+
 grpc::Status Unary(const ServiceContext& services, grpc::ServerContext& context, std::string_view method,
                    const std::function<Status(const Call&)>& handler) {
   const MonotonicTime start = services.clock->Now();
   Status status = BeginCall(services, context, method);
   if (status.ok()) {
-    try {
-      status = handler(Call{.deadline = DeadlineOf(services, context), .context = &context});
-    } catch (const std::exception& error) {
-      status = Internal("HANDLER_FAILED", fmt::format("{}: {}", method, error.what()));
-    }
+    status = Guarded(method, [&] { return handler(Call{.deadline = DeadlineOf(services, context), .context = &context}); });
   }
   return FinishCall(services, method, start, status);
 }

@@ -35,6 +35,10 @@ StatusOr<Work> WaitForWork(const ServiceContext& services, const Call& call, std
 grpc::Status Unary(const ServiceContext& services, grpc::ServerContext& context, std::string_view method,
                    const std::function<Status(const Call&)>& handler);
 
+/// `body`'s status; an exception of a library becomes INTERNAL HANDLER_FAILED. Never throws: on the pool, an exception would
+/// end the server, or leave a caller without an answer.
+Status Guarded(std::string_view method, const std::function<Status()>& body);
+
 /// The same checks for callback handlers, which call FinishCall with the final status.
 Status BeginCall(const ServiceContext& services, const grpc::ServerContextBase& context, std::string_view method);
 grpc::Status FinishCall(const ServiceContext& services, std::string_view method, MonotonicTime start, const Status& status);

@@ -16,7 +16,11 @@ namespace {
 constexpr int64_t kMaxUploadBytes = int64_t{1} << 40;
 constexpr std::chrono::hours kUploadLife{24};
 constexpr std::chrono::hours kPresignedLife{1};
+/// S3 takes no more in one PUT, nor copies more in one call.
+constexpr int64_t kMaxPresignedBytes = int64_t{5} << 30;
 constexpr uint64_t kHashPieceBytes = 8 << 20;
+/// How soon a call that waits for its turn notices that its caller is gone.
+constexpr std::chrono::milliseconds kTurnSlice{250};
 
 Status CheckCreate(const v1::CreateUploadRequest& request) {
   Status bad = InvalidArgument("INVALID_UPLOAD", "the upload cannot be made; see the field violations");
@@ -32,7 +36,41 @@ Status Mismatch(const UploadRow& row, int64_t size_bytes, const std::string& sha
                                                row.uid, row.size_bytes, row.sha256, size_bytes, sha256));
 }
 
+Status Incomplete(const UploadRow& row, int64_t received_bytes) {
+  return FailedPrecondition("UPLOAD_INCOMPLETE",
+                            fmt::format("upload {}: {} of {} bytes are here; go on with WriteUpload, or PUT the whole file to its URL",
+                                        row.uid, received_bytes, row.size_bytes))
+      .WithMetadata("received_bytes", std::to_string(received_bytes));
+}
+
+/// Where bytes that come by URL lie until they are sealed.
+std::string StagingKey(const UploadRow& row) { return fmt::format("projects/{}/staging/{}", row.project, row.uid); }
+
+/// A store that cannot presign is served by our own streams; any other trouble is the caller's to know.
+StatusOr<std::string> PresignedOrEmpty(StatusOr<std::string> url) {
+  if (!url.ok() && url.status().code() == StatusCode::kUnimplemented) return std::string();
+  return url;
+}
+
 }  // namespace
+
+StatusOr<FinishTurns::Turn> FinishTurns::Take(const std::string& uid, const Call& call) {
+  MutexLock lock(mutex_);
+  while (taken_.contains(uid)) {
+    if (call.context->IsCancelled()) return Cancelled("CALL_CANCELLED", "the caller went away while another FinishUpload was at it");
+    changed_.wait_for(lock, kTurnSlice);
+  }
+  taken_.insert(uid);
+  return Turn(*this, uid);
+}
+
+void FinishTurns::Return(const std::string& uid) {
+  {
+    MutexLock lock(mutex_);
+    taken_.erase(uid);
+  }
+  changed_.notify_all();
+}
 
 StatusOr<UploadRow> FindUpload(const ServiceContext& services, const std::string& name) {
   SBORA_ASSIGN_OR_RETURN(const core::ResourceName parsed, core::ParseName(name, core::Collection::kUploads, "name"));
@@ -51,35 +89,42 @@ Status TransferServiceImpl::Create(const v1::CreateUploadRequest& request, v1::U
   row.sha256 = request.sha256();
   row.create_ms = ToUnixMillis(services_.clock->WallNow());
   row.expire_ms = row.create_ms + std::chrono::duration_cast<std::chrono::milliseconds>(kUploadLife).count();
-  SBORA_RETURN_IF_ERROR(services_.coordinator->Write({PutUpload{row}}));
+  std::string url;
+  if (request.accept_presigned() && row.size_bytes <= kMaxPresignedBytes) {
+    SBORA_ASSIGN_OR_RETURN(url, PresignedOrEmpty(services_.objects->PresignPut(StagingKey(row), kPresignedLife)));
+  }
+  std::vector<Mutation> mutations = {PutUpload{row}};
+  // Whoever holds the URL may put bytes there until it ends, finished or not: the sweeper looks afterwards.
+  if (!url.empty()) mutations.push_back(DoomKey{project, StagingKey(row), row.expire_ms});
+  SBORA_RETURN_IF_ERROR(services_.coordinator->Write(std::move(mutations)));
   upload = UploadOf(row, 0);
-  if (!request.accept_presigned()) return OkStatus();
-  const StatusOr<std::string> url = services_.objects->PresignPut(ObjectKey(project, row.uid), kPresignedLife);
-  // A store that cannot presign is served by WriteUpload; any other trouble is the caller's to know.
-  if (url.ok()) upload.set_presigned_put_url(*url);
-  return !url.ok() && url.status().code() != StatusCode::kUnimplemented ? url.status() : OkStatus();
+  upload.set_presigned_put_url(url);
+  return OkStatus();
 }
 
 Status TransferServiceImpl::SealPart(const UploadRow& row) {
-  SBORA_ASSIGN_OR_RETURN(const std::filesystem::path part, services_.uploads->Seal(row.uid, row.size_bytes));
-  SBORA_ASSIGN_OR_RETURN(const FileDigest digest, DigestFile(part));
-  if (digest.size_bytes < row.size_bytes) {
-    return FailedPrecondition("UPLOAD_INCOMPLETE", fmt::format("upload {}: {} of {} bytes are here; go on with WriteUpload", row.uid,
-                                                               digest.size_bytes, row.size_bytes))
-        .WithMetadata("received_bytes", std::to_string(digest.size_bytes));
-  }
-  if (digest.size_bytes != row.size_bytes || digest.sha256 != row.sha256) {
+  SBORA_ASSIGN_OR_RETURN(const UploadFiles::Sealed part, services_.uploads->Seal(row.uid, row.size_bytes));
+  if (part.received_bytes < row.size_bytes) return Incomplete(row, part.received_bytes);
+  if (part.received_bytes != row.size_bytes || part.sha256 != row.sha256) {
     services_.uploads->Remove(row.uid);
-    return Mismatch(row, digest.size_bytes, digest.sha256);
+    return Mismatch(row, part.received_bytes, part.sha256);
   }
   const MonotonicTime start = services_.clock->Now();
-  const StatusOr<uint64_t> put = services_.objects->PutFile(ObjectKey(row.project, row.uid), part);
+  const StatusOr<uint64_t> put = services_.objects->MoveFile(ObjectKey(row.project, row.uid), part.path);
   services_.metrics->ObserveObjectStore("put", put.ok(), services_.clock->Now() - start);
-  return put.ok() ? OkStatus() : put.status();
+  return put.status();
 }
 
-Status TransferServiceImpl::CheckPresigned(const UploadRow& row) {
+Status TransferServiceImpl::SealStaged(const UploadRow& row) {
   const std::string key = ObjectKey(row.project, row.uid);
+  // Checked is the copy: the URL's holder can still change what is staged.
+  SBORA_RETURN_IF_ERROR(services_.objects->Copy(StagingKey(row), key));
+  const Status checked = CheckObject(row, key);
+  if (checked.code() == StatusCode::kDataLoss) services_.objects->Delete(key).IgnoreError("the sweeper deletes it with the upload");
+  return checked;
+}
+
+Status TransferServiceImpl::CheckObject(const UploadRow& row, const std::string& key) {
   SBORA_ASSIGN_OR_RETURN(const ObjectInfo info, services_.objects->Head(key));
   if (static_cast<int64_t>(info.size_bytes) != row.size_bytes) return Mismatch(row, static_cast<int64_t>(info.size_bytes), "?");
   Sha256 hash;
@@ -91,29 +136,36 @@ Status TransferServiceImpl::CheckPresigned(const UploadRow& row) {
   return sha256 == row.sha256 ? OkStatus() : Mismatch(row, row.size_bytes, sha256);
 }
 
-Status TransferServiceImpl::Finish(const v1::FinishUploadRequest& request, v1::Upload& upload) {
+Status TransferServiceImpl::Seal(const UploadRow& row) {
+  if (row.size_bytes == 0 || services_.uploads->Received(row.uid) > 0) return SealPart(row);
+  // Without a part file the bytes came through a presigned URL, or were sealed by a server that died before it said so.
+  const Status staged = SealStaged(row);
+  if (staged.code() != StatusCode::kNotFound) return staged;
+  const Status sealed = CheckObject(row, ObjectKey(row.project, row.uid));
+  return sealed.code() != StatusCode::kNotFound ? sealed : Incomplete(row, 0);
+}
+
+Status TransferServiceImpl::Finish(const v1::FinishUploadRequest& request, const Call& call, v1::Upload& upload) {
   SBORA_ASSIGN_OR_RETURN(UploadRow row, FindUpload(services_, request.name()));
   if (!row.finished) {
-    // Without a part file the bytes may have come through a presigned URL.
-    const bool by_url = services_.uploads->Received(row.uid) == 0 && row.size_bytes > 0 &&
-                        services_.objects->Head(ObjectKey(row.project, row.uid)).ok();
-    Status written = by_url ? CheckPresigned(row) : SealPart(row);
-    row.finished = true;
-    row.received_bytes = row.size_bytes;
-    row.object_uid = row.uid;
-    if (written.ok()) {
-      const ObjectRow object{row.project, row.uid, ObjectKey(row.project, row.uid), row.size_bytes, row.sha256,
-                             ToUnixMillis(services_.clock->WallNow())};
-      written = services_.coordinator->Write({InsertObject{object}, AddObjectOwner{row.uid, row.uid}, PutUpload{row}});
-    }
-    if (!written.ok()) {
-      // Another FinishUpload of the same upload may have been quicker, and have taken the part file away.
-      const StatusOr<UploadRow> now = services_.store().GetUpload(row.uid);
-      if (!now.ok() || !now->finished) return written;
-    }
-    services_.uploads->Remove(row.uid);
+    SBORA_ASSIGN_OR_RETURN(const FinishTurns::Turn turn, finish_turns_.Take(row.uid, call));
+    SBORA_ASSIGN_OR_RETURN(row, FindUpload(services_, request.name()));  // the turn before may have finished it
+    if (!row.finished) SBORA_RETURN_IF_ERROR(SealAndStore(row));
   }
   upload = UploadOf(row, row.size_bytes);
+  return OkStatus();
+}
+
+Status TransferServiceImpl::SealAndStore(UploadRow& row) {
+  SBORA_RETURN_IF_ERROR(Seal(row));
+  row.finished = true;
+  row.received_bytes = row.size_bytes;
+  row.object_uid = row.uid;
+  const ObjectRow object{row.project, row.uid, ObjectKey(row.project, row.uid), row.size_bytes, row.sha256,
+                         ToUnixMillis(services_.clock->WallNow())};
+  SBORA_RETURN_IF_ERROR(services_.coordinator->Write({InsertObject{object}, AddObjectOwner{row.uid, row.uid}, PutUpload{row}}));
+  services_.uploads->Remove(row.uid);
+  services_.objects->Delete(StagingKey(row)).IgnoreError("the sweeper deletes it after the URL's end");
   return OkStatus();
 }
 
@@ -132,16 +184,16 @@ grpc::Status TransferServiceImpl::GetUpload(grpc::ServerContext* context, const 
 
 grpc::Status TransferServiceImpl::FinishUpload(grpc::ServerContext* context, const v1::FinishUploadRequest* request,
                                                v1::Upload* upload) {
-  return Unary(services_, *context, "sbora.v1.TransferService/FinishUpload", [&](const Call&) { return Finish(*request, *upload); });
+  return Unary(services_, *context, "sbora.v1.TransferService/FinishUpload", [&](const Call& call) { return Finish(*request, call, *upload); });
 }
 
 grpc::Status TransferServiceImpl::GetDownload(grpc::ServerContext* context, const v1::GetDownloadRequest* request,
                                               v1::GetDownloadResponse* response) {
   return Unary(services_, *context, "sbora.v1.TransferService/GetDownload", [&](const Call&) -> Status {
     SBORA_ASSIGN_OR_RETURN(const ObjectRow row, FindObject(services_, request->object()));
-    const StatusOr<std::string> url = services_.objects->PresignGet(row.key, kPresignedLife);
-    if (url.ok()) response->set_presigned_get_url(*url);
-    return !url.ok() && url.status().code() != StatusCode::kUnimplemented ? url.status() : OkStatus();
+    SBORA_ASSIGN_OR_RETURN(*response->mutable_presigned_get_url(),
+                           PresignedOrEmpty(services_.objects->PresignGet(row.key, kPresignedLife)));
+    return OkStatus();
   });
 }
 

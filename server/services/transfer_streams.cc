@@ -56,7 +56,7 @@ class WriteCall final : public grpc::ServerReadReactor<v1::WriteUploadRequest> {
   }
 
   void TakeChunk() {
-    const Status taken = Take();
+    const Status taken = Guarded(kWriteMethod, [this] { return Take(); });
     if (taken.ok()) return StartRead(&request_);
     // What came before the bad chunk stays.
     if (writer_ != nullptr) writer_->Sync().IgnoreError("the first error is told");
@@ -65,7 +65,7 @@ class WriteCall final : public grpc::ServerReadReactor<v1::WriteUploadRequest> {
 
   void TakeEnd() {
     if (writer_ == nullptr) return End(InvalidArgument("FIELD_REQUIRED", "the first message must carry the upload's name").WithViolation("name", "must be set"));
-    const Status synced = writer_->Sync();
+    const Status synced = Guarded(kWriteMethod, [this] { return writer_->Sync(); });
     if (synced.ok()) *upload_ = UploadOf(row_, writer_->received_bytes());
     End(synced);
   }
@@ -100,27 +100,35 @@ class DownloadCall final : public grpc::ServerWriteReactor<v1::DownloadResponse>
  private:
   void End(const Status& status) { Finish(FinishCall(services_, kDownloadMethod, start_, status)); }
 
-  void Open() {
-    StatusOr<ObjectRow> row = FindObject(services_, request_.object());
-    if (!row.ok()) return End(row.status());
-    row_ = std::move(row).value();
+  Status Find() {
+    SBORA_ASSIGN_OR_RETURN(row_, FindObject(services_, request_.object()));
     if (request_.offset() < 0 || request_.offset() > row_.size_bytes) {
-      return End(OutOfRange("BAD_OFFSET", fmt::format("offset {} is outside [0, {}]", request_.offset(), row_.size_bytes)));
+      return OutOfRange("BAD_OFFSET", fmt::format("offset {} is outside [0, {}]", request_.offset(), row_.size_bytes));
     }
     offset_ = request_.offset();
-    SendNext();
+    return OkStatus();
+  }
+
+  void Open() {
+    const Status found = Guarded(kDownloadMethod, [this] { return Find(); });
+    found.ok() ? SendNext() : End(found);
+  }
+
+  Status ReadPiece() {
+    const MonotonicTime start = services_.clock->Now();
+    StatusOr<std::string> piece = services_.objects->GetRange(row_.key, static_cast<uint64_t>(offset_), kMaxChunkBytes);
+    services_.metrics->ObserveObjectStore("get_range", piece.ok(), services_.clock->Now() - start);
+    if (!piece.ok()) return piece.status();
+    if (piece->empty()) return DataLoss("OBJECT_TRUNCATED", fmt::format("{} ends at {} of {} bytes", request_.object(), offset_, row_.size_bytes));
+    offset_ += static_cast<int64_t>(piece->size());
+    response_.set_data(std::move(piece).value());
+    return OkStatus();
   }
 
   void SendNext() {
     if (offset_ >= row_.size_bytes) return End(OkStatus());
-    const MonotonicTime start = services_.clock->Now();
-    StatusOr<std::string> piece = services_.objects->GetRange(row_.key, static_cast<uint64_t>(offset_), kMaxChunkBytes);
-    services_.metrics->ObserveObjectStore("get_range", piece.ok(), services_.clock->Now() - start);
-    if (!piece.ok()) return End(piece.status());
-    if (piece->empty()) return End(DataLoss("OBJECT_TRUNCATED", fmt::format("{} ends at {} of {} bytes", request_.object(), offset_, row_.size_bytes)));
-    offset_ += static_cast<int64_t>(piece->size());
-    response_.set_data(std::move(piece).value());
-    StartWrite(&response_);
+    const Status read = Guarded(kDownloadMethod, [this] { return ReadPiece(); });
+    read.ok() ? StartWrite(&response_) : End(read);
   }
 
   const ServiceContext& services_;

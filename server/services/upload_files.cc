@@ -5,12 +5,20 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <system_error>
+#include <utility>
 
+#include "common/sha256.h"
 #include "common/status_macros.h"
 
 namespace sbora::server {
+namespace {
+
+constexpr size_t kReadBytes = 1 << 20;
+
+}  // namespace
 
 struct UploadFiles::Writer::Entry {
   std::string uid;
@@ -18,10 +26,36 @@ struct UploadFiles::Writer::Entry {
   Mutex mutex;
   UniqueFd fd SBORA_GUARDED_BY(mutex);
   int64_t received SBORA_GUARDED_BY(mutex) = 0;
+  Sha256 hash SBORA_GUARDED_BY(mutex);               // of the first `hashed` bytes
+  int64_t hashed SBORA_GUARDED_BY(mutex) = 0;        // less than `received` when another process received the rest
+  std::string sha256 SBORA_GUARDED_BY(mutex);        // of all bytes, once they were sealed
+
+  Status CatchUp(const std::filesystem::path& path) SBORA_REQUIRES(mutex);
   int64_t generation SBORA_GUARDED_BY(mutex) = 0;  // of the newest writer
 };
 
-UploadFiles::Writer::~Writer() = default;
+/// Hashes what is in the file behind the first `hashed` bytes.
+Status UploadFiles::Writer::Entry::CatchUp(const std::filesystem::path& path) {
+  const UniqueFd in(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!in.valid()) return FromErrno(errno, path.string());
+  std::string piece(kReadBytes, '\0');
+  while (hashed < received) {
+    const size_t wanted = std::min<size_t>(piece.size(), static_cast<size_t>(received - hashed));
+    const ssize_t got = ::pread(in.get(), piece.data(), wanted, hashed);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return FromErrno(errno, path.string());
+    if (got == 0) return DataLoss("UPLOAD_SHRANK", fmt::format("{} ends at {} of {} bytes", path.string(), hashed, received));
+    hash.Update(std::string_view(piece).substr(0, static_cast<size_t>(got)));
+    hashed += got;
+  }
+  return OkStatus();
+}
+
+/// The table keeps the entry; no file stays open for an upload that nobody writes.
+UploadFiles::Writer::~Writer() {
+  MutexLock lock(entry_->mutex);
+  if (entry_->generation == generation_) entry_->fd = UniqueFd();
+}
 
 int64_t UploadFiles::Writer::received_bytes() const {
   MutexLock lock(entry_->mutex);
@@ -47,6 +81,10 @@ Status UploadFiles::Writer::Append(int64_t offset, std::string_view data) {
     if (::ftruncate(entry_->fd.get(), entry_->received) != 0) return FromErrno(errno, fmt::format("upload {}", entry_->uid));
     return written;
   }
+  if (entry_->hashed == entry_->received) {
+    entry_->hash.Update(data);
+    entry_->hashed += static_cast<int64_t>(data.size());
+  }
   entry_->received += static_cast<int64_t>(data.size());
   return OkStatus();
 }
@@ -66,12 +104,11 @@ StatusOr<std::unique_ptr<UploadFiles>> UploadFiles::Create(const std::filesystem
 
 StatusOr<std::unique_ptr<UploadFiles::Writer>> UploadFiles::Open(const std::string& uid, int64_t size_bytes) {
   MutexLock lock(mutex_);
-  std::shared_ptr<Writer::Entry> entry = entries_[uid].lock();
+  std::shared_ptr<Writer::Entry>& entry = entries_[uid];
   if (entry == nullptr) {
     entry = std::make_shared<Writer::Entry>();
     entry->uid = uid;
     entry->size_bytes = size_bytes;
-    entries_[uid] = entry;
   }
   MutexLock entry_lock(entry->mutex);
   // The file is opened anew each time: after a full disk its length may differ from what the older writer believed.
@@ -79,7 +116,14 @@ StatusOr<std::unique_ptr<UploadFiles::Writer>> UploadFiles::Open(const std::stri
   if (!entry->fd.valid()) return FromErrno(errno, PathOf(uid).string());
   struct stat info {};
   if (::fstat(entry->fd.get(), &info) != 0) return FromErrno(errno, PathOf(uid).string());
-  entry->received = info.st_size;
+  if (entry->received != info.st_size) {
+    entry->received = info.st_size;
+    entry->sha256.clear();
+    if (entry->hashed > entry->received) {
+      entry->hash = Sha256();
+      entry->hashed = 0;
+    }
+  }
   return std::unique_ptr<Writer>(new Writer(entry, ++entry->generation));
 }
 
@@ -89,18 +133,27 @@ int64_t UploadFiles::Received(const std::string& uid) const {
   return error ? 0 : static_cast<int64_t>(size);
 }
 
-StatusOr<std::filesystem::path> UploadFiles::Seal(const std::string& uid, int64_t size_bytes) {
+StatusOr<UploadFiles::Sealed> UploadFiles::Seal(const std::string& uid, int64_t size_bytes) {
   SBORA_ASSIGN_OR_RETURN(const std::unique_ptr<Writer> writer, Open(uid, size_bytes));
   SBORA_RETURN_IF_ERROR(writer->Sync());
-  return PathOf(uid);
+  Writer::Entry& entry = *writer->entry_;
+  MutexLock lock(entry.mutex);
+  Sealed sealed{.path = PathOf(uid), .received_bytes = entry.received, .sha256 = ""};
+  if (entry.received < size_bytes) return sealed;
+  if (entry.sha256.empty()) {
+    SBORA_RETURN_IF_ERROR(entry.CatchUp(sealed.path));
+    entry.sha256 = std::exchange(entry.hash, Sha256()).FinishHex();
+  }
+  sealed.sha256 = entry.sha256;
+  return sealed;
 }
 
 void UploadFiles::Remove(const std::string& uid) {
   MutexLock lock(mutex_);
   if (const auto found = entries_.find(uid); found != entries_.end()) {
-    if (const std::shared_ptr<Writer::Entry> entry = found->second.lock()) {
-      MutexLock entry_lock(entry->mutex);
-      ++entry->generation;  // its bytes would go into a file without a name
+    {
+      MutexLock entry_lock(found->second->mutex);
+      ++found->second->generation;  // a writer's bytes would go into a file without a name
     }
     entries_.erase(found);
   }

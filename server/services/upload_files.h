@@ -36,15 +36,21 @@ class UploadFiles {
     friend class UploadFiles;
     struct Entry;
     Writer(std::shared_ptr<Entry> entry, int64_t generation) : entry_(std::move(entry)), generation_(generation) {}
-    std::shared_ptr<Entry> entry_;  // shared with the table, where a newer writer finds it
+    std::shared_ptr<Entry> entry_;  // shared with the table, where a newer writer finds it, until Remove
     int64_t generation_;
   };
 
   StatusOr<std::unique_ptr<Writer>> Open(const std::string& uid, int64_t size_bytes);
   /// Length of the part file, 0 when there is none.
   int64_t Received(const std::string& uid) const;
-  /// The part file (made empty when missing), with every other writer shut out.
-  StatusOr<std::filesystem::path> Seal(const std::string& uid, int64_t size_bytes);
+  struct Sealed {
+    std::filesystem::path path;
+    int64_t received_bytes = 0;
+    std::string sha256;  ///< empty while received_bytes is below the announced size
+  };
+  /// The part file (made empty when missing), with every other writer shut out and synced. Bytes are hashed as they come:
+  /// the file is read again only for what another process received.
+  StatusOr<Sealed> Seal(const std::string& uid, int64_t size_bytes);
   /// Shuts out its writers, too.
   void Remove(const std::string& uid);
 
@@ -54,7 +60,7 @@ class UploadFiles {
 
   const std::filesystem::path directory_;
   Mutex mutex_;
-  std::map<std::string, std::weak_ptr<Writer::Entry>> entries_ SBORA_GUARDED_BY(mutex_);
+  std::map<std::string, std::shared_ptr<Writer::Entry>> entries_ SBORA_GUARDED_BY(mutex_);
 };
 
 }  // namespace sbora::server

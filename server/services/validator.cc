@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <memory>
 
 #include "common/file.h"
 #include "common/logging.h"
@@ -192,9 +193,25 @@ StatusOr<data::ValidationReport> DatasetValidator::CheckGuarded(const Work& work
 StatusOr<data::ValidationReport> DatasetValidator::Check(const Work& work) {
   worker::v1::Task task;
   SBORA_RETURN_IF_ERROR(ParseStored(work.payload->task, "task", task));
+  return CheckTask(task, [this, &work] {
+    const StatusOr<Work> now = services_.store().GetWork(work.row.name);
+    return stop_.stop_requested() || (now.ok() && now->row.state != core::JobState::kValidating);
+  });
+}
+
+Status DatasetValidator::CheckNow(const worker::v1::Task& task, const std::function<bool()>& cancelled) {
+  const int before = callers_.fetch_add(1);
+  const std::unique_ptr<std::atomic<int>, void (*)(std::atomic<int>*)> caller(&callers_, [](std::atomic<int>* count) { count->fetch_sub(1); });
+  if (before >= kMaxCallers) {
+    return ResourceExhausted("TOO_MANY_CHECKS", fmt::format("{} calls check their data already, which is the limit; try again later", before));
+  }
+  return CheckTask(task, [&] { return stop_.stop_requested() || cancelled(); }).status();
+}
+
+StatusOr<data::ValidationReport> DatasetValidator::CheckTask(const worker::v1::Task& task, const std::function<bool()>& called_off) {
   SBORA_ASSIGN_OR_RETURN(const TempDirectory temp, TempDirectory::Create(services_.temp_directory, "validate"));
   const worker::v1::InputGroup* model = FindInput(task, "model");
-  if (model == nullptr) return Internal("TASK_WITHOUT_MODEL", fmt::format("{} has no model", work.row.name));
+  if (model == nullptr) return Internal("TASK_WITHOUT_MODEL", "a task to train has no model");
   for (const v1::File& file : model->files()) {
     if (!IsTokenizerFile(file.path())) continue;
     SBORA_ASSIGN_OR_RETURN(const ObjectRow object, FindObject(services_, file.object()));
@@ -207,10 +224,6 @@ StatusOr<data::ValidationReport> DatasetValidator::Check(const Work& work) {
     SBORA_RETURN_IF_ERROR(services_.objects->GetToFile(object.key, temp.path() / fmt::format("{}.data", name)).status());
   }
   SBORA_RETURN_IF_ERROR(WriteFileAtomic(temp.path() / "request", Serialize(task.train())));
-  const auto called_off = [this, &work] {
-    const StatusOr<Work> now = services_.store().GetWork(work.row.name);
-    return stop_.stop_requested() || (now.ok() && now->row.state != core::JobState::kValidating);
-  };
   if (!services_.check_program.empty()) {
     return CheckInChild(services_.check_program, temp.path(), *services_.clock, services_.check_limit, stop_.get_token(), called_off);
   }

@@ -10,7 +10,9 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <optional>
 #include <stop_token>
@@ -20,6 +22,7 @@
 #include "common/mutex.h"
 #include "common/status.h"
 #include "data/validation_report.h"
+#include "sbora/worker/v1/task.pb.h"
 #include "server/services/context.h"
 
 namespace sbora::server {
@@ -27,6 +30,7 @@ namespace sbora::server {
 class DatasetValidator {
  public:
   static constexpr int kMaxTries = 6;
+  static constexpr int kMaxCallers = 2;  ///< each check may take gigabytes of memory
 
   /// `services` must outlive it.
   explicit DatasetValidator(const ServiceContext& services);
@@ -36,6 +40,10 @@ class DatasetValidator {
   void Add(const std::string& job_name);
   /// Adds all jobs that the store has in VALIDATING.
   Status AddStored();
+  /// The same check in the caller's thread, for a job that is not to be stored. `cancelled` is asked about once a second.
+  /// Errors: what would fail the job, or this server's trouble; CANCELLED; RESOURCE_EXHAUSTED TOO_MANY_CHECKS when
+  /// kMaxCallers are at it already.
+  Status CheckNow(const worker::v1::Task& task, const std::function<bool()>& cancelled);
 
  private:
   struct Entry {
@@ -51,6 +59,7 @@ class DatasetValidator {
   /// The wait before the next try; nullopt when the job needs none.
   std::optional<Duration> Validate(const std::string& job_name, int tries);
   StatusOr<data::ValidationReport> Check(const Work& work);
+  StatusOr<data::ValidationReport> CheckTask(const worker::v1::Task& task, const std::function<bool()>& called_off);
   StatusOr<data::ValidationReport> CheckGuarded(const Work& work);  // exceptions end here
   Status Settle(const Work& work, const StatusOr<data::ValidationReport>& checked);
 
@@ -60,6 +69,7 @@ class DatasetValidator {
   std::map<std::string, Entry> jobs_ SBORA_GUARDED_BY(mutex_);  // by name, until settled
   uint64_t next_order_ SBORA_GUARDED_BY(mutex_) = 1;
   uint64_t changes_ SBORA_GUARDED_BY(mutex_) = 0;  // of jobs_: what a sleeping thread looks at
+  std::atomic<int> callers_{0};
   std::stop_source stop_;
   std::array<std::jthread, 2> threads_;
 };

@@ -107,7 +107,7 @@ class WatchCall final : public grpc::ServerWriteReactor<v1::WatchFineTuningJobRe
         if (cancelled_) break;
       }
       ready_.reset();
-      const Status filled = Fill();
+      const Status filled = Guarded(kMethod, [this] { return Fill(); });
       if (!filled.ok()) return End(filled.reason() == "WATCH_ENDED" ? OkStatus() : filled);
       if (ready_) return StartWrite(&*ready_);  // still busy until OnWriteDone
       MutexLock lock(mutex_);

@@ -7,6 +7,7 @@
 
 #include "common/ids.h"
 #include "common/status_macros.h"
+#include "common/text.h"
 #include "server/services/admin_service.h"
 #include "server/services/requests.h"
 #include "server/services/rpc.h"
@@ -70,10 +71,15 @@ class SyncCall final : public grpc::ServerUnaryReactor {
 
   /// After Synchronize was called, this object may be gone at any time: only `state` and `services` may be used.
   void Run(const worker::v1::SynchronizeRequest& request, const std::shared_ptr<SyncState>& state, const ServiceContext& services) {
-    StatusOr<SyncRequest> converted = SyncRequestOf(services, request);
-    if (!converted.ok()) return End(converted.status());
-    const uint64_t handle = services.coordinator->Synchronize(std::move(converted).value(), [this](StatusOr<SyncResponse> answer) {
-      End(answer.ok() ? FillResponse(*answer, services_.timing, *response_) : answer.status());
+    SyncRequest converted;
+    const Status read = Guarded(kSyncMethod, [&]() -> Status {
+      SBORA_ASSIGN_OR_RETURN(converted, SyncRequestOf(services, request));
+      return OkStatus();
+    });
+    if (!read.ok()) return End(read);
+    const uint64_t handle = services.coordinator->Synchronize(std::move(converted), [this](StatusOr<SyncResponse> answer) {
+      if (!answer.ok()) return End(answer.status());
+      End(Guarded(kSyncMethod, [&] { return FillResponse(*answer, services_.timing, *response_); }));
     });
     bool cancelled = false;
     {
@@ -138,7 +144,8 @@ StatusOr<ReportItem> ReportItemOf(const ServiceContext& services, const worker::
     }
     case worker::v1::ReportItem::ITEM_NOT_SET: break;
   }
-  return InvalidArgument("EMPTY_REPORT", fmt::format("report item {} holds nothing", from.sequence()));
+  return InvalidArgument("EMPTY_REPORT", fmt::format("report item {} holds nothing", from.sequence()))
+      .WithViolation("items.item", "must be a metric, an event or a checkpoint");
 }
 
 StatusOr<AttemptReport> AttemptReportOf(const ServiceContext& services, const worker::v1::AttemptReport& from) {
@@ -167,7 +174,8 @@ StatusOr<AttemptReport> AttemptReportOf(const ServiceContext& services, const wo
                         CutText(from.ended().failure().message(), kMaxEventBytes)};
       break;
     case worker::v1::AttemptReport::STATE_NOT_SET:
-      return InvalidArgument("EMPTY_REPORT", fmt::format("the report of lease {} has no state", from.lease().uid()));
+      return InvalidArgument("EMPTY_REPORT", fmt::format("the report of lease {} has no state", from.lease().uid()))
+          .WithViolation("state", "must be set");
   }
   SBORA_ASSIGN_OR_RETURN(report.items, ReportItemsOf(services, from.items()));
   return report;
@@ -222,9 +230,10 @@ StatusOr<SyncRequest> SyncRequestOf(const ServiceContext& services, const worker
   sync.gpus.assign(request.gpus().begin(), request.gpus().end());
   sync.draining = request.draining();
   sync.acknowledged_sequence = request.acknowledged_sequence();
-  for (const worker::v1::AttemptReport& from : request.attempts()) {
-    SBORA_ASSIGN_OR_RETURN(AttemptReport report, AttemptReportOf(services, from));
-    sync.attempts.push_back(std::move(report));
+  for (int i = 0; i < request.attempts_size(); ++i) {
+    StatusOr<AttemptReport> report = AttemptReportOf(services, request.attempts(i));
+    if (!report.ok()) return PrefixFields(report.status(), fmt::format("attempts[{}].", i));
+    sync.attempts.push_back(*std::move(report));
   }
   return sync;
 }

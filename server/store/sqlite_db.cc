@@ -16,6 +16,9 @@ Status SqliteError(sqlite3* db, std::string_view what) {
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
       return DataLoss("STORE_CORRUPT", message + "; restore the store from a backup");
+    case SQLITE_CONSTRAINT:
+      // What a caller may run into is checked before, with a reason of its own: this is a fault of ours, of one write only.
+      return Internal("STORE_CONSTRAINT", message);
     default:
       return Unavailable("STORE_UNAVAILABLE", message);
   }

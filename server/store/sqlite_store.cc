@@ -6,9 +6,12 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
+#include <variant>
 
+#include "common/failpoint.h"
 #include "server/store/sqlite_impl.h"
 #include "server/store/sqlite_migrate.h"
 #include "server/store/sqlite_mutations.h"
@@ -54,6 +57,16 @@ StatusOr<UniqueFd> LockStore(const std::filesystem::path& path) {
 bool IsStoreError(const Status& status) {
   return status.code() == StatusCode::kUnavailable || status.code() == StatusCode::kResourceExhausted ||
          status.code() == StatusCode::kDataLoss;
+}
+
+/// True when a work's result becomes a model or adapter here.
+bool MakesResult(std::span<const WriteSet* const> batch) {
+  return std::any_of(batch.begin(), batch.end(), [](const WriteSet* set) {
+    return std::any_of(set->mutations.begin(), set->mutations.end(), [](const Mutation& mutation) {
+      const auto* insert = std::get_if<InsertResource>(&mutation);
+      return insert != nullptr && !insert->by_work.empty();
+    });
+  });
 }
 
 }  // namespace
@@ -117,7 +130,10 @@ StatusOr<std::vector<Status>> SqliteStore::Commit(std::span<const WriteSet* cons
   SBORA_RETURN_IF_ERROR(writer_.Run("BEGIN IMMEDIATE").status());
   StatusOr<std::vector<Status>> results = ApplyBatch(batch);
   if (results.ok()) {
+    const bool makes_result = FailPointsOn() && MakesResult(batch);
+    if (makes_result) FailPoint("store.before_commit");
     const Status committed = writer_.Run("COMMIT").status();
+    if (makes_result) FailPoint("store.after_commit");
     if (committed.ok()) return results;
     results = committed;
   }

@@ -50,14 +50,14 @@ Service::~Service() {
 Status Service::StartServer() {
   const auto ready = directory() / "server.json";
   std::filesystem::remove(ready);
-  SBORA_ASSIGN_OR_RETURN(
-      server_, Program::Start(ProgramPath("sbora-server"),
-                              {"--listen", address_.empty() ? "127.0.0.1:0" : address_, "--http-listen",
-                               http_address_.empty() ? "127.0.0.1:0" : http_address_, "--data-dir",
-                               (directory() / "server").string(), "--ready-file", ready.string(), "--renew-every-seconds",
-                               "0.5", "--self-fence-seconds", "3", "--lease-seconds", "6", "--redispatch-seconds", "6.5",
-                               "--hang-seconds", "30", "--retry-backoff-seconds", "0.2", "--retry-backoff-max-seconds", "1"},
-                              directory() / "server.log"));
+  std::vector<std::string> arguments = {"--listen", address_.empty() ? "127.0.0.1:0" : address_, "--http-listen",
+                                        http_address_.empty() ? "127.0.0.1:0" : http_address_, "--data-dir",
+                                        (directory() / "server").string(), "--ready-file", ready.string(),
+                                        "--renew-every-seconds", "0.5", "--self-fence-seconds", "3", "--lease-seconds", "6",
+                                        "--redispatch-seconds", "6.5", "--hang-seconds", "30", "--retry-backoff-seconds",
+                                        "0.2", "--retry-backoff-max-seconds", "1"};
+  arguments.insert(arguments.end(), server_arguments_.begin(), server_arguments_.end());
+  SBORA_ASSIGN_OR_RETURN(server_, Program::Start(ProgramPath("sbora-server"), arguments, directory() / "server.log"));
   SBORA_ASSIGN_OR_RETURN(const nlohmann::json bound, WaitReady(server_, ready, directory() / "server.log"));
   address_ = bound.value("address", "");
   http_address_ = bound.value("httpAddress", "");

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "client/sbora_client.h"
 #include "common/file.h"
@@ -19,6 +20,9 @@ class Service {
   /// Programs are looked for in SBORA_BINARY_DIR/bin.
   static StatusOr<std::unique_ptr<Service>> Create();
   ~Service();
+
+  /// Further flags of the server, from its next start on.
+  void set_server_arguments(std::vector<std::string> arguments) { server_arguments_ = std::move(arguments); }
 
   /// The first start takes free ports; later ones take the same again.
   Status StartServer();
@@ -54,6 +58,7 @@ class Service {
   explicit Service(TempDirectory directory) : directory_(std::move(directory)) {}
 
   TempDirectory directory_;
+  std::vector<std::string> server_arguments_;
   std::string address_;
   std::string http_address_;
   std::unique_ptr<client::Client> client_;

@@ -1,6 +1,9 @@
 // How an attempt's result gets home: outputs up, then one CommitAttempt until it is answered.
+#include <fmt/format.h>
+
 #include <utility>
 
+#include "common/failpoint.h"
 #include "common/file.h"
 #include "common/grpc/channel.h"
 #include "common/grpc/status_convert.h"
@@ -42,19 +45,25 @@ Status Attempt::UploadOutputs(wp::CommitAttemptRequest* request) {
 }
 
 std::optional<Verdict> Attempt::CommitUntilAnswered(wp::CommitAttemptRequest& request) {
+  if (const size_t bytes = request.ByteSizeLong(); bytes > ReportQueue::kMaxMessageBytes) {  // refused unread, every time
+    return OfFailure(ResourceExhausted("RESULT_TOO_LARGE", fmt::format("the result's {} bytes exceed a message", bytes)));
+  }
   Backoff backoff({.initial = std::chrono::milliseconds(100), .max_attempts = 1'000'000});
   while (true) {
     request.clear_items();
     reports_.FillLast(request.mutable_items());
+    if (request.ByteSizeLong() > ReportQueue::kMaxMessageBytes) request.clear_items();  // the result counts for more
     grpc::ClientContext context;
     SetDeadline(context);
     wp::CommitAttemptResponse response;
     Status status;
+    FailPoint("agent.before_commit");
     {
       const std::stop_callback cancel(upload_stop_.get_token(), [&] { context.TryCancel(); });
       status = FromGrpc(context_.service.CommitAttempt(&context, request, &response));
     }
     if (status.ok()) {
+      FailPoint("agent.after_commit");
       LogInfo("attempt committed",
               {{"job", lease_.resource()}, {"attempt", lease_.attempt()}, {"epoch", lease_.id().epoch()}});
       return std::nullopt;

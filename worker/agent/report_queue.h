@@ -16,6 +16,8 @@ class ReportQueue {
   static constexpr size_t kMaxWaiting = 4096;
   /// Of the items in one last report: well below what a coordinator takes in one message.
   static constexpr size_t kMaxLastBytes = 2 * 1024 * 1024;
+  /// The coordinator takes messages of 4 MiB; the rest is for what surrounds one.
+  static constexpr size_t kMaxMessageBytes = 4 * 1024 * 1024 - 64 * 1024;
 
   void Add(v1::MetricPoint metric);
   void Add(v1::FineTuningEvent event);

@@ -207,6 +207,12 @@ impl Store {
         Ok(bytes.to_vec())
     }
 
+    pub fn copy(&self, from: &str, to: &str) -> Result<(), Failure> {
+        self.runtime
+            .block_on(self.store.copy(&self.path(from), &self.path(to)))
+            .map_err(|e| read_failure(&e, &format!("copying {from} to {to}")))
+    }
+
     /// A missing object is fine: S3 says so anyway.
     pub fn delete(&self, key: &str) -> Result<(), Failure> {
         match self.runtime.block_on(self.store.delete(&self.path(key))) {

@@ -184,6 +184,18 @@ pub unsafe extern "C" fn sbora_ffi_store_list(
 /// # Safety
 /// Pointers are valid.
 #[no_mangle]
+pub unsafe extern "C" fn sbora_ffi_store_copy(
+    store: *const Store,
+    from: Slice,
+    to: Slice,
+    error: *mut FfiError,
+) -> i32 {
+    unsafe { guard(error, || (*store).copy(from.text("the source")?, to.text("the key")?)) }
+}
+
+/// # Safety
+/// Pointers are valid.
+#[no_mangle]
 pub unsafe extern "C" fn sbora_ffi_store_delete(store: *const Store, key: Slice, error: *mut FfiError) -> i32 {
     unsafe { guard(error, || (*store).delete(key.text("the key")?)) }
 }

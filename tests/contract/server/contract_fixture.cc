@@ -123,7 +123,7 @@ grpc::Status ContractTest::ImportModel(const std::string& id, google::longrunnin
   return Call(*models_, &v1::ModelService::Stub::ImportModel, request, operation);
 }
 
-void ContractTest::MakeModel(const std::string& id) {
+void ContractTest::MakeModel(const std::string& id, const std::string& base_hash, bool chat) {
   google::longrunning::Operation operation;
   const grpc::Status imported = ImportModel(id, &operation);
   ASSERT_TRUE(imported.ok()) << FromGrpc(imported);
@@ -131,17 +131,17 @@ void ContractTest::MakeModel(const std::string& id) {
   ASSERT_TRUE(lease.task().has_import());
   worker::v1::TaskResult result;
   worker::v1::ImportResult& import = *result.mutable_import();
-  import.set_base_hash(std::string(64, 'a'));
+  import.set_base_hash(base_hash);
   import.set_architecture("LlamaForCausalLM");
   import.set_parameters(1000);
   import.set_context_tokens(256);
   import.set_config_json(TinyConfigJson());
-  import.set_has_chat_template(true);
-  const std::string tokenizer_config =
-      nlohmann::json{{"eos_token", "<|im_end|>"}, {"chat_template", data::testing::kChatTemplate}}.dump();
+  import.set_has_chat_template(chat);
+  nlohmann::json tokenizer_config = {{"eos_token", "<|im_end|>"}};
+  if (chat) tokenizer_config["chat_template"] = data::testing::kChatTemplate;
   const grpc::Status committed = Commit(lease, result, {{"config.json", TinyConfigJson()},
                                                         {"tokenizer.json", data::testing::TinyTokenizerJson()},
-                                                        {"tokenizer_config.json", tokenizer_config},
+                                                        {"tokenizer_config.json", tokenizer_config.dump()},
                                                         {"model.safetensors", "weights"}});
   ASSERT_TRUE(committed.ok()) << FromGrpc(committed);
 }

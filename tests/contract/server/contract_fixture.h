@@ -59,7 +59,7 @@ class ContractTest : public ::testing::Test {
   grpc::Status ImportModel(const std::string& id, google::longrunning::Operation* operation, const std::string& request_id = "");
   grpc::Status CreateDataset(const std::string& id, const std::string& bytes, v1::Dataset* dataset);
   /// Import through the played agent.
-  void MakeModel(const std::string& id);
+  void MakeModel(const std::string& id, const std::string& base_hash = std::string(64, 'a'), bool chat = true);
   void MakeDataset(const std::string& id);
   /// A good request on model "base" and data set "data".
   v1::CreateFineTuningJobRequest GoodJob(const std::string& id);

@@ -112,7 +112,9 @@ TEST_F(JobsTest, AllProblemsOfASpecComeAtOnce) {
   spec.mutable_training()->set_learning_rate(-1);
   const grpc::Status bad = Create(request);
   EXPECT_TRUE(Fails(bad, grpc::INVALID_ARGUMENT, "INVALID_SPEC"));
-  EXPECT_GE(ViolatedFields(bad).size(), 4U);
+  EXPECT_THAT(ViolatedFields(bad), ::testing::IsSupersetOf({"fine_tuning_job.spec.adapter.dropout", "fine_tuning_job.spec.adapter.rank",
+                                                            "fine_tuning_job.spec.adapter.target_modules",
+                                                            "fine_tuning_job.spec.training.learning_rate"}));
 }
 
 TEST_F(JobsTest, RankAndCutoffAreHeldAgainstTheModel) {
@@ -121,13 +123,17 @@ TEST_F(JobsTest, RankAndCutoffAreHeldAgainstTheModel) {
   request.mutable_fine_tuning_job()->mutable_spec()->mutable_data()->set_cutoff_tokens(257);  // the context is 256
   const grpc::Status bad = Create(request);
   EXPECT_TRUE(Fails(bad, grpc::INVALID_ARGUMENT, "INVALID_SPEC"));
-  EXPECT_GE(ViolatedFields(bad).size(), 2U);
+  EXPECT_THAT(ViolatedFields(bad), ::testing::IsSupersetOf({"fine_tuning_job.spec.adapter.rank", "fine_tuning_job.spec.data.cutoff_tokens"}));
 }
 
 TEST_F(JobsTest, MissingThingsAndLaterFeaturesAreNamed) {
   v1::CreateFineTuningJobRequest request = GoodJob("first");
   request.mutable_fine_tuning_job()->mutable_spec()->set_model("missing");
   EXPECT_TRUE(Fails(Create(request), grpc::NOT_FOUND, "MODEL_NOT_FOUND"));
+  request.mutable_fine_tuning_job()->mutable_spec()->set_model("projects/other/models/base");
+  const grpc::Status elsewhere = Create(request);
+  EXPECT_TRUE(Fails(elsewhere, grpc::INVALID_ARGUMENT, "OTHER_PROJECT"));
+  EXPECT_THAT(ViolatedFields(elsewhere), ::testing::ElementsAre("fine_tuning_job.spec.model"));
   request = GoodJob("first");
   request.mutable_fine_tuning_job()->mutable_spec()->set_dataset("missing");
   EXPECT_TRUE(Fails(Create(request), grpc::NOT_FOUND, "DATASET_NOT_FOUND"));
@@ -230,6 +236,9 @@ TEST_F(JobsTest, DataThatDoesNotFitFailsTheJobWithItsReason) {
   v1::DataSpec& data = *request.mutable_fine_tuning_job()->mutable_spec()->mutable_data();
   data.set_cutoff_tokens(8);
   data.set_cutoff_policy(v1::CUTOFF_POLICY_REJECT);
+  request.set_validate_only(true);
+  EXPECT_TRUE(Fails(Create(request), grpc::INVALID_ARGUMENT, "SAMPLE_TOO_LONG")) << "told without a job";
+  request.set_validate_only(false);
   ASSERT_TRUE(Create(request).ok());
   WaitForState("first", v1::FineTuningJob::STATE_FAILED);
   EXPECT_EQ(GetJob("first").failure().reason(), "SAMPLE_TOO_LONG");
@@ -338,8 +347,15 @@ TEST_F(JobsTest, EstimatesNeedNoDataSet) {
   EXPECT_GT(response.memory().error_percent(), 0);
   EXPECT_FALSE(response.has_time());
   EXPECT_THAT(response.notes(), ::testing::Contains(::testing::HasSubstr("no time estimate: no worker has been measured")));
-  request.set_model_config_json("{");
-  EXPECT_TRUE(Fails(Call(*jobs_, &Stub::EstimateFineTuningJob, request, &response), grpc::INVALID_ARGUMENT, "CONFIG_MALFORMED"));
+  const auto estimate = [&](const std::string& config) {
+    request.set_model_config_json(config);
+    const grpc::Status bad = Call(*jobs_, &Stub::EstimateFineTuningJob, request, &response);
+    EXPECT_TRUE(Fails(bad, grpc::INVALID_ARGUMENT, "CONFIG_MALFORMED"));
+    return ViolatedFields(bad);
+  };
+  EXPECT_THAT(estimate("{"), ::testing::ElementsAre("model_config_json"));
+  EXPECT_THAT(estimate(R"({"architectures": ["LlamaForCausalLM"], "hidden_size": -1})"),
+              ::testing::ElementsAre("model_config_json.hidden_size"));
 }
 
 TEST_F(JobsTest, EstimatesTakeWhatCannotBeTrainedYet) {

@@ -1,5 +1,8 @@
-// Models, data sets, adapters, operations, evaluations and the admin service.
+// Models, data sets, adapters, operations and the admin service.
 #include <grpcpp/generic/generic_stub.h>
+
+#include <filesystem>
+#include <sstream>
 
 #include "server/config.h"
 #include "server/services/auth.h"
@@ -52,6 +55,22 @@ TEST_F(ResourcesTest, EveryRpcAnswersAnEmptyRequestWithDetailsOrSuccess) {
     ++called;
   }
   EXPECT_GT(called, 40);
+}
+
+TEST_F(ResourcesTest, EveryRpcSaysWhatItDoes) {
+  int commented = 0;
+  for (const char* file : {"v1/adapter", "v1/admin", "v1/dataset", "v1/evaluation", "v1/job", "v1/model", "v1/transfer", "worker/v1/worker"}) {
+    const auto text = ReadFile(std::filesystem::path(SBORA_SOURCE_DIR) / "proto/sbora" / (std::string(file) + ".proto"), 1 << 20);
+    ASSERT_TRUE(text.ok()) << text.status();
+    std::istringstream lines(*text);
+    std::string line, before;
+    for (; std::getline(lines, line); before = line) {
+      if (!line.starts_with("  rpc ")) continue;
+      EXPECT_TRUE(before.starts_with("  // ")) << file << ": " << line;
+      ++commented;
+    }
+  }
+  EXPECT_GT(commented, 40);
 }
 
 TEST_F(ResourcesTest, EveryRpcIsInTheTableOfRoles) {
@@ -121,6 +140,7 @@ TEST_F(ResourcesTest, OperationsAreReadWaitedForCancelledAndDeleted) {
   google::longrunning::Operation operation;
   ASSERT_TRUE(ImportModel("base", &operation).ok());
   EXPECT_FALSE(operation.done());
+  EXPECT_THAT(operation.name(), ::testing::StartsWith("projects/default/operations/"));
   v1::ImportModelMetadata metadata;
   ASSERT_TRUE(operation.metadata().UnpackTo(&metadata));
   EXPECT_EQ(metadata.model(), "projects/default/models/base");
@@ -152,9 +172,24 @@ TEST_F(ResourcesTest, OperationsAreReadWaitedForCancelledAndDeleted) {
   EXPECT_EQ(listed.operations_size(), 1);
   ASSERT_TRUE(Call(*operations_, &google::longrunning::Operations::Stub::DeleteOperation, remove, &empty).ok());
   EXPECT_TRUE(Fails(Call(*operations_, &google::longrunning::Operations::Stub::GetOperation, get, &operation), grpc::NOT_FOUND, "OPERATION_NOT_FOUND"));
-  get.set_name("operations/nonsense");
+  get.set_name("operations/" + NewUuid7());
   EXPECT_TRUE(Fails(Call(*operations_, &google::longrunning::Operations::Stub::GetOperation, get, &operation), grpc::INVALID_ARGUMENT,
                     "BAD_RESOURCE_NAME"));
+  get.set_name("projects/default/operations/nonsense");
+  EXPECT_TRUE(Fails(Call(*operations_, &google::longrunning::Operations::Stub::GetOperation, get, &operation), grpc::INVALID_ARGUMENT,
+                    "BAD_RESOURCE_ID"));
+  list.clear_name();
+  EXPECT_TRUE(Fails(Call(*operations_, &google::longrunning::Operations::Stub::ListOperations, list, &listed), grpc::INVALID_ARGUMENT,
+                    "BAD_RESOURCE_NAME"));
+}
+
+TEST_F(ResourcesTest, AnOperationOfAnotherProjectDoesNotExist) {
+  google::longrunning::Operation operation;
+  ASSERT_TRUE(ImportModel("base", &operation).ok());
+  google::longrunning::GetOperationRequest get;
+  get.set_name("projects/other/operations/" + operation.name().substr(operation.name().rfind('/') + 1));
+  EXPECT_TRUE(Fails(Call(*operations_, &google::longrunning::Operations::Stub::GetOperation, get, &operation), grpc::NOT_FOUND,
+                    "OPERATION_NOT_FOUND"));
 }
 
 TEST_F(ResourcesTest, ADataSetIsCheckedBeforeItIsStored) {
@@ -166,8 +201,8 @@ TEST_F(ResourcesTest, ADataSetIsCheckedBeforeItIsStored) {
 
   const grpc::Status bad = CreateDataset("bad", std::string(kGoodData) + "{\"prompt\": 7}\nnot json\n", &dataset);
   EXPECT_TRUE(Fails(bad, grpc::INVALID_ARGUMENT, "INVALID_DATASET"));
-  ASSERT_EQ(ViolatedFields(bad).size(), 2U);
-  EXPECT_THAT(ViolatedFields(bad)[0], HasSubstr("line 3"));
+  EXPECT_THAT(ViolatedFields(bad), ::testing::ElementsAre("upload", "upload"));
+  EXPECT_THAT(FromGrpc(bad).violations()[0].description, HasSubstr("line 3, byte "));
   EXPECT_TRUE(Fails(CreateDataset("empty", "", &dataset), grpc::INVALID_ARGUMENT, "INVALID_DATASET"));
   v1::GetDatasetRequest get;
   get.set_name("projects/default/datasets/bad");
@@ -234,6 +269,8 @@ TEST_F(ResourcesTest, AnAdapterIsExportedMergedAndDeleted) {
   convert.set_name(get.name());
   google::longrunning::Operation operation;
   EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation), grpc::INVALID_ARGUMENT, "BAD_EXPORT_FORMAT"));
+  convert.set_format(static_cast<v1::ExportFormat>(99));
+  EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation), grpc::INVALID_ARGUMENT, "BAD_EXPORT_FORMAT"));
   convert.set_format(v1::EXPORT_FORMAT_PEFT);
   convert.set_gguf_type(v1::GGUF_TYPE_F16);
   EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation), grpc::INVALID_ARGUMENT, "BAD_GGUF_TYPE"));
@@ -242,6 +279,13 @@ TEST_F(ResourcesTest, AnAdapterIsExportedMergedAndDeleted) {
   EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation), grpc::INVALID_ARGUMENT, "BAD_GGUF_TYPE"));
   convert.clear_gguf_type();
   convert.set_format(v1::EXPORT_FORMAT_PEFT);
+  convert.set_validate_only(true);
+  ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation).ok());
+  EXPECT_TRUE(operation.name().empty());
+  v1::AdapterOperationMetadata checked;
+  ASSERT_TRUE(operation.metadata().UnpackTo(&checked));
+  EXPECT_EQ(checked.adapter(), get.name());
+  convert.set_validate_only(false);
   ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation).ok());
   const worker::v1::Lease lease = NextLease();
   ASSERT_EQ(lease.resource(), operation.name());
@@ -272,123 +316,39 @@ TEST_F(ResourcesTest, AnAdapterIsExportedMergedAndDeleted) {
   merge.add_adapters("second");
   EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::MergeAdapters, merge, &operation), grpc::NOT_FOUND, "ADAPTER_NOT_FOUND"));
   merge.mutable_adapters()->RemoveLast();
+  merge.set_validate_only(true);
   ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::MergeAdapters, merge, &operation).ok());
+  EXPECT_TRUE(operation.name().empty());
+  merge.set_validate_only(false);
+  ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::MergeAdapters, merge, &operation).ok());
+  // Its base is deleted, and another model takes the name.
+  google::longrunning::CancelOperationRequest cancel;
+  cancel.set_name(operation.name());
+  google::protobuf::Empty empty;
+  ASSERT_TRUE(Call(*operations_, &google::longrunning::Operations::Stub::CancelOperation, cancel, &empty).ok());
+  v1::DeleteModelRequest remove_model;
+  remove_model.set_name("projects/default/models/base");
+  ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::DeleteModel, remove_model, &empty).ok());
+  const auto merge_again = [&] { return Call(*adapters_, &v1::AdapterService::Stub::MergeAdapters, merge, &operation); };
+  EXPECT_TRUE(Fails(merge_again(), grpc::NOT_FOUND, "MODEL_NOT_FOUND"));
+  EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation), grpc::NOT_FOUND, "MODEL_NOT_FOUND"))
+      << "GGUF holds the whole model";
+  MakeModel("base", std::string(64, 'b'));
+  EXPECT_TRUE(Fails(merge_again(), grpc::FAILED_PRECONDITION, "BASE_MISMATCH"));
+  EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation), grpc::FAILED_PRECONDITION, "BASE_MISMATCH"));
+  v1::CreateEvaluationJobRequest evaluate;
+  evaluate.set_parent(kProject);
+  evaluate.mutable_evaluation_job()->mutable_spec()->set_adapter("first");
+  evaluate.mutable_evaluation_job()->mutable_spec()->set_dataset("data");
+  v1::EvaluationJob evaluation;
+  EXPECT_TRUE(Fails(Call(*evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, evaluate, &evaluation),
+                    grpc::FAILED_PRECONDITION, "BASE_MISMATCH"));
+  convert.clear_gguf_type();
+  convert.set_format(v1::EXPORT_FORMAT_PEFT);
+  ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation).ok()) << "this needs no base";
   v1::DeleteAdapterRequest remove;
   remove.set_name(get.name());
-  google::protobuf::Empty empty;
   EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::DeleteAdapter, remove, &empty), grpc::FAILED_PRECONDITION, "ADAPTER_IN_USE"));
-}
-
-TEST_F(ResourcesTest, EvaluationsAreCheckedRunAndRead) {
-  MakeModel("base");
-  MakeDataset("data");
-  v1::CreateEvaluationJobRequest request;
-  request.set_parent(kProject);
-  request.set_evaluation_job_id("check");
-  v1::EvaluationSpec& spec = *request.mutable_evaluation_job()->mutable_spec();
-  spec.set_max_samples(-1);
-  spec.mutable_generation()->set_top_p(2);
-  v1::EvaluationJob job;
-  const grpc::Status bad = Call(*evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, request, &job);
-  EXPECT_TRUE(Fails(bad, grpc::INVALID_ARGUMENT, "INVALID_SPEC"));
-  EXPECT_EQ(ViolatedFields(bad).size(), 4U);
-  spec.Clear();
-  spec.set_model("base");
-  spec.set_dataset("missing");
-  EXPECT_TRUE(Fails(Call(*evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, request, &job), grpc::NOT_FOUND, "DATASET_NOT_FOUND"));
-  spec.set_dataset("data");
-  spec.set_device(v1::DEVICE_CUDA);
-  const grpc::Status on_gpu = Call(*evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, request, &job);
-  EXPECT_TRUE(Fails(on_gpu, grpc::UNIMPLEMENTED, "FEATURE_NOT_IMPLEMENTED"));
-  EXPECT_THAT(on_gpu.error_message(), HasSubstr("evaluation_job.spec.device: computing on GPUs is not implemented yet"));
-  spec.clear_device();
-  ASSERT_TRUE(Call(*evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, request, &job).ok());
-  EXPECT_EQ(job.state(), v1::EvaluationJob::STATE_QUEUED);
-  const std::string queued_etag = job.etag();
-
-  const worker::v1::Lease lease = NextLease();
-  worker::v1::TaskResult result;
-  result.mutable_evaluate()->set_samples(2);
-  result.mutable_evaluate()->set_exact_matches(1);
-  ASSERT_TRUE(Commit(lease, result, {{"examples.jsonl", "{}\n"}}).ok());
-  v1::GetEvaluationJobRequest get;
-  get.set_name(job.name());
-  ASSERT_TRUE(Call(*evaluations_, &v1::EvaluationService::Stub::GetEvaluationJob, get, &job).ok());
-  EXPECT_EQ(job.state(), v1::EvaluationJob::STATE_SUCCEEDED);
-  EXPECT_EQ(job.result().exact_matches(), 1);
-  EXPECT_FALSE(job.result().examples_file().object().empty());
-  const std::string ended_etag = job.etag();
-  v1::CancelEvaluationJobRequest cancel;
-  cancel.set_name(job.name());
-  EXPECT_TRUE(Fails(Call(*evaluations_, &v1::EvaluationService::Stub::CancelEvaluationJob, cancel, &job), grpc::FAILED_PRECONDITION, "JOB_ENDED"));
-  v1::DeleteEvaluationJobRequest remove;
-  remove.set_name(get.name());
-  google::protobuf::Empty empty;
-  remove.set_etag(queued_etag);
-  EXPECT_TRUE(Fails(Call(*evaluations_, &v1::EvaluationService::Stub::DeleteEvaluationJob, remove, &empty), grpc::ABORTED, "ETAG_MISMATCH"));
-  remove.set_etag(ended_etag);
-  EXPECT_TRUE(Call(*evaluations_, &v1::EvaluationService::Stub::DeleteEvaluationJob, remove, &empty).ok());
-}
-
-TEST_F(ResourcesTest, EvaluationsOfUnknownAnswersAreRefusedWithTheirLines) {
-  MakeModel("base");
-  v1::Dataset dataset;
-  ASSERT_TRUE(CreateDataset("numbers", R"({"prompt":"p","completion":"c","answer":"7"})" "\n"
-                                       R"({"prompt":"p","completion":"c","answer":"seven"})" "\n", &dataset).ok());
-  ASSERT_TRUE(CreateDataset("choices", R"({"subject":"s","question":"q","choices":["x","y"],"answer":"B"})", &dataset).ok());
-  EXPECT_EQ(dataset.format(), v1::DATASET_FORMAT_CHOICE);
-  v1::CreateEvaluationJobRequest request;
-  request.set_parent(kProject);
-  v1::EvaluationSpec& spec = *request.mutable_evaluation_job()->mutable_spec();
-  spec.set_model("base");
-  spec.set_dataset("numbers");
-  spec.set_scoring(v1::SCORING_LAST_NUMBER);
-  v1::EvaluationJob job;
-  const auto create = [&] { return Call(*evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, request, &job); };
-  const grpc::Status unknown = create();
-  EXPECT_TRUE(Fails(unknown, grpc::INVALID_ARGUMENT, "UNKNOWN_ANSWER"));
-  EXPECT_THAT(ViolatedFields(unknown), ::testing::ElementsAre("line 2"));
-  spec.set_scoring(v1::SCORING_CHOICE_LIKELIHOOD);
-  EXPECT_TRUE(Fails(create(), grpc::INVALID_ARGUMENT, "NO_CHOICES"));
-  spec.set_dataset("choices");
-  spec.set_few_shots(1);
-  EXPECT_THAT(ViolatedFields(create()), ::testing::ElementsAre("evaluation_job.spec.few_shot_dataset"));
-  spec.set_few_shot_dataset("choices");
-  spec.set_few_shots(2);
-  EXPECT_TRUE(Fails(create(), grpc::INVALID_ARGUMENT, "FEW_SHOTS_MISSING"));
-  spec.set_few_shots(1);
-  spec.set_prompt_template(v1::PROMPT_TEMPLATE_ALPACA);
-  spec.add_answer_words("x");
-  spec.mutable_generation()->set_num_beams(4);
-  spec.mutable_generation()->set_temperature(1);
-  EXPECT_THAT(ViolatedFields(create()), ::testing::ElementsAre("evaluation_job.spec.answer_words", "evaluation_job.spec.prompt_template",
-                                                               "evaluation_job.spec.generation.num_beams"));
-  spec.clear_answer_words();
-  spec.clear_prompt_template();
-  spec.clear_generation();
-  ASSERT_TRUE(create().ok());
-  EXPECT_FALSE(job.spec().perplexity());
-  const worker::v1::Lease lease = NextLease();
-  EXPECT_EQ(lease.task().evaluate().few_shot_format(), v1::DATASET_FORMAT_CHOICE);
-  ASSERT_EQ(lease.task().inputs_size(), 3);
-  EXPECT_EQ(lease.task().inputs(2).name(), "few_shots");
-}
-
-TEST_F(ResourcesTest, GenerateWithoutAWorkerEndsAtTheDeadlineAndLeavesNothing) {
-  MakeModel("base");
-  v1::GenerateRequest request;
-  request.set_parent(kProject);
-  request.set_model("base");
-  v1::GenerateResponse response;
-  EXPECT_TRUE(Fails(Call(*evaluations_, &v1::EvaluationService::Stub::Generate, request, &response), grpc::INVALID_ARGUMENT, "INVALID_REQUEST"));
-  request.add_prompts("Q: the");
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(1500));
-  const grpc::Status status = evaluations_->Generate(&context, request, &response);
-  EXPECT_EQ(status.error_code(), grpc::DEADLINE_EXCEEDED);
-  const auto left = server_->services().store().ListWork({.project = "default", .kinds = {WorkKind::kGenerate}, .states = {}, .cursor = {}});
-  ASSERT_TRUE(left.ok());
-  EXPECT_TRUE(left->rows.empty());
 }
 
 TEST_F(ResourcesTest, AdminTellsOfServerAndWorkers) {

@@ -1,5 +1,10 @@
 // TransferService.
+#include <stdexcept>
+#include <thread>
+#include <utility>
+
 #include "common/sha256.h"
+#include "common/storage/memory_object_store.h"
 #include "tests/contract/server/contract_fixture.h"
 
 namespace sbora::server {
@@ -106,6 +111,39 @@ TEST_F(TransferTest, PartsOutliveTheServer) {
   EXPECT_TRUE(Finish(name, &upload).ok());
 }
 
+TEST_F(TransferTest, AFinishedPartIsRenamedAndNotCopied) {
+  v1::Upload upload = Create("0123456789");
+  ASSERT_TRUE(Write(upload.name(), 0, "0123456789", &upload).ok());
+  const std::string uid = upload.name().substr(upload.name().rfind('/') + 1);
+  const std::filesystem::path data = directory_.path() / "data";
+  // A second name for the bytes: it shows whether the object has them, or a copy.
+  std::filesystem::create_hard_link(data / "uploads" / (uid + ".part"), data / "second-name");
+  ASSERT_TRUE(Finish(upload.name(), &upload).ok());
+  EXPECT_FALSE(std::filesystem::exists(data / "uploads" / (uid + ".part")));
+  EXPECT_TRUE(std::filesystem::equivalent(data / "objects/projects/default/objects" / uid, data / "second-name"));
+}
+
+TEST_F(TransferTest, AFileIsHashedAsItComesAndReadAgainOnlyAfterARestart) {
+  const std::string bytes = std::string(1'500'000, 'x') + "end";
+  for (const bool restarted : {false, true}) {
+    v1::Upload upload = Create(bytes);
+    const std::string name = upload.name();
+    ASSERT_TRUE(Write(name, 0, bytes.substr(0, 1'000'000), &upload).ok());
+    if (restarted) {
+      StopServer();
+      StartServer();
+    }
+    ASSERT_TRUE(Write(name, 1'000'000, bytes.substr(1'000'000), &upload).ok());
+    if (!restarted) {
+      // No read may be needed to finish: what the file holds now goes unseen.
+      const std::string uid = name.substr(name.rfind('/') + 1);
+      std::filesystem::resize_file(directory_.path() / "data/uploads" / (uid + ".part"), 0);
+      std::filesystem::resize_file(directory_.path() / "data/uploads" / (uid + ".part"), bytes.size());
+    }
+    EXPECT_TRUE(Finish(name, &upload).ok()) << restarted;
+  }
+}
+
 TEST_F(TransferTest, EmptyFilesAreFiles) {
   v1::Upload upload = Create("");
   ASSERT_TRUE(Finish(upload.name(), &upload).ok());
@@ -132,6 +170,136 @@ TEST_F(TransferTest, BadInputIsNamed) {
   std::string nothing;
   EXPECT_TRUE(Fails(Read(std::string(kProject) + "/objects/" + NewUuid7(), 0, &nothing), grpc::NOT_FOUND, "OBJECT_NOT_FOUND"));
   EXPECT_TRUE(Fails(Read("../../etc/passwd", 0, &nothing), grpc::INVALID_ARGUMENT, "BAD_RESOURCE_NAME"));
+}
+
+/// The server's objects are in a store that hands out URLs; what their holder does, the test does by key.
+class PresignedTest : public TransferTest {
+ protected:
+  void SetUp() override {
+    TransferTest::SetUp();
+    objects_.GivePresignedUrls();
+    server_->services().objects = &objects_;
+  }
+  void TearDown() override { StopServer(); }  // before the store goes
+
+  v1::Upload CreateOfSize(int64_t size_bytes, const std::string& sha256) {
+    v1::CreateUploadRequest request;
+    request.set_parent(kProject);
+    request.set_size_bytes(size_bytes);
+    request.set_sha256(sha256);
+    request.set_accept_presigned(true);
+    v1::Upload upload;
+    const grpc::Status created = Call(*transfers_, &Stub::CreateUpload, request, &upload);
+    EXPECT_TRUE(created.ok()) << FromGrpc(created);
+    return upload;
+  }
+  v1::Upload Create(const std::string& bytes) { return CreateOfSize(static_cast<int64_t>(bytes.size()), Sha256Hex(bytes)); }
+  static std::string KeyOf(const v1::Upload& upload) { return upload.presigned_put_url().substr(std::string("memory:///").size()); }
+  void PutByUrl(const v1::Upload& upload, const std::string& bytes) {
+    ASSERT_TRUE(objects_.Put(KeyOf(upload), bytes, PutMode::kOverwrite).ok());
+  }
+  /// The key of the object that the upload becomes.
+  static std::string FinalKey(const v1::Upload& upload) {
+    return "projects/default/objects/" + upload.name().substr(upload.name().rfind('/') + 1);
+  }
+
+  MemoryObjectStore objects_;
+};
+
+TEST_F(PresignedTest, AUrlCannotChangeWhatWasSealed) {
+  const v1::Upload created = Create("good bytes");
+  ASSERT_NE(KeyOf(created), FinalKey(created));
+  PutByUrl(created, "good bytes");
+  v1::Upload finished;
+  ASSERT_TRUE(Finish(created.name(), &finished).ok());
+  PutByUrl(created, "evil bytes");
+  std::string bytes;
+  ASSERT_TRUE(Read(finished.object(), 0, &bytes).ok());
+  EXPECT_EQ(bytes, "good bytes");
+  ASSERT_TRUE(Finish(created.name(), &finished).ok()) << "a repeat is fine";
+  EXPECT_EQ(objects_.Get(FinalKey(created), 100).value(), "good bytes");
+}
+
+TEST_F(PresignedTest, WrongBytesByUrlAreRefusedAndMayBePutAgain) {
+  const v1::Upload created = Create("good bytes");
+  v1::Upload finished;
+  EXPECT_TRUE(Fails(Finish(created.name(), &finished), grpc::FAILED_PRECONDITION, "UPLOAD_INCOMPLETE")) << "nothing is there yet";
+  PutByUrl(created, "evil bytes");
+  EXPECT_TRUE(Fails(Finish(created.name(), &finished), grpc::DATA_LOSS, "HASH_MISMATCH"));
+  EXPECT_EQ(objects_.Head(FinalKey(created)).status().code(), StatusCode::kNotFound);
+  PutByUrl(created, "good bytes");
+  EXPECT_TRUE(Finish(created.name(), &finished).ok());
+}
+
+TEST_F(PresignedTest, AFailingStoreIsNoIncompleteUpload) {
+  const v1::Upload created = Create("good bytes");
+  PutByUrl(created, "good bytes");
+  v1::Upload finished;
+  for (const char* method : {"Copy", "Head", "GetRange"}) {
+    objects_.FailNext(method, Unavailable("STORE_UNAVAILABLE", "the network is down"));
+    EXPECT_TRUE(Fails(Finish(created.name(), &finished), grpc::UNAVAILABLE, "STORE_UNAVAILABLE")) << method;
+  }
+  EXPECT_TRUE(Finish(created.name(), &finished).ok());
+}
+
+TEST_F(PresignedTest, FilesThatS3TakesInOnePutOnlyGetAUrl) {
+  const int64_t limit = int64_t{5} << 30;
+  EXPECT_FALSE(CreateOfSize(limit, std::string(64, 'a')).presigned_put_url().empty());
+  EXPECT_TRUE(CreateOfSize(limit + 1, std::string(64, 'a')).presigned_put_url().empty());
+}
+
+TEST_F(PresignedTest, ASealThatWasCutOffBeforeItsCommitIsTakenUp) {
+  const v1::Upload created = Create("good bytes");
+  ASSERT_TRUE(objects_.Put(FinalKey(created), "good bytes", PutMode::kCreate).ok());  // and nothing is staged any more
+  v1::Upload finished;
+  EXPECT_TRUE(Finish(created.name(), &finished).ok());
+}
+
+TEST_F(PresignedTest, RacingFinishesOfOneUploadAllSucceed) {
+  const v1::Upload created = Create("good bytes");
+  PutByUrl(created, "good bytes");
+  std::vector<grpc::Status> answers(8);
+  {
+    std::vector<std::jthread> callers;
+    for (grpc::Status& answer : answers) {
+      callers.emplace_back([&] {
+        v1::Upload finished;
+        answer = Finish(created.name(), &finished);
+      });
+    }
+  }
+  for (const grpc::Status& answer : answers) EXPECT_TRUE(answer.ok()) << FromGrpc(answer);
+  EXPECT_EQ(objects_.Get(FinalKey(created), 100).value(), "good bytes");
+}
+
+/// As a library below us behaves on a bad day.
+class ThrowingStore final : public ObjectStore {
+ public:
+  Status Put(std::string_view, std::string_view, PutMode) override { throw Error(); }
+  StatusOr<uint64_t> PutFile(std::string_view, const std::filesystem::path&) override { throw Error(); }
+  StatusOr<std::unique_ptr<ObjectWriter>> StartMultipart(std::string_view) override { throw Error(); }
+  StatusOr<std::string> Get(std::string_view, uint64_t) override { throw Error(); }
+  StatusOr<std::string> GetRange(std::string_view, uint64_t, uint64_t) override { throw Error(); }
+  StatusOr<uint64_t> GetToFile(std::string_view, const std::filesystem::path&) override { throw Error(); }
+  StatusOr<ObjectInfo> Head(std::string_view) override { throw Error(); }
+  StatusOr<ListPage> List(std::string_view, const ListOptions&) override { throw Error(); }
+  Status Copy(std::string_view, std::string_view) override { throw Error(); }
+  Status Delete(std::string_view) override { throw Error(); }
+  StatusOr<std::string> PresignGet(std::string_view, std::chrono::seconds) override { throw Error(); }
+  StatusOr<std::string> PresignPut(std::string_view, std::chrono::seconds) override { throw Error(); }
+
+ private:
+  static std::runtime_error Error() { return std::runtime_error("out of luck"); }
+};
+
+TEST_F(TransferTest, AnExceptionOnThePoolIsAnAnswerAndNoCrash) {
+  const v1::Upload upload = UploadBytes("bytes");
+  ThrowingStore store;
+  ObjectStore* const good = std::exchange(server_->services().objects, &store);
+  std::string bytes;
+  EXPECT_TRUE(Fails(Read(upload.object(), 0, &bytes), grpc::INTERNAL, "HANDLER_FAILED"));
+  server_->services().objects = good;
+  EXPECT_TRUE(Read(upload.object(), 0, &bytes).ok());
 }
 
 TEST_F(TransferTest, AnotherProjectsThingsDoNotExist) {

@@ -24,7 +24,9 @@ TEST_F(WorkerTest, BadAgentsAreRefusedByName) {
   EXPECT_TRUE(Fails(Call(*worker_, &Stub::Synchronize, request, &response_), grpc::INVALID_ARGUMENT, "BAD_INSTANCE"));
   request = SyncRequest();
   request.add_attempts()->mutable_lease()->set_uid("x");
-  EXPECT_TRUE(Fails(Call(*worker_, &Stub::Synchronize, request, &response_), grpc::INVALID_ARGUMENT, "EMPTY_REPORT"));
+  const grpc::Status stateless = Call(*worker_, &Stub::Synchronize, request, &response_);
+  EXPECT_TRUE(Fails(stateless, grpc::INVALID_ARGUMENT, "EMPTY_REPORT"));
+  EXPECT_THAT(ViolatedFields(stateless), ::testing::ElementsAre("attempts[0].state"));
 }
 
 TEST_F(WorkerTest, OneCommitAndItsRepeat) {

@@ -208,13 +208,13 @@ TEST_F(ServiceTest, BadSpecsAreRefusedBeforeAWorkerIsTaken) {
   auto refused = service().Submit("too-wide", spec);
   EXPECT_EQ(refused.status().code(), StatusCode::kInvalidArgument) << refused.status();
   ASSERT_FALSE(refused.status().violations().empty());
-  EXPECT_EQ(refused.status().violations()[0].field, "spec.adapter.rank");
+  EXPECT_EQ(refused.status().violations()[0].field, "fine_tuning_job.spec.adapter.rank");
 
   spec = SmallSpec(1);
   spec.mutable_adapter()->add_target_modules("attention");
   refused = service().Submit("no-module", spec);
   ASSERT_FALSE(refused.status().violations().empty());
-  EXPECT_EQ(refused.status().violations()[0].field, "spec.adapter.target_modules");
+  EXPECT_EQ(refused.status().violations()[0].field, "fine_tuning_job.spec.adapter.target_modules");
 
   spec = SmallSpec(1);
   spec.set_model("nobody");

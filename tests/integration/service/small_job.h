@@ -47,10 +47,14 @@ inline Status AddInputs(Service& service) {
 }
 
 /// Server and worker up, with the inputs there.
+inline Status StartAndAddInputs(Service& service) {
+  SBORA_RETURN_IF_ERROR(service.StartBoth());
+  return AddInputs(service);
+}
+
 inline StatusOr<std::unique_ptr<Service>> StartWithInputs() {
   SBORA_ASSIGN_OR_RETURN(std::unique_ptr<Service> service, Service::Create());
-  SBORA_RETURN_IF_ERROR(service->StartBoth());
-  SBORA_RETURN_IF_ERROR(AddInputs(*service));
+  SBORA_RETURN_IF_ERROR(StartAndAddInputs(*service));
   return service;
 }
 

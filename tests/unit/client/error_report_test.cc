@@ -36,7 +36,7 @@ TEST(ExitCodeOf, TableIsFixed) {
 
 TEST(FormatError, MessageReasonViolationsAndHint) {
   const Status status = InvalidArgument("INVALID_SPEC", "2 fields are wrong")
-                            .WithViolation("spec.adapter.rank", "must be at most 576")
+                            .WithViolation("fine_tuning_job.spec.adapter.rank", "must be at most 576")
                             .WithViolation("spec.training.epochs", "must be above 0");
   EXPECT_EQ(FormatError(status, {.server = "s:1", .command = "submit"}),
             "error: 2 fields are wrong [INVALID_SPEC]\n"

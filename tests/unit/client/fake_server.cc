@@ -135,7 +135,7 @@ grpc::Status FakeServer::ImportModel(Context*, const v1::ImportModelRequest* req
                                      google::longrunning::Operation* operation) {
   MutexLock lock(mutex_);
   imports.push_back(*request);
-  operation->set_name("operations/o1");
+  operation->set_name("projects/default/operations/o1");
   return grpc::Status::OK;
 }
 
@@ -150,7 +150,7 @@ grpc::Status FakeServer::MergeAdapters(Context*, const v1::MergeAdaptersRequest*
                                        google::longrunning::Operation* operation) {
   MutexLock lock(mutex_);
   merges.push_back(*request);
-  operation->set_name("operations/o1");
+  operation->set_name("projects/default/operations/o1");
   return grpc::Status::OK;
 }
 
@@ -251,8 +251,9 @@ grpc::Status FakeServer::WriteUpload(Context*, grpc::ServerReader<v1::WriteUploa
   return grpc::Status::OK;
 }
 
-grpc::Status FakeServer::FinishUpload(Context*, const v1::FinishUploadRequest* request, v1::Upload* upload) {
+grpc::Status FakeServer::FinishUpload(Context* context, const v1::FinishUploadRequest* request, v1::Upload* upload) {
   MutexLock lock(mutex_);
+  finish_time_allowed = context->deadline() - std::chrono::system_clock::now();
   v1::Upload& state = upload_states_[request->name()];
   if (Sha256Hex(uploads[request->name()]) != state.sha256()) return ToGrpc(DataLoss("HASH_MISMATCH", "other bytes"));
   state.set_finished(true);

@@ -69,6 +69,7 @@ class FakeServer : public v1::FineTuningService::Service,
   std::vector<v1::CreateDatasetRequest> datasets;
   std::map<std::string, std::string> uploads;  // bytes by upload name
   int upload_streams = 0;
+  std::chrono::system_clock::duration finish_time_allowed{};  // by the deadline of the newest FinishUpload
 
  private:
   using Context = grpc::ServerContext;

@@ -36,6 +36,12 @@ TEST_F(UploadTest, BytesArriveWholeAndInOrder) {
   EXPECT_EQ(last, 2'500'003);
 }
 
+TEST_F(UploadTest, FinishingLeavesTheServerTimeToReadTheFile) {
+  const auto uploads = server_.NewClient()->Upload({Put("a", "xyz")}, {}, {});
+  ASSERT_TRUE(uploads.ok()) << uploads.status();
+  EXPECT_GT(server_.finish_time_allowed, 5 * kDefaultCallDeadline);
+}
+
 TEST_F(UploadTest, BrokenStreamGoesOnWhereTheServerIs) {
   const std::string large(3'000'000, 'q');
   server_.upload_breaks = 2;

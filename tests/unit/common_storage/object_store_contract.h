@@ -78,6 +78,27 @@ TEST_P(ObjectStoreContract, PutGetHeadDelete) {
   EXPECT_TRUE(store_->Delete("a/b/c.bin").ok());
 }
 
+TEST_P(ObjectStoreContract, CopiesAreObjectsOfTheirOwn) {
+  MustPut("from/a", "first");
+  MustPut("to/b", "older");
+  ASSERT_TRUE(store_->Copy("from/a", "to/b").ok());
+  MustPut("from/a", "changed");
+  EXPECT_EQ(store_->Get("to/b", 100).value(), "first");
+  ASSERT_TRUE(store_->Delete("from/a").ok());
+  EXPECT_EQ(store_->Get("to/b", 100).value(), "first");
+  EXPECT_EQ(store_->Copy("from/a", "to/c").reason(), "OBJECT_NOT_FOUND");
+}
+
+TEST_P(ObjectStoreContract, MovesAFileIn) {
+  const auto file = scratch_->path() / "moved";
+  ASSERT_TRUE(WriteFileAtomic(file, "bytes").ok());
+  EXPECT_EQ(store_->MoveFile("deep/down/here", file).value(), 5u);
+  EXPECT_FALSE(std::filesystem::exists(file));
+  EXPECT_EQ(store_->Get("deep/down/here", 100).value(), "bytes");
+  EXPECT_EQ(store_->MoveFile("deep/down/here", file).status().reason(), "FILE_NOT_FOUND");
+  EXPECT_EQ(store_->Get("deep/down/here", 100).value(), "bytes");
+}
+
 TEST_P(ObjectStoreContract, EmptyObjects) {
   MustPut("empty", "");
   EXPECT_EQ(store_->Get("empty", 0).value(), "");

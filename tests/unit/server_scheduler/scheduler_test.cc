@@ -70,6 +70,31 @@ TEST_F(SchedulerTest, RepeatsAStartUntilItIsReported) {
   EXPECT_EQ(third.renewed.size(), 1u);
 }
 
+TEST_F(SchedulerTest, AStartThatNeverArrivesIsGivenBackInTheEnd) {
+  const std::string name = h_.Submit("a");
+  int offers = 0;
+  for (int i = 0; i < 100 && h_.State(name) == JobState::kStarting; ++i) {
+    offers += static_cast<int>(h_.Sync(h_.Report("w")).start.size());
+    h_.Pass(seconds(5));  // every answer gets lost, and the agent asks again
+  }
+  EXPECT_EQ(h_.State(name), JobState::kRecovering) << "renewed for ever by offers alone";
+  EXPECT_EQ(offers, 10);
+}
+
+TEST_F(SchedulerTest, LargeTasksComeInAnswersOfTheirOwn) {
+  for (const char* id : {"a", "b", "c"}) {
+    h_.Submit(id, 1, 0, [](SubmitRequest& request) { request.payload.task = std::string(2 << 20, 'x'); });
+  }
+  std::vector<AttemptReport> held;
+  for (size_t round = 1; round <= 3; ++round) {
+    SyncRequest report = h_.Report("w", 3);
+    report.attempts = held;
+    const auto answer = h_.Sync(report);
+    ASSERT_EQ(answer.start.size(), 1u) << round;
+    held.push_back(Harness::Attempt(answer.start[0].lease, AttemptPhase::kPreparing));
+  }
+}
+
 TEST_F(SchedulerTest, PauseResumeCancel) {
   const std::string name = h_.Submit("a");
   core::LeaseId lease = Run(name);

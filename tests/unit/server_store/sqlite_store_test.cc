@@ -151,6 +151,22 @@ TEST_F(SqliteStoreTest, AFailedPreconditionUndoesItsSetAlone) {
   EXPECT_EQ(store_->GetWork(Row("d").name).status().code(), StatusCode::kNotFound);
 }
 
+TEST_F(SqliteStoreTest, AViolatedConstraintFailsItsSetAlone) {
+  ResourceRow twin = Model("twin");
+  twin.uid = Model("first").uid;
+  const WriteSet first{.mutations = {InsertResource{Model("first"), ""}}, .may_fail = true};
+  const WriteSet same_uid{.mutations = {InsertResource{twin, ""}}, .may_fail = true};
+  const WriteSet last{.mutations = {InsertResource{Model("last"), ""}}, .may_fail = true};
+  const WriteSet* const sets[] = {&first, &same_uid, &last};
+  const auto results = store_->Commit(sets);
+  ASSERT_TRUE(results.ok()) << results.status();
+  EXPECT_TRUE((*results)[0].ok());
+  EXPECT_EQ((*results)[1].reason(), "STORE_CONSTRAINT");
+  EXPECT_EQ((*results)[1].code(), StatusCode::kInternal);
+  EXPECT_TRUE((*results)[2].ok());
+  EXPECT_TRUE(store_->GetResource(Model("last").name).ok());
+}
+
 TEST_F(SqliteStoreTest, OneLeaseOfAWorkAtMost) {
   ASSERT_TRUE(Write({Insert(Row("a"))}).ok());
   LeaseRow lease;

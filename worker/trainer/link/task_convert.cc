@@ -6,6 +6,7 @@
 
 #include "common/file.h"
 #include "common/status_macros.h"
+#include "common/text.h"
 #include "core/model_config.h"
 #include "core/proto/convert.h"
 
@@ -13,6 +14,7 @@ namespace sbora::trainer {
 namespace {
 
 constexpr int kExamplesInResult = 20;
+constexpr size_t kMaxExampleBytes = 8 * 1024;  // of each text; examples.jsonl has all of it
 constexpr int64_t kMaxConfigBytes = 1 << 20;
 constexpr int64_t kMaxNewTokens = 4096;
 constexpr char kTrainSuffix[] = ".train.tokens";
@@ -239,13 +241,13 @@ worker::v1::TaskResult ToProto(const EvaluateOutcome& outcome, data::Scoring sco
     if (evaluate->examples_size() == kExamplesInResult) break;
     auto* out = evaluate->add_examples();
     out->set_index(example.index);
-    out->set_prompt(example.prompt);
-    out->set_reference(example.reference);
-    out->set_output(example.output);
+    out->set_prompt(CutText(example.prompt, kMaxExampleBytes));
+    out->set_reference(CutText(example.reference, kMaxExampleBytes));
+    out->set_output(CutText(example.output, kMaxExampleBytes));
     out->set_match(example.match);
-    out->set_answer(example.answer.value_or(""));
-    out->set_expected(example.expected);
-    out->set_subject(example.subject);
+    out->set_answer(CutText(example.answer.value_or(""), kMaxExampleBytes));
+    out->set_expected(CutText(example.expected, kMaxExampleBytes));
+    out->set_subject(CutText(example.subject, kMaxExampleBytes));
     out->mutable_choice_log_probabilities()->Assign(example.choice_log_probabilities.begin(),
                                                     example.choice_log_probabilities.end());
   }
