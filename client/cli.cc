@@ -25,7 +25,8 @@ void AddGlobalFlags(CLI::App& app, GlobalFlags& globals) {
       ->option_text("table|json|yaml");
   app.add_option(
          "--timeout", globals.timeout_seconds,
-         "Seconds one call may take (default 60; generate and datasets upload 600), and a wait (default no limit)")
+         "Seconds one call may take (default 60; 600 for generate and where the server reads whole files), and a wait "
+         "(default no limit)")
       ->check(CLI::PositiveNumber);
   app.add_flag("--quiet", globals.quiet, "No progress and no messages but errors");
 }

@@ -15,8 +15,7 @@ template <typename Stub, typename Request, typename Response>
 StatusOr<Response> Client::Call(const std::unique_ptr<Stub>& stub,
                                 grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
                                 const Request& request, Repeat repeat) {
-  constexpr int kLongCallFactor = 10;
-  const auto timeout = repeat == Repeat::kSafeAndLong ? options_.call_timeout * kLongCallFactor : options_.call_timeout;
+  const auto timeout = options_.call_timeout * (repeat == Repeat::kSafeAndLong ? options_.long_call_factor : 1);
   Backoff backoff(options_.retry);
   while (true) {
     grpc::ClientContext context;

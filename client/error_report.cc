@@ -10,14 +10,15 @@ namespace sbora::client {
 namespace {
 
 /// Hints by reason; the first whose key is part of the reason counts.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 15> kByReason = {{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 16> kByReason = {{
     {"MODEL_IN_USE", "wait for the jobs that use it, or cancel them: sbora-client jobs list"},
     {"DATASET_IN_USE", "wait for the jobs that use it, or cancel them: sbora-client jobs list"},
-    {"JOB_NOT_TERMINAL", "end it first: sbora-client jobs cancel JOB"},
-    {"JOB_ENDED", "see how it ended: sbora-client jobs get JOB"},
+    {"JOB_NOT_TERMINAL", "end it first: sbora-client jobs (or evaluations) cancel NAME"},
+    {"JOB_ENDED", "see how it ended: sbora-client jobs (or evaluations) get NAME"},
     {"MODEL_NOT_FOUND", "sbora-client models list shows what is there; models import PATH --name N adds one"},
     {"DATASET_NOT_FOUND", "sbora-client datasets list shows what is there; datasets upload FILE --name N adds one"},
     {"ADAPTER_NOT_FOUND", "sbora-client adapters list shows what is there; a job has one once it has SUCCEEDED"},
+    {"EVALUATION_JOB_NOT_FOUND", "sbora-client evaluations list --all shows what is there"},
     {"JOB_NOT_FOUND", "sbora-client jobs list --all shows what is there"},
     {"WORKER_NOT_FOUND", "sbora-client workers list shows what is there"},
     {"INVALID_DATASET", "mend the lines named above; sbora-client datasets validate FILE checks without storing"},

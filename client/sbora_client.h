@@ -45,8 +45,10 @@ struct ClientOptions {
   std::string server = "127.0.0.1:7400";  ///< host:port
   std::string project = "default";
   ChannelOptions channel;
-  /// Deadline of one unary call; ten times as long where the server reads a whole file meanwhile. Streams have none.
+  /// Deadline of one unary call. Streams have none.
   std::chrono::milliseconds call_timeout = kDefaultCallDeadline;
+  /// Times `call_timeout` for calls during which the server reads a whole file.
+  int long_call_factor = 10;
   /// Between tries of a call that may be repeated.
   BackoffOptions retry{
       .initial = std::chrono::milliseconds(200), .maximum = std::chrono::milliseconds(2000), .max_attempts = 3};

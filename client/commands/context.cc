@@ -29,6 +29,7 @@ StatusOr<Client*> CommandContext::Connect(std::chrono::seconds default_call) {
   options.call_timeout = default_call;
   if (globals_.timeout_seconds) {
     options.call_timeout = std::chrono::milliseconds(static_cast<int64_t>(*globals_.timeout_seconds * 1000.0));
+    options.long_call_factor = 1;
   }
   if (options_.channel) {
     options.retry.initial = std::chrono::milliseconds(1);

@@ -10,9 +10,6 @@
 namespace sbora::client {
 namespace {
 
-/// The server reads the whole file before it answers.
-constexpr std::chrono::seconds kCreateDeadline{600};
-
 struct UploadFlags {
   std::string file;
   std::string name;
@@ -44,7 +41,7 @@ CommandResult UploadDataset(CommandContext& context, const UploadFlags& flags) {
   request.set_validate_only(flags.validate_only);
   request.mutable_dataset()->set_display_name(flags.display_name);
   if (!flags.format.empty()) SBORA_RETURN_IF_ERROR(SetField(*request.mutable_dataset(), "format", flags.format));
-  SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect(kCreateDeadline));
+  SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
   SBORA_ASSIGN_OR_RETURN(const TempDirectory work,
                          TempDirectory::Create(std::filesystem::temp_directory_path(), "sbora-upload"));
   SBORA_ASSIGN_OR_RETURN(const LocalFile file, FileToUpload(flags.file, work.path()));

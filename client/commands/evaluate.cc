@@ -11,9 +11,6 @@
 namespace sbora::client {
 namespace {
 
-/// The server reads the data to its end before it answers.
-constexpr std::chrono::seconds kCreateDeadline{600};
-
 struct EvaluateFlags {
   std::string task;
   std::string examples;
@@ -92,7 +89,7 @@ CommandResult Evaluate(CommandContext& context, const EvaluateFlags& flags) {
     spec = task.spec;
   }
   SBORA_RETURN_IF_ERROR(flags.spec->Apply(spec));
-  SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect(kCreateDeadline));
+  SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
   SBORA_RETURN_IF_ERROR(CompleteNames(*client, spec));
   SBORA_ASSIGN_OR_RETURN(const v1::EvaluationJob created, client->CreateEvaluation(std::move(request)));
   if (flags.no_wait) {

@@ -46,6 +46,11 @@ CommandResult Import(CommandContext& context, const ImportFlags& flags) {
     file->set_upload(uploads[i].name());
   }
   SBORA_ASSIGN_OR_RETURN(google::longrunning::Operation operation, client->ImportModel(std::move(request)));
+  if (flags.validate_only) {  // no operation was started
+    context.PrintNothing();
+    context.Note("the files can be imported");
+    return ExitCode::kOk;
+  }
   SBORA_ASSIGN_OR_RETURN(operation, context.FinishOperation(std::move(operation), "importing"));
   v1::Model model;
   if (!operation.response().UnpackTo(&model)) {

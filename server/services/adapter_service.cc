@@ -72,7 +72,7 @@ Status CheckMergeRequest(const v1::MergeAdaptersRequest& request) {
   return OkStatus();
 }
 
-/// One base, no name twice, no method without an adapter.
+/// One base, no name twice.
 Status CheckMergeAdapters(const std::vector<v1::Adapter>& adapters) {
   std::set<std::string> names;
   for (const v1::Adapter& adapter : adapters) {
@@ -154,8 +154,11 @@ Status AdapterServiceImpl::SubmitOperation(const PlannedOperation& planned, goog
 Status AdapterServiceImpl::Export(const v1::ExportAdapterRequest& request, google::longrunning::Operation& operation) {
   SBORA_ASSIGN_OR_RETURN(const core::ResourceName name, core::ParseName(request.name(), core::Collection::kAdapters, "name"));
   const std::string hash = RequestHash("ExportAdapter", request);
-  SBORA_ASSIGN_OR_RETURN(const bool repeated, Repeated(name.project, request.request_id(), hash, operation));
-  if (repeated) return OkStatus();
+  SBORA_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
+  if (!request.validate_only()) {
+    SBORA_ASSIGN_OR_RETURN(const bool repeated, Repeated(name.project, request.request_id(), hash, operation));
+    if (repeated) return OkStatus();
+  }
   SBORA_ASSIGN_OR_RETURN(const ResourceRow row, FindResource(services_, request.name(), core::Collection::kAdapters, "name"));
   SBORA_RETURN_IF_ERROR(CheckFormat(request.format()));
   SBORA_RETURN_IF_ERROR(CheckGgufType(request));
@@ -209,8 +212,11 @@ StatusOr<v1::Model> AdapterServiceImpl::BaseOf(const v1::Adapter& adapter, std::
 Status AdapterServiceImpl::Merge(const v1::MergeAdaptersRequest& request, google::longrunning::Operation& operation) {
   SBORA_ASSIGN_OR_RETURN(const std::string project, core::ParseProject(request.parent(), "parent"));
   const std::string hash = RequestHash("MergeAdapters", request);
-  SBORA_ASSIGN_OR_RETURN(const bool repeated, Repeated(project, request.request_id(), hash, operation));
-  if (repeated) return OkStatus();
+  SBORA_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
+  if (!request.validate_only()) {
+    SBORA_ASSIGN_OR_RETURN(const bool repeated, Repeated(project, request.request_id(), hash, operation));
+    if (repeated) return OkStatus();
+  }
   SBORA_RETURN_IF_ERROR(CheckMergeRequest(request));
   PlannedOperation planned{.kind = WorkKind::kMerge, .project = project, .task = {}, .metadata = {}, .uses = {},
                            .request_id = request.request_id(), .request_hash = hash, .validate_only = request.validate_only()};

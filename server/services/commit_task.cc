@@ -199,6 +199,7 @@ Status CommitImport(const ServiceContext& services, const worker::v1::ImportResu
   v1::ImportModelMetadata metadata;
   SBORA_RETURN_IF_ERROR(ParseStored(pending.work.payload->spec, "import", metadata));
   v1::Model model;
+  model.set_display_name(metadata.display_name());
   model.set_base_hash(result.base_hash());
   model.set_architecture(result.architecture());
   model.set_parameters(result.parameters());

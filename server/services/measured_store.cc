@@ -16,8 +16,14 @@ bool FirstTime(std::set<std::string>& seen, const std::string& uid) {
 }
 
 std::string MethodLabel(v1::Method method) {
-  if (method == v1::METHOD_SBORA_FA) return "sbora_fa";
-  return method == v1::METHOD_SBORA_FB ? "sbora_fb" : "other";
+  switch (method) {
+    case v1::METHOD_SBORA_FA: return "sbora_fa";
+    case v1::METHOD_SBORA_FB: return "sbora_fb";
+    case v1::METHOD_LORA: return "lora";
+    case v1::METHOD_DORA: return "dora";
+    case v1::METHOD_FULL: return "full";
+    default: return "other";  // open enum: what an older server reads from a newer one's rows
+  }
 }
 
 }  // namespace
@@ -35,7 +41,9 @@ void MeasuredStore::CountWork(const PutWork& put) {
   const StatusOr<Work> work = store_->GetWorkByUid(row.uid);
   v1::FineTuningJob job;
   if (!work.ok() || !job.ParseFromString(work->payload->spec)) return;
-  metrics_.ObserveRun(MethodLabel(job.spec().adapter().method()), "none", std::chrono::milliseconds(row.end_ms - row.start_ms));
+  const char* const quantization = job.spec().quantization() == v1::QUANTIZATION_NF4 ? "nf4" : "none";
+  metrics_.ObserveRun(MethodLabel(job.spec().adapter().method()), quantization,
+                      std::chrono::milliseconds(row.end_ms - row.start_ms));
 }
 
 void MeasuredStore::LogStates(const WriteSet& set) {

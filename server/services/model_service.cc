@@ -74,6 +74,7 @@ Status ModelServiceImpl::Import(const v1::ImportModelRequest& request, google::l
   }
   v1::ImportModelMetadata metadata;
   metadata.set_model(model_name);
+  metadata.set_display_name(request.model().display_name());
   submit.payload = {Serialize(metadata), Serialize(task)};
   if (request.validate_only()) {
     SBORA_ASSIGN_OR_RETURN(const bool taken, services_.store().IsNameTaken(model_name));

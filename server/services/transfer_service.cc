@@ -163,7 +163,11 @@ Status TransferServiceImpl::SealAndStore(UploadRow& row) {
   row.object_uid = row.uid;
   const ObjectRow object{row.project, row.uid, ObjectKey(row.project, row.uid), row.size_bytes, row.sha256,
                          ToUnixMillis(services_.clock->WallNow())};
-  SBORA_RETURN_IF_ERROR(services_.coordinator->Write({InsertObject{object}, AddObjectOwner{row.uid, row.uid}, PutUpload{row}}));
+  const Status stored = services_.coordinator->Write({InsertObject{object}, AddObjectOwner{row.uid, row.uid}, PutUpload{row}});
+  if (stored.reason() == "UPLOAD_CLOSED") {  // swept while its bytes were sealed: no row leads to them
+    services_.coordinator->Write({DoomKey{row.project, object.key, 0}}).IgnoreError("the first error is told");
+  }
+  SBORA_RETURN_IF_ERROR(stored);
   services_.uploads->Remove(row.uid);
   services_.objects->Delete(StagingKey(row)).IgnoreError("the sweeper deletes it after the URL's end");
   return OkStatus();

@@ -108,6 +108,12 @@ function progressOf(job) {
   return {step, total, share: ended ? 1 : total > 0 ? Math.min(1, step / total) : 0};
 }
 
+/** "sbora_fa", or "sbora_fa+nf4" on a quantised base: as sbora-client writes it. */
+function methodOf(spec) {
+  const method = ((spec.adapter || {}).method || '').replace(/^METHOD_/, '').toLowerCase();
+  return method + (spec.quantization === 'QUANTIZATION_NF4' ? '+nf4' : '');
+}
+
 function jobRow(job) {
   const row = element('tr');
   const progress = job.progress || {};
@@ -128,7 +134,7 @@ function jobRow(job) {
   wrap.append(bar, element('span', '', total ? step + ' / ' + total : (progress.phase && !kEnded.includes(shortState(job.state)) ? progress.phase : '–')));
   barCell.append(wrap);
   const spec = job.spec || {};
-  const method = ((spec.adapter || {}).method || '').replace(/^METHOD_/, '').toLowerCase();
+  const method = methodOf(spec);
   const running = shortState(job.state) === 'RUNNING';
   row.append(name, state, element('td', '', leaf(spec.model)), element('td', '', method + (spec.adapter ? ', r ' + number(spec.adapter.rank) : '')),
     barCell, element('td', 'num', formatLoss(number(progress.loss))),
@@ -240,7 +246,7 @@ function renderFacts() {
   const end = job.endTime ? Date.parse(job.endTime) : Date.now();
   byId('job-facts').replaceChildren(
     fact('Name', job.name, 'wide'), fact('Model', leaf(spec.model)), fact('Data set', leaf(spec.dataset)),
-    fact('Method', (adapter.method || '').replace(/^METHOD_/, '').toLowerCase() + ', r ' + number(adapter.rank) + ', α ' + number(adapter.alpha)),
+    fact('Method', methodOf(spec) + ', r ' + number(adapter.rank) + ', α ' + number(adapter.alpha)),
     fact('Target modules', (adapter.targetModules || []).join(', ')), fact('Trainable parameters', formatCount(job.trainableParameters)),
     fact('Peak learning rate', training.learningRate), fact('Batch size', training.batchSize),
     fact('Attempt', number(job.attempt) + (number(job.recoveryCount) ? ', recovered ' + number(job.recoveryCount) + '×' : '')),
