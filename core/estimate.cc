@@ -11,7 +11,8 @@ constexpr int64_t kFloatBytes = 4;
 constexpr int64_t kChunkRows = 128;  // ops::ChunkedCrossEntropy's default
 constexpr int64_t kIndexCopies = 2;  // a host vector and a tensor
 // NF4: a nibble a weight, one 8-bit scale for 64 weights, one float32 for 256 scales (and one offset a tensor).
-constexpr double kNf4BytesPerWeight = 0.5 + 1.0 / 64 + 4.0 / (64 * 256);
+constexpr double kNf4BytesPerWeight = 0.5 + 4.0 / 64;
+constexpr double kNf4DoubleBytesPerWeight = 0.5 + 1.0 / 64 + 4.0 / (64 * 256);  // scales quantised again
 
 bool IsTarget(const AdapterSpec& adapter, LinearModule module) {
   if (adapter.method == AdapterMethod::kFull) return true;
@@ -76,6 +77,10 @@ struct KeptBytes {
       bytes += adapter.rank * element;
       return false;
     }
+    if (adapter.frozen_a != FrozenFactor::kNone) {  // its gradient alone would need the input
+      bytes += adapter.rank * element;
+      return false;
+    }
     if (!x_kept) bytes += shape.in_features * element;
     const bool low_rank = adapter.method == AdapterMethod::kLora || adapter.method == AdapterMethod::kDora;
     if (low_rank) bytes += adapter.rank * element;
@@ -105,8 +110,12 @@ struct LinearFlops {
     switch (adapter.method) {
       case AdapterMethod::kSboraFa: multiply_adds += (passes + 1) * d * r; break;
       case AdapterMethod::kSboraFb: multiply_adds += (passes + 1) * k * r; break;
+      case AdapterMethod::kDora:
+        if (adapter.dropout > 0) multiply_adds += passes * d * k;  // the masked input has a product of its own
+        [[fallthrough]];
       case AdapterMethod::kLora:
-      case AdapterMethod::kDora: multiply_adds += 3 * d * r + (passes + 1) * k * r; break;
+        multiply_adds += 3 * d * r + (passes + (adapter.frozen_a == FrozenFactor::kNone ? 1 : 0)) * k * r;
+        break;
       case AdapterMethod::kFull: multiply_adds += d * k; break;
     }
     return false;
@@ -120,7 +129,8 @@ int64_t WeightBytes(const ModelConfig& model, const JobSpec& spec, int64_t eleme
     const ModuleShape shape = LinearModuleShape(model, module);
     linear += shape.out_features * shape.in_features * model.num_layers;
   }
-  return static_cast<int64_t>(static_cast<double>(linear) * kNf4BytesPerWeight) + (ParameterCount(model) - linear) * element;
+  const double per_weight = spec.double_quantization ? kNf4DoubleBytesPerWeight : kNf4BytesPerWeight;
+  return static_cast<int64_t>(static_cast<double>(linear) * per_weight) + (ParameterCount(model) - linear) * element;
 }
 
 int64_t ScratchBytes(const ModelConfig& model, const JobSpec& spec, const StepLoad& load, int64_t element) {
@@ -199,7 +209,7 @@ MemoryEstimate EstimateMemory(const ModelConfig& model, const JobSpec& spec, con
   memory.scratch = ScratchBytes(model, spec, load, element);
   if (load.cuda) return memory;
   memory.runtime = kCpuRuntimeBytes;
-  memory.loading = ParameterCount(model) * DTypeSize(model.dtype) + memory.weights + memory.runtime;
+  memory.loading = WeightBytes(model, spec, DTypeSize(model.dtype)) + memory.weights + memory.runtime;
   return memory;
 }
 

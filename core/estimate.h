@@ -23,7 +23,7 @@ inline constexpr double kTimeErrorPercent = 80;    ///< the machine's changing l
 /// Models whose parameter counts differ by more than this factor say nothing about each other's speed.
 inline constexpr double kTimeSizeRatio = 4;
 
-/// Of one linear layer with its adapter, forward, for one token (arXiv 2407.05413, Table 2). The scale alpha / r is not
+/// Of one linear layer with its adapter, forward, for one token (arXiv 2407.05413, Table 2). AdapterScale is not
 /// counted, as in the paper.
 struct OperationCounts {
   int64_t multiplications = 0;
@@ -32,7 +32,7 @@ struct OperationCounts {
   bool operator==(const OperationCounts&) const = default;
 };
 /// LoRA, SBoRA-FA and -FB are the paper's rows. DoRA is not in the table: LoRA's and d multiplications by m / norm (the
-/// norms cost once per micro-batch, not per token). Full fine-tuning is the frozen layer alone.
+/// norms cost once per step, not per token). Full fine-tuning is the frozen layer alone.
 OperationCounts LinearOperations(AdapterMethod method, const ModuleShape& shape, int64_t rank);
 
 /// What one forward and backward pass works on.
@@ -49,7 +49,7 @@ StepLoad FullLoad(const JobSpec& spec, bool cuda);
 /// Bytes of one rank. Parts add up to `peak`, which is at the end of the forward pass; while loading, the weights are
 /// there twice (mapped file and tensors), which may be more.
 struct MemoryEstimate {
-  int64_t weights = 0;      ///< frozen, or all with full fine-tuning; NF4 with double-quantised scales
+  int64_t weights = 0;      ///< frozen, or all with full fine-tuning; NF4 as the spec asks for it
   int64_t adapter = 0;      ///< float32 factors, index vectors
   int64_t gradients = 0;    ///< float32, of what is trained
   int64_t optimizer = 0;    ///< two float32 moments
@@ -64,7 +64,8 @@ struct MemoryEstimate {
 MemoryEstimate EstimateMemory(const ModelConfig& model, const JobSpec& spec, const StepLoad& load);
 
 /// Bytes that the operations of one micro-batch keep for its backward pass. Part of EstimateMemory, apart for tests: FA
-/// keeps r columns of each adapted input, FB the whole input (shared by q, k, v and by gate, up), LoRA the input and x A^T,
+/// keeps r columns of each adapted input, FB the whole input (shared by q, k, v and by gate, up), LoRA the input and x A^T (with a frozen A
+/// the latter alone),
 /// DoRA also the unscaled output, full fine-tuning every input.
 int64_t KeptActivationBytes(const ModelConfig& model, const AdapterSpec& adapter, const StepLoad& load,
                             int64_t element_bytes);

@@ -106,8 +106,9 @@ Status WriteManifest(const fs::path& dir, const Manifest& manifest) {
   return WriteFileAtomic(dir / kManifestFile, ToJson(manifest));
 }
 
-Status VerifyManifest(const Manifest& manifest, const fs::path& dir) {
+Status VerifyManifest(const Manifest& manifest, const fs::path& dir, const std::function<void()>& alive) {
   for (const WrittenFile& file : manifest.files) {
+    if (alive) alive();
     const fs::path path = dir / file.name;
     std::error_code ec;
     if (!fs::is_regular_file(path, ec)) {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -41,6 +42,8 @@ Status WriteManifest(const std::filesystem::path& dir, const Manifest& manifest)
 
 /// Re-reads each named file of `dir`. Errors: DATA_LOSS MANIFEST_FILE_MISSING, MANIFEST_SIZE_MISMATCH,
 /// MANIFEST_HASH_MISMATCH, naming file, expected and found. Files not named are ignored.
-Status VerifyManifest(const Manifest& manifest, const std::filesystem::path& dir);
+/// `alive` is called before each file.
+Status VerifyManifest(const Manifest& manifest, const std::filesystem::path& dir,
+                      const std::function<void()>& alive = {});
 
 }  // namespace sbora::core

@@ -57,20 +57,19 @@ Status CheckBase(const ModelFolder& base, const AdapterConfig& adapter, const Me
       .WithMetadata("found", hash);
 }
 
-Status CheckMethod(const AdapterToMerge& adapter, const AdapterConfig& config) {
-  if (config.base_quantization.kind != Quantization::kNone) {
+}  // namespace
+
+Status CheckMergeable(std::string_view name, const AdapterConfig& adapter) {
+  if (adapter.base_quantization.kind != Quantization::kNone) {
     return Unimplemented("MERGE_QUANTIZED_BASE",
                          fmt::format("{} was trained on {} held as {}; added to the float weights it is another model. Use it on "
                                      "the quantised base",
-                                     adapter.name, config.base_model, Describe(config.base_quantization)));
+                                     name, adapter.base_model, Describe(adapter.base_quantization)));
   }
-  if (config.method != AdapterMethod::kFull) return OkStatus();
-  return Unimplemented(
-      "EXPORT_METHOD",
-      fmt::format("{}: full fine-tuning has no adapter; its artifact is a checkpoint already", adapter.name));
+  if (adapter.method != AdapterMethod::kFull) return OkStatus();
+  return Unimplemented("EXPORT_METHOD",
+                       fmt::format("{}: full fine-tuning has no adapter; its artifact is a checkpoint already", name));
 }
-
-}  // namespace
 
 TensorEdits EditsOf(const std::vector<WeightedAdapter>& adapters) {
   std::map<std::string, std::vector<Part>> parts;
@@ -99,7 +98,7 @@ StatusOr<ExportedFolder> MergeAdapters(const fs::path& base_dir, std::vector<Ada
   std::vector<RegionHolder> holders;
   for (const AdapterToMerge& adapter : adapters) {
     SBORA_ASSIGN_OR_RETURN(AdapterFolder folder, AdapterFolder::Open(adapter.dir));
-    SBORA_RETURN_IF_ERROR(CheckMethod(adapter, folder.config()));
+    SBORA_RETURN_IF_ERROR(CheckMergeable(adapter.name, folder.config()));
     SBORA_ASSIGN_OR_RETURN(RegionSet regions, RegionsOf(folder));
     holders.push_back({adapter.name, std::move(regions)});
     folders.push_back(std::move(folder));

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/status.h"
@@ -25,6 +26,10 @@ struct MergeSeveralOptions {
   /// Adds up overlapping and dense adapters instead of refusing them.
   bool allow_overlap = false;
 };
+
+/// What may be added to float weights. `name` is for messages. Errors: UNIMPLEMENTED MERGE_QUANTIZED_BASE for an adapter
+/// of a quantised base, EXPORT_METHOD for full fine-tuning.
+Status CheckMergeable(std::string_view name, const AdapterConfig& adapter);
 
 /// Writes W0 + sum of weight * delta. Where the regions are disjoint the result is exact: the same bits whatever the
 /// order of `adapters`, and each adapter's rows or columns as in a merge of it alone with that weight. Where they

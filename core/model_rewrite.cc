@@ -92,11 +92,13 @@ StatusOr<ExportedFolder> RewriteModel(const ModelFolder& model, const TensorEdit
 }
 
 StatusOr<WeightHashes> HashBeforeAndAfter(const ModelFolder& model, const TensorEdits& edits,
-                                          const std::function<bool()>& cancelled) {
+                                          const RewriteProgress& options) {
   WeightsHash before, after;
+  const int64_t total = std::ssize(model.tensor_names());
   int64_t done = 0;
   for (const std::string& name : model.tensor_names()) {
-    if (cancelled && cancelled()) return CancelledAfter(done, std::ssize(model.tensor_names()));
+    if (options.cancelled && options.cancelled()) return CancelledAfter(done, total);
+    if (options.progress) options.progress(0, total);
     SBORA_ASSIGN_OR_RETURN(const TensorView view, model.Tensor(name));
     before.Add(view);
     ++done;

@@ -21,7 +21,7 @@ using TensorEdit = std::function<Status(const TensorView& view, std::span<std::b
 /// By full tensor name ("model.layers.0.self_attn.q_proj.weight").
 using TensorEdits = std::map<std::string, TensorEdit>;
 
-/// Called after each tensor, and asked before it.
+/// Called after each tensor (with 0 done after each that is only hashed), and asked before it.
 struct RewriteProgress {
   std::function<void(int64_t tensors_done, int64_t tensors_total)> progress;
   std::function<bool()> cancelled;
@@ -40,6 +40,6 @@ struct WeightHashes {
 };
 /// Errors: those of the edits, CANCELLED.
 StatusOr<WeightHashes> HashBeforeAndAfter(const ModelFolder& model, const TensorEdits& edits,
-                                          const std::function<bool()>& cancelled);
+                                          const RewriteProgress& options);
 
 }  // namespace sbora::core

@@ -195,7 +195,7 @@ StatusOr<Nf4Config> WriteNf4Model(const ModelFolder& base, const fs::path& out_d
   return config;
 }
 
-StatusOr<Nf4ModelFolder> Nf4ModelFolder::Open(const fs::path& dir) {
+StatusOr<Nf4ModelFolder> Nf4ModelFolder::Open(const fs::path& dir, const std::function<void()>& alive) {
   Nf4ModelFolder folder;
   folder.dir_ = dir;
   std::error_code ec;
@@ -208,7 +208,7 @@ StatusOr<Nf4ModelFolder> Nf4ModelFolder::Open(const fs::path& dir) {
   if (!manifest.ok()) {
     return DataLoss("NF4_DAMAGED", fmt::format("{}: {}", dir.string(), manifest.status().message()));
   }
-  SBORA_RETURN_IF_ERROR(VerifyManifest(*manifest, dir));
+  SBORA_RETURN_IF_ERROR(VerifyManifest(*manifest, dir, alive));
   SBORA_ASSIGN_OR_RETURN(folder.shards_, OpenShards(dir));
   for (size_t i = 0; i < folder.shards_.size(); ++i) {
     for (const TensorView& view : folder.shards_[i].tensors()) folder.shard_of_tensor_.emplace(view.name, i);

@@ -77,11 +77,11 @@ StatusOr<Nf4Config> WriteNf4Model(const ModelFolder& base, const std::filesystem
 /// An NF4 folder opened for reading. Thread-safe after Open; move-only. TensorViews are valid while the object lives.
 class Nf4ModelFolder {
  public:
-  /// Reads all bytes once, to hold them against the manifest; then checks that exactly the tensors above are there, with
+  /// Reads all bytes once (`alive` before each file), to hold them against the manifest; then checks that exactly the tensors above are there, with
   /// their shapes, and that all scales are finite and (before centring) not negative.
   /// Errors: NOT_FOUND MODEL_FILE_MISSING; DATA_LOSS NF4_DAMAGED (no good manifest) and those of VerifyManifest; those of ParseNf4Config and SafetensorsFile;
   /// INVALID_ARGUMENT NF4_TENSOR_MISMATCH, NF4_SCALE_RANGE, naming the tensor.
-  static StatusOr<Nf4ModelFolder> Open(const std::filesystem::path& dir);
+  static StatusOr<Nf4ModelFolder> Open(const std::filesystem::path& dir, const std::function<void()>& alive = {});
 
   const Nf4Config& config() const { return config_; }
   const std::vector<SafetensorsFile>& shards() const { return shards_; }

@@ -186,7 +186,7 @@ struct Direction {
 StatusOr<ExportedFolder> Overwrite(const ModelFolder& model, const Patch& patch, const Direction& direction,
                                    const Status& wrong_model, const fs::path& out_dir, const MergeOptions& options) {
   SBORA_ASSIGN_OR_RETURN(const TensorEdits edits, patch.EditsFor(model, direction.suffix));
-  SBORA_ASSIGN_OR_RETURN(const WeightHashes hashes, HashBeforeAndAfter(model, edits, options.cancelled));
+  SBORA_ASSIGN_OR_RETURN(const WeightHashes hashes, HashBeforeAndAfter(model, edits, {options.progress, options.cancelled}));
   if (hashes.before != direction.from) return wrong_model.WithMetadata("found", hashes.before);
   if (hashes.after != direction.to) {
     return DataLoss("PATCH_CORRUPT",
@@ -204,7 +204,7 @@ class PatchWriter {
 
   StatusOr<ExportedFolder> Write(const fs::path& out_dir, const MergeOptions& options) {
     const AdapterConfig& config = adapter_.config();
-    SBORA_ASSIGN_OR_RETURN(const WeightHashes hashes, HashBeforeAndAfter(base_, edits_, options.cancelled));
+    SBORA_ASSIGN_OR_RETURN(const WeightHashes hashes, HashBeforeAndAfter(base_, edits_, {options.progress, options.cancelled}));
     if (hashes.before != config.base_hash) return WrongBase(config.base_hash, hashes.before, base_.dir());
     SBORA_RETURN_IF_ERROR(RequireEmptyFolder(out_dir));
     SBORA_ASSIGN_OR_RETURN(const RegionSet regions, RegionsOf(adapter_));
@@ -259,6 +259,7 @@ class PatchWriter {
 StatusOr<ExportedFolder> ExportPatch(const fs::path& base_dir, const fs::path& adapter_dir, const fs::path& out_dir,
                                      const MergeOptions& options) {
   SBORA_ASSIGN_OR_RETURN(const AdapterFolder adapter, AdapterFolder::Open(adapter_dir));
+  SBORA_RETURN_IF_ERROR(CheckMergeable("the adapter", adapter.config()));
   if (!UsesIndices(adapter.config().method)) {
     return FailedPrecondition("EXPORT_METHOD",
                               fmt::format("{} changes all weights of its targets, so a patch would be as large as "

@@ -25,8 +25,8 @@ namespace sbora::core {
 inline constexpr std::string_view kPatchFile = "sbora_patch.safetensors";
 
 /// Writes the patch of one adapter into `out_dir`. `options.known_base_hash` is not used: the hashes are computed.
-/// Errors: those of AdapterFolder::Open and ModelFolder::Open; FAILED_PRECONDITION EXPORT_METHOD for methods that change
-/// all weights, BASE_HASH_MISMATCH, OUTPUT_NOT_EMPTY; CANCELLED.
+/// Errors: those of AdapterFolder::Open and ModelFolder::Open; those of CheckMergeable; FAILED_PRECONDITION EXPORT_METHOD for
+/// methods that change all weights, BASE_HASH_MISMATCH, OUTPUT_NOT_EMPTY; CANCELLED.
 StatusOr<ExportedFolder> ExportPatch(const std::filesystem::path& base_dir, const std::filesystem::path& adapter_dir,
                                      const std::filesystem::path& out_dir, const MergeOptions& options = {});
 

@@ -13,7 +13,7 @@ namespace fs = std::filesystem;
 
 std::optional<Verdict> Attempt::PrepareNf4Base() {
   const auto need = Nf4BaseNeedOf(lease_.task(), folder_ / "inputs" / "adapter");
-  if (!need.ok()) return OfFailure(need.status());
+  if (!need.ok()) return RecheckInputs(OfFailure(need.status()));
   if (!*need) return std::nullopt;
   const fs::path folder = folder_ / "nf4";
   const auto make_gang = [&]() -> StatusOr<GangOptions> {

@@ -208,7 +208,8 @@ TEST(ModuleTensors, SayWhatIsTrained) {
 }
 
 TEST(AdapterFolder, ArtifactBytesIsTheFileSizeAndBadIndicesAreRefused) {
-  for (const AdapterMethod method : {AdapterMethod::kSboraFa, AdapterMethod::kSboraFb, AdapterMethod::kDora}) {
+  for (const AdapterMethod method : {AdapterMethod::kSboraFa, AdapterMethod::kSboraFb, AdapterMethod::kLora,
+                                     AdapterMethod::kDora}) {
     const auto dir = NewTempDirectory();
     const AdapterConfig config = TinyAdapter(method);
     const auto specs = ExpectedAdapterTensors(config);

@@ -130,6 +130,11 @@ TEST(KeptActivations, AreThoseOfTheOperations) {
   // FB keeps the whole input: once for q, k, v, once for up, and down's.
   EXPECT_EQ(Kept(AdapterMethod::kSboraFb, kFive), 10 * (kFrozen + 2 * (16 + 16 + 24) * 4) + kOnce);
   EXPECT_EQ(Kept(AdapterMethod::kLora, kFive), 10 * (kFrozen + 2 * (16 + 16 + 24 + 5 * 2) * 4) + kOnce);
+  // A frozen A has no gradient, which alone would need the inputs.
+  AdapterSpec frozen = Adapter(AdapterMethod::kLora, 2, kFive);
+  frozen.frozen_a = FrozenFactor::kRandom;
+  const StepLoad load{.cuda = false, .tokens = 10, .supervised_tokens = 4, .samples = 2};
+  EXPECT_EQ(KeptActivationBytes(testing::TinyConfig(), frozen, load, 4), 10 * (kFrozen + 2 * 5 * 2 * 4) + kOnce);
   const int64_t outputs = 16 + 8 + 8 + 24 + 16;  // d of q, k, v, up, down
   EXPECT_EQ(Kept(AdapterMethod::kDora, kFive), 10 * (kFrozen + 2 * (16 + 16 + 24 + 5 * 2 + outputs) * 4) + kOnce);
   // o's input is attention's output, which is kept anyway; gate shares up's.
@@ -171,6 +176,11 @@ TEST(EstimateMemory, HoldsWeightsTwiceWhileLoadingAndNf4InHalfAByte) {
   // A nibble, 1/64 of a byte-wide scale and 1/16384 of a float for each weight; the rest in bfloat16.
   EXPECT_EQ(nf4.weights, linear / 2 + linear / 64 + linear / 4096 + (8030261248 - linear) * 2);
   EXPECT_EQ(nf4.runtime, 0);
+  // On a CPU the quantised folder is what is mapped.
+  EXPECT_EQ(EstimateMemory(model, spec, load).loading,
+            2 * (linear / 2 + linear / 64 + linear / 4096) + (8030261248 - linear) * (2 + 4) + kCpuRuntimeBytes);
+  spec.double_quantization = false;
+  EXPECT_EQ(EstimateMemory(model, spec, FullLoad(spec, true)).weights, linear / 2 + linear / 16 + (8030261248 - linear) * 2);
   spec.quantization = Quantization::kNone;
   spec.adapter.method = AdapterMethod::kFull;
   const MemoryEstimate full = EstimateMemory(model, spec, FullLoad(spec, true));

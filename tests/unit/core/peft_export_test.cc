@@ -8,6 +8,7 @@
 
 #include "core/adapter.h"
 #include "core/model_folder.h"
+#include "core/patch.h"
 #include "core/r_index.h"
 #include "tests/unit/core/tiny_model.h"
 
@@ -186,7 +187,6 @@ TEST_F(PeftExportTest, RefusesAnotherBaseAndFullOutput) {
   EXPECT_EQ(ExportPeft(adapter_, adapter_).status().reason(), "OUTPUT_NOT_EMPTY");
 }
 
-// The regional update of the paper: FA touches the columns of its indices, FB the rows, and nothing else.
 TEST_F(PeftExportTest, AnAdapterOfAnNf4BaseIsNotMergedIntoTheFloatOne) {
   WriteAdapter(AdapterMethod::kSboraFa, DType::kF32);
   config_.base_quantization = {.kind = Quantization::kNf4, .double_quantization = true};
@@ -196,9 +196,11 @@ TEST_F(PeftExportTest, AnAdapterOfAnNf4BaseIsNotMergedIntoTheFloatOne) {
   EXPECT_EQ(merged.reason(), "MERGE_QUANTIZED_BASE");
   EXPECT_THAT(merged.message(), ::testing::HasSubstr("nf4 with double quantisation"));
   EXPECT_FALSE(fs::exists(dir.path() / "merged"));
+  EXPECT_EQ(ExportPatch(base_, adapter_, dir.path() / "patch").status().reason(), "MERGE_QUANTIZED_BASE");
   EXPECT_TRUE(ExportPeft(adapter_, dir.path() / "peft").ok());
 }
 
+// The regional update of the paper: FA touches the columns of its indices, FB the rows, and nothing else.
 TEST_F(PeftExportTest, TouchesColumnsForFaAndRowsForFb) {
   for (const AdapterMethod method : {AdapterMethod::kSboraFa, AdapterMethod::kSboraFb}) {
     WriteAdapter(method, DType::kF32);

@@ -149,9 +149,7 @@ StatusOr<TaskEnd> ExportTask(const v1::TaskAssignment& assignment, TaskObserver&
 StatusOr<TaskEnd> QuantizeTask(const v1::TaskAssignment& assignment, TaskObserver& observer) {
   SBORA_ASSIGN_OR_RETURN(const auto request, ToQuantizeRequest(assignment));
   SBORA_RETURN_IF_ERROR(QuantizeBase(request, observer).status());
-  worker::v1::TaskResult result;
-  result.mutable_files();
-  return TaskEnd{.stopped = false, .result = std::move(result)};
+  return FilesOnly();
 }
 
 }  // namespace

@@ -199,7 +199,7 @@ StatusOr<std::unique_ptr<LlamaModel>> LlamaModel::Load(const std::filesystem::pa
 }
 
 StatusOr<std::unique_ptr<LlamaModel>> LlamaModel::LoadNf4(const std::filesystem::path& dir, const Options& options) {
-  SBORA_ASSIGN_OR_RETURN(const core::Nf4ModelFolder folder, core::Nf4ModelFolder::Open(dir));
+  SBORA_ASSIGN_OR_RETURN(const core::Nf4ModelFolder folder, core::Nf4ModelFolder::Open(dir, options.layer_done));
   const core::ModelConfig& config = folder.config().model;
   auto weights = std::make_unique<Weights>(config, options);
   const std::vector<core::TensorSpec> specs = core::ExpectedTensors(config);

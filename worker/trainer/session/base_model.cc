@@ -16,8 +16,12 @@ Status CheckNf4Folder(const BaseRequest& request) {
     return FailedPrecondition("NF4_BASE_MISSING", fmt::format("{} is needed in NF4 and no such folder was given",
                                                               request.model_dir.string()));
   }
-  SBORA_ASSIGN_OR_RETURN(const std::string text, ReadFile(request.nf4_dir / "config.json", kMaxConfigBytes));
-  SBORA_ASSIGN_OR_RETURN(const core::Nf4Config config, core::ParseNf4Config(text));
+  const auto text = ReadFile(request.nf4_dir / "config.json", kMaxConfigBytes);
+  const auto parsed = text.ok() ? core::ParseNf4Config(*text) : StatusOr<core::Nf4Config>(text.status());
+  if (!parsed.ok()) {  // the folder is ours, so nobody gave a wrong one: it is damaged, and is made anew
+    return DataLoss("NF4_DAMAGED", fmt::format("{}: {}", request.nf4_dir.string(), parsed.status().message()));
+  }
+  const core::Nf4Config& config = *parsed;
   if (!request.base_hash.empty() && config.base_hash != request.base_hash) {
     return FailedPrecondition("NF4_BASE_MISMATCH", fmt::format("{} was made of base {}, this one is {}",
                                                                request.nf4_dir.string(), config.base_hash,

@@ -3,13 +3,14 @@
 #include <ATen/Parallel.h>
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "common/clock.h"
 #include "common/file.h"
 #include "common/process_memory.h"
 #include "common/status_macros.h"
-#include "core/r_index.h"
+#include "core/region_draw.h"
 #include "worker/trainer/session/adapter_binding.h"
 #include "worker/trainer/session/batch_source.h"
 #include "worker/trainer/session/torch_runtime.h"
@@ -56,14 +57,8 @@ class Stopwatch : public TaskObserver {
 StatusOr<std::vector<ModuleIndices>> Draw(const core::ModelConfig& config, const core::AdapterSpec& adapter) {
   std::vector<ModuleIndices> indices;
   if (!core::UsesIndices(adapter.method)) return indices;
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    for (const auto module : adapter.target_modules) {
-      const std::string path = core::ModulePath(layer, module);
-      const int64_t dim = core::IndexDim(adapter.method, core::LinearModuleShape(config, module));
-      SBORA_ASSIGN_OR_RETURN(auto index, core::DrawIndices(adapter.index_seed, path, dim, adapter.rank));
-      indices.push_back({path, std::move(index)});
-    }
-  }
+  SBORA_ASSIGN_OR_RETURN(core::RegionSet regions, core::DrawRegions(config, "", adapter, {}));
+  for (core::Region& region : regions) indices.push_back({std::move(region.module), std::move(region.indices)});
   return indices;
 }
 

@@ -14,7 +14,8 @@ std::string RunHash(const TrainRequest& request, const std::string& token_cache_
   for (const auto& [module, index] : request.indices) indices[module] = index;
   nlohmann::json targets = nlohmann::json::array();
   for (const auto module : adapter.target_modules) targets.push_back(core::LinearModuleName(module));
-  nlohmann::json run = {
+  const core::BaseQuantization base = core::BaseQuantizationOf(request.spec);
+  const nlohmann::json run = {
       {"adapter",
        {core::AdapterMethodName(adapter.method), adapter.rank, adapter.alpha, adapter.dropout, targets,
         adapter.rank_stabilized, core::FrozenFactorName(adapter.frozen_a)}},
@@ -23,14 +24,12 @@ std::string RunHash(const TrainRequest& request, const std::string& token_cache_
         static_cast<int>(training.schedule), training.warmup_steps, training.weight_decay, training.beta1,
         training.beta2, training.epsilon, training.max_gradient_norm, training.seed}},
       {"validation", {request.spec.validate_every_steps, request.spec.keep_best}},
-      {"quantization", static_cast<int>(request.spec.quantization)},
+      {"quantization", {static_cast<int>(base.kind), base.double_quantization}},
       {"base", request.base_hash},
       {"data", {token_cache_key, validation_cache_key}},
       {"indices", indices},
       // What the seed decides: for SBoRA the indices above, for the others A.
       {"a_seed", core::UsesIndices(adapter.method) ? uint64_t{0} : adapter.index_seed}};
-  // Beside it, so that the identity of a run on a plain base is what it was before there were others.
-  if (request.spec.quantization != core::Quantization::kNone) run["double_quantization"] = request.spec.double_quantization;
   return Sha256Hex(run.dump());
 }
 
