@@ -15,6 +15,7 @@
 #include "sbora/v1/adapter.pb.h"
 #include "sbora/v1/model.pb.h"
 #include "server/services/convert.h"
+#include "server/services/method_name.h"
 #include "server/services/requests.h"
 #include "server/services/stored_files.h"
 #include "server/services/worker_service.h"
@@ -142,20 +143,6 @@ Status PutManifest(const ServiceContext& services, const core::LeaseId& lease, c
   file.set_object(FullName(row.project, core::Collection::kObjects, object.uid));
   pending.mutations.push_back(InsertObject{object});
   return OkStatus();
-}
-
-std::string MethodName(v1::Method method) {
-  switch (method) {
-    case v1::METHOD_SBORA_FA: return "sbora_fa";
-    case v1::METHOD_SBORA_FB: return "sbora_fb";
-    case v1::METHOD_LORA: return "lora";
-    case v1::METHOD_DORA: return "dora";
-    case v1::METHOD_FULL: return "full";
-    case v1::METHOD_UNSPECIFIED:
-    case v1::Method_INT_MIN_SENTINEL_DO_NOT_USE_:
-    case v1::Method_INT_MAX_SENTINEL_DO_NOT_USE_: break;
-  }
-  return "";
 }
 
 Status CommitTrain(const ServiceContext& services, const core::LeaseId& lease, const worker::v1::TaskResult& result, Pending& pending) {

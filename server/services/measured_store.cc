@@ -2,6 +2,7 @@
 
 #include "common/logging.h"
 #include "sbora/v1/job.pb.h"
+#include "server/services/method_name.h"
 
 namespace sbora::server {
 namespace {
@@ -13,17 +14,6 @@ bool FirstTime(std::set<std::string>& seen, const std::string& uid) {
   if (!seen.insert(uid).second) return false;
   if (seen.size() > kMaxCounted) seen.erase(seen.begin());  // UUIDv7: the oldest
   return true;
-}
-
-std::string MethodLabel(v1::Method method) {
-  switch (method) {
-    case v1::METHOD_SBORA_FA: return "sbora_fa";
-    case v1::METHOD_SBORA_FB: return "sbora_fb";
-    case v1::METHOD_LORA: return "lora";
-    case v1::METHOD_DORA: return "dora";
-    case v1::METHOD_FULL: return "full";
-    default: return "other";  // open enum: what an older server reads from a newer one's rows
-  }
 }
 
 }  // namespace
@@ -42,7 +32,8 @@ void MeasuredStore::CountWork(const PutWork& put) {
   v1::FineTuningJob job;
   if (!work.ok() || !job.ParseFromString(work->payload->spec)) return;
   const char* const quantization = job.spec().quantization() == v1::QUANTIZATION_NF4 ? "nf4" : "none";
-  metrics_.ObserveRun(MethodLabel(job.spec().adapter().method()), quantization,
+  const std::string method = MethodName(job.spec().adapter().method());
+  metrics_.ObserveRun(method.empty() ? "other" : method, quantization,
                       std::chrono::milliseconds(row.end_ms - row.start_ms));
 }
 
