@@ -21,6 +21,10 @@ class DatasetValidator;
 /// A text that becomes known while calls may already ask for it. Thread-safe.
 class Published {
  public:
+  Published() = default;
+  /// What is known now.
+  Published(const Published& other) : text_(other.Get()) {}
+
   void Set(std::string text) {
     MutexLock lock(mutex_);
     text_ = std::move(text);
