@@ -354,7 +354,7 @@ TEST_F(JobsTest, EstimatesNeedNoDataSet) {
     return ViolatedFields(bad);
   };
   EXPECT_THAT(estimate("{"), ::testing::ElementsAre("model_config_json"));
-  EXPECT_THAT(estimate(R"({"architectures": ["LlamaForCausalLM"], "hidden_size": -1})"),
+  EXPECT_THAT(estimate(R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": -1})"),
               ::testing::ElementsAre("model_config_json.hidden_size"));
 }
 
