@@ -88,6 +88,7 @@ std::vector<at::Tensor> AllLogits(const LlamaModel& model, AdapterSet* adapter,
 class Silent : public TaskObserver {
  public:
   void OnProgress(const TaskProgress&) override {}
+  void OnAlive() override {}
   void OnMetrics(const StepMetrics&) override {}
   void OnCheckpoint(int64_t, const std::string&, std::optional<double>) override {}
   void OnEvent(EventLevel, std::string_view, const std::string&) override {}
