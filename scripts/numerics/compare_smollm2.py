@@ -334,7 +334,7 @@ def main():
                 service.client("datasets", "upload", work / f"{name}.jsonl", "--name", name)
             for kind, method in (("text", "sbora_fa"), ("chat", "sbora_fb"), ("text", "lora"), ("chat", "dora")):
                 check_adapter(checks, dump, service, base, tokenizer, kind, method, records[f"{kind}-heldout"])
-            check_exports(checks, dump, service, "text-adapter")
+            check_exports(checks, dump, service, "sbora-fa")
     verdict = f"FAILED: {', '.join(checks.failed)}" if checks.failed else "all comparisons hold"
     print(f"compare_smollm2: {verdict} ({time.monotonic() - started:.0f} s)")
     return 1 if checks.failed else 0
