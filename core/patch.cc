@@ -183,8 +183,9 @@ struct Direction {
   std::string to;
 };
 
-StatusOr<ExportedFolder> Overwrite(const ModelFolder& model, const Patch& patch, const Direction& direction,
+StatusOr<ExportedFolder> Overwrite(const fs::path& model_dir, const Patch& patch, const Direction& direction,
                                    const Status& wrong_model, const fs::path& out_dir, const MergeOptions& options) {
+  SBORA_ASSIGN_OR_RETURN(const ModelFolder model, ModelFolder::Open(model_dir));
   SBORA_ASSIGN_OR_RETURN(const TensorEdits edits, patch.EditsFor(model, direction.suffix));
   SBORA_ASSIGN_OR_RETURN(const WeightHashes hashes, HashBeforeAndAfter(model, edits, {options.progress, options.cancelled}));
   if (hashes.before != direction.from) return wrong_model.WithMetadata("found", hashes.before);
@@ -273,27 +274,25 @@ StatusOr<ExportedFolder> ExportPatch(const fs::path& base_dir, const fs::path& a
 StatusOr<ExportedFolder> ApplyPatch(const fs::path& model_dir, const fs::path& patch_path, const fs::path& out_dir,
                                     const MergeOptions& options) {
   SBORA_ASSIGN_OR_RETURN(const Patch patch, Patch::Open(patch_path));
-  SBORA_ASSIGN_OR_RETURN(const ModelFolder model, ModelFolder::Open(model_dir));
   const Status wrong =
       FailedPrecondition("BASE_HASH_MISMATCH",
                          fmt::format("the patch is for the base of hash {}, {} holds other weights (it may be "
                                      "patched already)",
                                      patch.base_hash(), model_dir.string()))
           .WithMetadata("expected", patch.base_hash());
-  return Overwrite(model, patch, {kNewSuffix, patch.base_hash(), patch.patched_hash()}, wrong, out_dir, options);
+  return Overwrite(model_dir, patch, {kNewSuffix, patch.base_hash(), patch.patched_hash()}, wrong, out_dir, options);
 }
 
 StatusOr<ExportedFolder> ReversePatch(const fs::path& model_dir, const fs::path& patch_path, const fs::path& out_dir,
                                       const MergeOptions& options) {
   SBORA_ASSIGN_OR_RETURN(const Patch patch, Patch::Open(patch_path));
-  SBORA_ASSIGN_OR_RETURN(const ModelFolder model, ModelFolder::Open(model_dir));
   const Status wrong =
       FailedPrecondition("PATCH_NOT_APPLIED",
                          fmt::format("{} is not the base with this patch applied (hash {}); only that can be "
                                      "taken back",
                                      model_dir.string(), patch.patched_hash()))
           .WithMetadata("expected", patch.patched_hash());
-  return Overwrite(model, patch, {kOldSuffix, patch.patched_hash(), patch.base_hash()}, wrong, out_dir, options);
+  return Overwrite(model_dir, patch, {kOldSuffix, patch.patched_hash(), patch.base_hash()}, wrong, out_dir, options);
 }
 
 }  // namespace sbora::core

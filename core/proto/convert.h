@@ -16,7 +16,8 @@ StatusOr<JobSpec> ParseSpec(const v1::FineTuningSpec& spec, SpecPurpose purpose 
 /// Every field set: what the coordinator stores and hands out. ParseSpec(ToProto(s)) is s.
 v1::FineTuningSpec ToProto(const JobSpec& spec);
 
-/// The enums, for the specs of evaluation and generation. UNSPECIFIED is the default.
+/// The enums, for what is read without a whole spec. UNSPECIFIED is the default.
+StatusOr<AdapterMethod> ParseMethod(v1::Method value);
 StatusOr<PromptTemplate> ParsePromptTemplate(v1::PromptTemplate value);
 StatusOr<DeviceKind> ParseDevice(v1::Device value);
 

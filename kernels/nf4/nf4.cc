@@ -1,24 +1,15 @@
 #include "kernels/nf4/nf4.h"
 
-#include <fmt/format.h>
-
 #include "common/status_macros.h"
+#include "kernels/cuda_status.h"
 #include "kernels/nf4/nf4_cuda.h"
 #include "kernels/nf4/nf4_internal.h"
 
 namespace sbora::kernels {
 namespace {
 
-[[maybe_unused]] Status CudaResult(const char* operation, const char* error) {
-  if (error == nullptr) return OkStatus();
-  return Internal("CUDA_LAUNCH_FAILED", fmt::format("{}: {}", operation, error));
-}
-
-[[maybe_unused]] Status CudaNotBuilt(const char* operation) {
-  return Unimplemented("CUDA_NOT_BUILT",
-                       fmt::format("{} on CUDA: this build has no CUDA kernels; configure with -DSBORA_WITH_CUDA=ON",
-                                   operation));
-}
+using internal::CudaNotBuilt;
+using internal::CudaResult;
 
 }  // namespace
 

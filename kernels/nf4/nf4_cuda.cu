@@ -3,12 +3,11 @@
 // Arithmetic that decides bits uses the _rn intrinsics: nvcc fuses a product and a sum otherwise, and the codes and
 // scales would differ from the CPU's. De-quantising is bound by memory: a thread turns 4 bytes into 8 neighbouring
 // elements of one row and writes them in 16-byte accesses where alignment allows it.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
 
+#include "kernels/cuda_elements.cuh"
 #include "kernels/nf4/nf4_cuda.h"
 #include "kernels/nf4/nf4_mean.h"
 #include "kernels/nf4/nf4_tables.h"
@@ -26,18 +25,6 @@ constexpr int kVector = 8;               // elements of a thread
 __constant__ Nf4Values device_values = kNf4Values;
 __constant__ Nf4Midpoints device_midpoints = kNf4Midpoints;
 __constant__ DynamicMap device_map = kDynamicMap;
-
-__device__ inline float Widen(float value) { return value; }
-__device__ inline float Widen(__half value) { return __half2float(value); }
-__device__ inline float Widen(__nv_bfloat16 value) { return __bfloat162float(value); }
-template <typename T>
-__device__ inline T Narrow(float value);
-template <>
-__device__ inline float Narrow<float>(float value) { return value; }
-template <>
-__device__ inline __half Narrow<__half>(float value) { return __float2half_rn(value); }
-template <>
-__device__ inline __nv_bfloat16 Narrow<__nv_bfloat16>(float value) { return __float2bfloat16_rn(value); }
 
 /// NaN gets 15.
 __device__ inline unsigned NearestCode(float value) {

@@ -3,12 +3,11 @@
 // A thread owns kVector neighbouring narrow elements of one row: the narrow side and the indices move in 16-byte
 // accesses where pointers, stride and R allow it, the wide side is scattered by nature. Each wide element has one
 // owner (indices are distinct), so there are no atomics and results are bitwise reproducible.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
 
+#include "kernels/cuda_elements.cuh"
 #include "kernels/sample_mul/sample_mul_cuda.h"
 
 namespace sbora::kernels::internal {
@@ -16,18 +15,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int64_t kMaxBlocks = 1 << 16;  // the rest is walked by the grid-stride loop
-
-__device__ inline float Widen(float value) { return value; }
-__device__ inline float Widen(__half value) { return __half2float(value); }
-__device__ inline float Widen(__nv_bfloat16 value) { return __bfloat162float(value); }
-template <typename T>
-__device__ inline T Narrow(float value);
-template <>
-__device__ inline float Narrow<float>(float value) { return value; }
-template <>
-__device__ inline __half Narrow<__half>(float value) { return __float2half_rn(value); }
-template <>
-__device__ inline __nv_bfloat16 Narrow<__nv_bfloat16>(float value) { return __float2bfloat16_rn(value); }
 
 template <typename T, int kVector>
 struct alignas(sizeof(T) * kVector) Pack {

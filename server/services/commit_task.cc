@@ -12,10 +12,10 @@
 #include "common/text.h"
 #include "core/manifest.h"
 #include "core/names.h"
+#include "core/proto/convert.h"
 #include "sbora/v1/adapter.pb.h"
 #include "sbora/v1/model.pb.h"
 #include "server/services/convert.h"
-#include "server/services/method_name.h"
 #include "server/services/requests.h"
 #include "server/services/stored_files.h"
 #include "server/services/worker_service.h"
@@ -156,11 +156,12 @@ Status CommitTrain(const ServiceContext& services, const core::LeaseId& lease, c
   v1::FineTuningJob job;
   SBORA_RETURN_IF_ERROR(ParseStored(pending.work.payload->spec, "fine-tuning job", job));
   const std::string name = FullName(pending.work.row.project, core::Collection::kAdapters, pending.work.row.id);
+  SBORA_ASSIGN_OR_RETURN(const core::AdapterMethod method, core::ParseMethod(job.spec().adapter().method()));
   v1::Adapter adapter;
   adapter.set_fine_tuning_job(pending.work.row.name);
   adapter.set_model(job.spec().model());
   adapter.set_base_hash(pending.task.train().base_hash());
-  adapter.set_method(MethodName(job.spec().adapter().method()));
+  adapter.set_method(std::string(core::AdapterMethodName(method)));
   adapter.set_rank(job.spec().adapter().rank());
   adapter.set_quantization(job.spec().quantization());
   if (job.spec().quantization() == v1::QUANTIZATION_NF4) adapter.set_double_quantization(job.spec().double_quantization());

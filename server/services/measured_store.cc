@@ -1,8 +1,8 @@
 #include "server/services/measured_store.h"
 
 #include "common/logging.h"
+#include "core/proto/convert.h"
 #include "sbora/v1/job.pb.h"
-#include "server/services/method_name.h"
 
 namespace sbora::server {
 namespace {
@@ -32,8 +32,8 @@ void MeasuredStore::CountWork(const PutWork& put) {
   v1::FineTuningJob job;
   if (!work.ok() || !job.ParseFromString(work->payload->spec)) return;
   const char* const quantization = job.spec().quantization() == v1::QUANTIZATION_NF4 ? "nf4" : "none";
-  const std::string method = MethodName(job.spec().adapter().method());
-  metrics_.ObserveRun(method.empty() ? "other" : method, quantization,
+  const StatusOr<core::AdapterMethod> method = core::ParseMethod(job.spec().adapter().method());
+  metrics_.ObserveRun(method.ok() ? std::string(core::AdapterMethodName(*method)) : "other", quantization,
                       std::chrono::milliseconds(row.end_ms - row.start_ms));
 }
 

@@ -33,6 +33,7 @@
 #include "worker/trainer/nn/llama.h"
 #include "worker/trainer/session/adapter_binding.h"
 #include "worker/trainer/session/quantize_base.h"
+#include "worker/trainer/session/quiet_observer.h"
 #include "worker/trainer/session/torch_runtime.h"
 
 namespace sbora::trainer {
@@ -85,18 +86,8 @@ std::vector<at::Tensor> AllLogits(const LlamaModel& model, AdapterSet* adapter,
   return logits;
 }
 
-class Silent : public TaskObserver {
- public:
-  void OnProgress(const TaskProgress&) override {}
-  void OnAlive() override {}
-  void OnMetrics(const StepMetrics&) override {}
-  void OnCheckpoint(int64_t, const std::string&, std::optional<double>) override {}
-  void OnEvent(EventLevel, std::string_view, const std::string&) override {}
-  bool StopRequested() override { return false; }
-};
-
 Status Quantize(const fs::path& model_dir, const fs::path& out_dir) {
-  Silent observer;
+  QuietObserver observer;
   return QuantizeBase({.model_dir = model_dir, .output_dir = out_dir, .base_hash = "", .threads = 2}, observer).status();
 }
 

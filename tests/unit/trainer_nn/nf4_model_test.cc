@@ -17,6 +17,7 @@
 #include "worker/trainer/ops/quantize_weight.h"
 #include "worker/trainer/ops/sbora_linear.h"
 #include "worker/trainer/session/quantize_base.h"
+#include "worker/trainer/session/quiet_observer.h"
 
 namespace sbora::trainer {
 namespace {
@@ -35,16 +36,6 @@ core::ModelConfig OddConfig() {
   config.intermediate_size = 46;
   return config;
 }
-
-class Silent : public TaskObserver {
- public:
-  void OnProgress(const TaskProgress&) override {}
-  void OnAlive() override {}
-  void OnMetrics(const StepMetrics&) override {}
-  void OnCheckpoint(int64_t, const std::string&, std::optional<double>) override {}
-  void OnEvent(EventLevel, std::string_view, const std::string&) override {}
-  bool StopRequested() override { return false; }
-};
 
 /// The model as a plain folder, as its import would leave it.
 void Save(const LlamaModel& model, const std::filesystem::path& dir) {
@@ -81,7 +72,7 @@ Pair MakePair(bool double_quantization) {
   const TempDirectory temp = NewTempDirectory();
   Pair pair{.nf4 = {}, .dense = TinyModel(OddConfig()), .original = TinyModel(OddConfig())};
   Save(*pair.original, temp.path() / "base");
-  Silent observer;
+  QuietObserver observer;
   const auto config = QuantizeBase({.model_dir = temp.path() / "base", .output_dir = temp.path() / "nf4",
                                     .double_quantization = double_quantization, .base_hash = "", .threads = 2},
                                    observer);
@@ -202,7 +193,7 @@ TEST(LinearWeight, NoGraphKeepsTheDequantisedValues) {
 TEST(LlamaModel, QuantisingWhileLoadingGivesTheFoldersWeights) {
   const TempDirectory temp = NewTempDirectory();
   Save(*TinyModel(OddConfig()), temp.path() / "base");
-  Silent observer;
+  QuietObserver observer;
   ASSERT_TRUE(QuantizeBase({.model_dir = temp.path() / "base", .output_dir = temp.path() / "nf4", .base_hash = ""}, observer).ok());
   const auto folder = LlamaModel::LoadNf4(temp.path() / "nf4", {});
   const auto loaded = LlamaModel::Load(

@@ -13,6 +13,7 @@
 #include "worker/trainer/link/flags.h"
 #include "worker/trainer/session/bench_session.h"
 #ifdef SBORA_WITH_TASKS
+#include "worker/trainer/session/quiet_observer.h"
 #include "worker/trainer/tasks/prepare.h"
 #endif
 
@@ -21,18 +22,6 @@ namespace {
 
 constexpr int64_t kMaxCount = 1'000'000;
 constexpr int64_t kDefaultRank = 32;
-
-#ifdef SBORA_WITH_TASKS
-class Silent : public TaskObserver {
- public:
-  void OnProgress(const TaskProgress&) override {}
-  void OnAlive() override {}
-  void OnMetrics(const StepMetrics&) override {}
-  void OnCheckpoint(int64_t, const std::string&, std::optional<double>) override {}
-  void OnEvent(EventLevel, std::string_view, const std::string&) override {}
-  bool StopRequested() override { return false; }
-};
-#endif
 
 /// A token cache as it is, or one made of text in `work`.
 StatusOr<std::filesystem::path> Cache(const std::filesystem::path& data, const std::filesystem::path& model,
@@ -46,8 +35,8 @@ StatusOr<std::filesystem::path> Cache(const std::filesystem::path& data, const s
   request.spec.adapter.target_modules = {core::LinearModule::kQ};
   request.spec.adapter.rank = 1;
   request.spec.data.cutoff_tokens = cutoff_tokens;
-  Silent silent;
-  SBORA_RETURN_IF_ERROR(PrepareTokenCaches(request, silent));
+  QuietObserver nobody;
+  SBORA_RETURN_IF_ERROR(PrepareTokenCaches(request, nobody));
   return OnlyFile(work, ".train.tokens");
 #else
   static_cast<void>(model);

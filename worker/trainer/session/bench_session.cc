@@ -13,6 +13,7 @@
 #include "core/region_draw.h"
 #include "worker/trainer/session/adapter_binding.h"
 #include "worker/trainer/session/batch_source.h"
+#include "worker/trainer/session/quiet_observer.h"
 #include "worker/trainer/session/torch_runtime.h"
 #include "worker/trainer/session/train_loop.h"
 
@@ -23,12 +24,10 @@ constexpr int64_t kMaxConfigBytes = 1 << 20;
 constexpr uint64_t kWeightSeed = 1;
 
 /// Times the steps after the warm-up.
-class Stopwatch : public TaskObserver {
+class Stopwatch : public QuietObserver {
  public:
   Stopwatch(int64_t warmup_steps, BenchReport& report) : warmup_steps_(warmup_steps), report_(report) {}
 
-  void OnProgress(const TaskProgress&) override {}
-  void OnAlive() override {}
   void OnMetrics(const StepMetrics& metrics) override {
     if (metrics.step == 1) report_.first_loss = metrics.loss;
     report_.last_loss = metrics.loss;
@@ -43,9 +42,6 @@ class Stopwatch : public TaskObserver {
     report_.seconds = std::chrono::duration<double>(SystemClock().Now() - started_).count();
     report_.tokens_per_second = static_cast<double>(report_.tokens) / report_.seconds;
   }
-  void OnCheckpoint(int64_t, const std::string&, std::optional<double>) override {}
-  void OnEvent(EventLevel, std::string_view, const std::string&) override {}
-  bool StopRequested() override { return false; }
 
  private:
   const int64_t warmup_steps_;
