@@ -62,10 +62,7 @@ Status CheckImplemented(const JobSpec& spec) {
     return NotImplemented("spec.adapter.method", "full", "use sbora_fa, sbora_fb, lora or dora");
   }
   if (spec.ranks > 1) return NotImplemented("spec.resources.ranks", "training on several ranks", "use 1");
-  if (!kTrainerUsesGpus && spec.compute_dtype == ComputeDtype::kBFloat16) {
-    return NotImplemented("spec.resources.compute_dtype", "computing in bfloat16", "use COMPUTE_DTYPE_AUTO or FLOAT32");
-  }
-  return CheckDevice(spec.device, "spec.resources.device");
+  return OkStatus();
 }
 
 void CheckTraining(const TrainingSpec& training, int64_t ranks, Violations& violations) {
@@ -167,17 +164,16 @@ Status CheckJobSpec(const JobSpec& spec, SpecPurpose purpose) {
   violations.InRange<int64_t>("spec.validation.validate_every_steps", spec.validate_every_steps, 0, 100'000'000);
   violations.InRange<int64_t>("spec.checkpoint.checkpoint_every_steps", spec.checkpoint_every_steps, 0, 100'000'000);
   violations.NotNegative("spec.checkpoint.checkpoint_every_seconds", spec.checkpoint_every_seconds);
+  violations.Require(spec.compute_dtype != ComputeDtype::kBFloat16 || spec.device == DeviceKind::kCuda,
+                     "spec.resources.compute_dtype",
+                     "is COMPUTE_DTYPE_BFLOAT16, which needs DEVICE_CUDA; COMPUTE_DTYPE_AUTO takes bfloat16 on GPUs and "
+                     "float32 on CPUs");
   violations.InRange<int64_t>("spec.limits.priority", spec.priority, -100, 100);
   violations.NotNegative("spec.limits.max_queue_seconds", spec.max_queue_seconds);
   violations.NotNegative("spec.limits.max_attempt_seconds", spec.max_attempt_seconds);
   violations.NotNegative("spec.limits.max_total_seconds", spec.max_total_seconds);
   Status status = violations.Finish();
   return status.ok() && purpose == SpecPurpose::kTraining ? CheckImplemented(spec) : status;
-}
-
-Status CheckDevice(DeviceKind device, std::string_view field) {
-  if (kTrainerUsesGpus || device != DeviceKind::kCuda) return OkStatus();
-  return NotImplemented(field, "computing on GPUs", "use DEVICE_AUTO or DEVICE_CPU");
 }
 
 Status ResolveAgainstModel(const ModelConfig& model, JobSpec& spec) {

@@ -20,10 +20,6 @@ enum class Schedule { kConstant, kLinear, kCosine };
 enum class DeviceKind { kAuto, kCpu, kCuda };
 enum class ComputeDtype { kAuto, kFloat32, kBFloat16 };
 
-/// Whether sbora-trainer computes on GPUs. Until it does, whatever asks for one is refused when it is created, and workers
-/// report the GPUs they find without offering them: an offered GPU draws the jobs that name no device.
-inline constexpr bool kTrainerUsesGpus = false;
-
 struct AdapterSpec {
   AdapterMethod method = AdapterMethod::kSboraFa;
   int64_t rank = 32;
@@ -101,9 +97,6 @@ enum class SpecPurpose { kTraining, kEstimate };
 /// for each, field paths as in FineTuningSpec (for example "spec.adapter.rank").
 /// For kTraining, what is specified but not built yet is UNIMPLEMENTED FEATURE_NOT_IMPLEMENTED naming it.
 Status CheckJobSpec(const JobSpec& spec, SpecPurpose purpose = SpecPurpose::kTraining);
-
-/// UNIMPLEMENTED FEATURE_NOT_IMPLEMENTED naming `field` for a device that no trainer can use.
-Status CheckDevice(DeviceKind device, std::string_view field);
 
 /// Fills in what depends on the model (cutoff_tokens), then checks rank against each target's width and the cutoff
 /// against the context. Errors: as CheckJobSpec.

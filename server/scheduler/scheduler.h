@@ -120,6 +120,9 @@ class Scheduler {
   void Count(WorkEntry& work, MonotonicTime now) SBORA_REQUIRES(mutex_);
   void Enqueue(WorkEntry& work, MonotonicTime now) SBORA_REQUIRES(mutex_);
   void ArmWork(const WorkEntry& work) SBORA_REQUIRES(mutex_);
+  /// Time in the queue after which work that nobody could take is told of it: two renewals, so that workers which
+  /// start beside the server have joined.
+  int64_t TellAfterMs() const { return std::chrono::duration_cast<std::chrono::milliseconds>(2 * config_.timing.renew_every).count(); }
   std::optional<MonotonicTime> WorkDeadline(const WorkEntry& work) const SBORA_REQUIRES(mutex_);
   std::optional<MonotonicTime> LeaseDeadline(const LeaseEntry& lease) const SBORA_REQUIRES(mutex_);
   void WorkDue(Draft& draft, WorkEntry& work) SBORA_REQUIRES(mutex_);
@@ -144,6 +147,8 @@ class Scheduler {
   void Dispatch(Draft& draft) SBORA_REQUIRES(mutex_);
   void Grant(Draft& draft, WorkEntry& work, WorkerEntry& worker, std::vector<std::string> slots) SBORA_REQUIRES(mutex_);
   std::optional<DeviceKind> ResolveDevice(const WorkRow& row) const SBORA_REQUIRES(mutex_);
+  /// An event for work that no connected worker could take, free or busy: else it would wait in silence.
+  void TellOfWorkers(Draft& draft, WorkEntry& work) SBORA_REQUIRES(mutex_);
 
   // Reports (scheduler_sync.cc).
   StatusOr<WorkerEntry*> TakeWorker(Draft& draft, const SyncRequest& request) SBORA_REQUIRES(mutex_);

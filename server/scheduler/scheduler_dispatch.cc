@@ -22,6 +22,27 @@ std::optional<DeviceKind> Scheduler::ResolveDevice(const WorkRow& row) const {
   return std::nullopt;
 }
 
+void Scheduler::TellOfWorkers(Draft& draft, WorkEntry& work) {
+  work.told_of_workers = true;
+  const WorkRow& row = work.row;
+  if (ResolveDevice(row)) return;
+  int workers = 0;
+  int most_cpu = 0;
+  int most_cuda = 0;
+  for (const auto& [name, worker] : workers_) {
+    if (!worker.Grantable()) continue;
+    ++workers;
+    most_cpu = std::max(most_cpu, worker.SlotsOf(DeviceKind::kCpu));
+    most_cuda = std::max(most_cuda, worker.SlotsOf(DeviceKind::kCuda));
+  }
+  const char* const device = row.device == DeviceKind::kAuto ? "CPU or CUDA" : row.device == DeviceKind::kCpu ? "CPU" : "CUDA";
+  AddEvent(draft, work, 2, "NO_WORKER",
+           fmt::format("waits for a worker with {} {} slot(s); {} ready worker(s) are connected, the largest with {} CPU and "
+                       "{} CUDA slots (sbora-client workers list)",
+                       row.ranks, device, workers, most_cpu, most_cuda),
+           draft.at.wall_ms);
+}
+
 void Scheduler::Dispatch(Draft& draft) {
   dispatch_due_ = false;
   struct Offer {

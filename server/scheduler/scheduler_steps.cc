@@ -69,7 +69,10 @@ void Scheduler::Apply(Draft& draft, WorkEntry& work, JobEvent event, std::string
   Count(work, draft.at.now);
   work.row.state = *to;
   ++work.row.generation;
-  if (*to == JobState::kQueued) work.row.queued_ms = 0;
+  if (*to == JobState::kQueued) {
+    work.row.queued_ms = 0;
+    work.told_of_workers = false;
+  }
   if (*to == JobState::kRunning && work.row.start_ms == 0) work.row.start_ms = draft.at.wall_ms;
   AddEvent(draft, work, *to == JobState::kFailed ? 3 : *to == JobState::kRecovering ? 2 : 1, "STATE_CHANGED",
            fmt::format("{} -> {}: {}", core::JobStateName(from), core::JobStateName(*to), why), draft.at.wall_ms);
@@ -126,6 +129,7 @@ std::optional<MonotonicTime> Scheduler::WorkDeadline(const WorkEntry& work) cons
   if (row.max_queue_ms > 0 && row.state == JobState::kQueued) {
     next = std::min(next, in(row.max_queue_ms - row.queued_ms));
   }
+  if (row.state == JobState::kQueued && !work.told_of_workers) next = std::min(next, in(TellAfterMs() - row.queued_ms));
   if (row.state == JobState::kRecovering) next = std::min(next, work.not_before);
   if (row.state == JobState::kQueued && !waiting_.Contains(row.uid)) next = std::min(next, work.not_before);
   if (next == MonotonicTime::max()) return std::nullopt;
@@ -153,6 +157,7 @@ void Scheduler::WorkDue(Draft& draft, WorkEntry& work) {
     EndWork(draft, work, JobEvent::kTimedOut, TerminationReason::kQueueTimeout, failure);
     return;
   }
+  if (row.state == JobState::kQueued && !work.told_of_workers && row.queued_ms >= TellAfterMs()) TellOfWorkers(draft, work);
   if (row.state == JobState::kRecovering) Apply(draft, work, JobEvent::kRetryDue, "trying again");
   if (row.state == JobState::kQueued) Enqueue(work, draft.at.now);
 }

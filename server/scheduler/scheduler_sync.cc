@@ -371,7 +371,8 @@ StatusOr<WorkerView> Scheduler::DrainWorker(std::string_view name, Moment at, Do
 }
 
 WorkerView Scheduler::ViewOf(const WorkerEntry& worker) const {
-  WorkerView view{.row = worker.row, .slots_used = static_cast<int>(worker.used.size()), .leases = {}};
+  WorkerView view{.row = worker.row, .slots_used = static_cast<int>(worker.used.size()),
+                  .cuda_slots = worker.SlotsOf(DeviceKind::kCuda), .leases = {}};
   for (const std::string& uid : worker.leases) {
     view.leases.push_back(works_.at(leases_.at(uid).row.work_uid).row.name);
   }

@@ -20,6 +20,7 @@ struct WorkEntry {
   MonotonicTime counted{};     // row.total_ms and row.queued_ms are as of this moment
   MonotonicTime not_before{};  // back-off, and the rest of a silent lease
   std::string lease_uid;       // its lease, until known to be over
+  bool told_of_workers = false;  // this time in the queue: looked whether any worker could ever take it
   std::string progress;        // serialised JobProgress
   // The checkpoint before row.checkpoint_step; -1 and empty when there is none.
   int64_t older_checkpoint_step = -1;

@@ -165,6 +165,7 @@ struct SchedulerSnapshot {
 struct WorkerView {
   WorkerRow row;
   int slots_used = 0;
+  int cuda_slots = 0;
   std::vector<std::string> leases;  // names of the work it holds
 };
 

@@ -49,7 +49,7 @@ Status OutOfRange(std::string_view field, double value, std::string_view limit) 
 
 bool HasCudaWorker(const ServiceContext& services) {
   const auto workers = services.coordinator->ListWorkers();
-  return std::any_of(workers.begin(), workers.end(), [](const WorkerView& view) { return !view.row.gpus.empty(); });
+  return std::any_of(workers.begin(), workers.end(), [](const WorkerView& view) { return view.cuda_slots > 0; });
 }
 
 Status ResolveModel(const ServiceContext& services, const v1::EstimateFineTuningJobRequest& request, Subject& subject) {
@@ -102,7 +102,7 @@ StatusOr<Subject> Resolve(const ServiceContext& services, const v1::EstimateFine
   }
   SBORA_RETURN_IF_ERROR(core::ResolveAgainstModel(subject.model, subject.spec));
   const bool cuda = subject.spec.device == core::DeviceKind::kCuda ||
-                    (core::kTrainerUsesGpus && subject.spec.device == core::DeviceKind::kAuto && HasCudaWorker(services));
+                    (subject.spec.device == core::DeviceKind::kAuto && HasCudaWorker(services));
   SBORA_RETURN_IF_ERROR(ResolveLoad(request, cuda, subject));
   if (!has_dataset) return subject;
   // A job.yaml may name a data set that is not uploaded yet; then the number of steps stays open.

@@ -15,7 +15,6 @@
 #include "common/ids.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
-#include "core/job_spec.h"
 #include "worker/agent/slots.h"
 
 namespace sbora::agent {
@@ -70,8 +69,9 @@ Status Agent::Open() {
                                              [this] { metrics_.AddDamagedCacheFile(); }));
   HostFacts host = DiscoverHost();
   for (const HostFacts::Gpu& gpu : host.gpus) gpus_.push_back(gpu.name);
-  if (!core::kTrainerUsesGpus && !host.gpus.empty()) {
-    LogInfo("GPUs are reported but not offered: the trainer of this version computes on CPUs", {{"gpus", std::ssize(host.gpus)}});
+  if (!kTrainerUsesGpus && !host.gpus.empty()) {
+    LogWarn("GPUs are reported but not offered: this build's trainer computes on CPUs; build with -DSBORA_WITH_CUDA=ON",
+            {{"gpus", std::ssize(host.gpus)}});
     host.gpus.clear();
   }
   slots_ = MakeSlots(host, config_.cpu_slots());

@@ -1,5 +1,5 @@
-/// What this machine offers: `cpu_slots` slots that share the cores, and one slot for each GPU. The agent leaves the GPUs
-/// out while core::kTrainerUsesGpus is false, and only reports their names.
+/// What this machine offers: `cpu_slots` slots that share the cores, and one slot for each GPU. An agent whose trainer was
+/// built without CUDA only reports their names: an offered GPU draws the jobs that name no device.
 #pragma once
 
 #include <vector>
@@ -7,6 +7,13 @@
 #include "sbora/worker/v1/worker.pb.h"
 
 namespace sbora::agent {
+
+/// Agent and trainer come out of one build.
+#ifdef SBORA_WITH_CUDA
+inline constexpr bool kTrainerUsesGpus = true;
+#else
+inline constexpr bool kTrainerUsesGpus = false;
+#endif
 
 struct HostFacts {
   int cores = 1;

@@ -83,11 +83,6 @@ TEST_F(EvaluationsTest, EvaluationsAreCheckedRunAndRead) {
   spec.set_dataset("missing");
   EXPECT_TRUE(Fails(Call(*evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, request, &job), grpc::NOT_FOUND, "DATASET_NOT_FOUND"));
   spec.set_dataset("data");
-  spec.set_device(v1::DEVICE_CUDA);
-  const grpc::Status on_gpu = Call(*evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, request, &job);
-  EXPECT_TRUE(Fails(on_gpu, grpc::UNIMPLEMENTED, "FEATURE_NOT_IMPLEMENTED"));
-  EXPECT_THAT(on_gpu.error_message(), HasSubstr("evaluation_job.spec.device: computing on GPUs is not implemented yet"));
-  spec.clear_device();
   ASSERT_TRUE(Call(*evaluations_, &v1::EvaluationService::Stub::CreateEvaluationJob, request, &job).ok());
   EXPECT_EQ(job.state(), v1::EvaluationJob::STATE_QUEUED);
   const std::string queued_etag = job.etag();

@@ -145,12 +145,13 @@ TEST_F(JobsTest, MissingThingsAndLaterFeaturesAreNamed) {
   EXPECT_TRUE(Fails(Create(request), grpc::INVALID_ARGUMENT, "INVALID_SPEC"));
   request = GoodJob("first");
   request.mutable_fine_tuning_job()->mutable_spec()->mutable_resources()->set_device(v1::DEVICE_CUDA);
-  const grpc::Status on_gpu = Create(request);
-  EXPECT_TRUE(Fails(on_gpu, grpc::UNIMPLEMENTED, "FEATURE_NOT_IMPLEMENTED"));
-  EXPECT_THAT(on_gpu.error_message(), ::testing::HasSubstr("computing on GPUs is not implemented yet; use DEVICE_AUTO or DEVICE_CPU"));
-  request.mutable_fine_tuning_job()->mutable_spec()->mutable_resources()->set_device(v1::DEVICE_AUTO);
+  EXPECT_TRUE(Create(request).ok());
+  request = GoodJob("second");
   request.mutable_fine_tuning_job()->mutable_spec()->mutable_resources()->set_compute_dtype(v1::COMPUTE_DTYPE_BFLOAT16);
-  EXPECT_TRUE(Fails(Create(request), grpc::UNIMPLEMENTED, "FEATURE_NOT_IMPLEMENTED"));
+  const grpc::Status on_cpu = Create(request);
+  EXPECT_TRUE(Fails(on_cpu, grpc::INVALID_ARGUMENT, "INVALID_SPEC"));
+  EXPECT_THAT(ViolatedFields(on_cpu), ::testing::ElementsAre("fine_tuning_job.spec.resources.compute_dtype"));
+  EXPECT_THAT(on_cpu.error_message(), ::testing::HasSubstr("needs DEVICE_CUDA"));
   request.clear_fine_tuning_job();
   EXPECT_TRUE(Fails(Create(request), grpc::INVALID_ARGUMENT, "FIELD_REQUIRED"));
 }

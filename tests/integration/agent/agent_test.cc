@@ -11,6 +11,7 @@
 #include "common/sha256.h"
 #include "tests/integration/agent/fake_coordinator.h"
 #include "tests/integration/agent/worker_process.h"
+#include "worker/agent/slots.h"
 
 namespace sbora::agent {
 namespace {
@@ -445,7 +446,7 @@ TEST_F(AgentTest, TwoAgentsNeverShareADataFolder) {
   EXPECT_THAT(LogText(), HasSubstr("DATA_DIR_IN_USE"));
 }
 
-TEST_F(AgentTest, GpusAreReportedAndNotOffered) {
+TEST_F(AgentTest, GpusAreOfferedWhereTheTrainerUsesThem) {
   ::setenv("LD_LIBRARY_PATH", SBORA_FAKE_NVML, 1);
   const auto worker = StartWorker();
   ::unsetenv("LD_LIBRARY_PATH");
@@ -453,9 +454,10 @@ TEST_F(AgentTest, GpusAreReportedAndNotOffered) {
   ASSERT_TRUE(coordinator_.WaitFor(uid, [](const LeaseView& view) { return view.committed; })) << LogText();
   const worker::v1::SynchronizeRequest request = coordinator_.LastRequest();
   EXPECT_THAT(request.gpus(), ElementsAre("Test GPU", "Test GPU"));
-  ASSERT_THAT(request.slots(), SizeIs(2));
-  for (const auto& slot : request.slots()) EXPECT_EQ(slot.device(), "cpu");
-  EXPECT_THAT(LogText(), HasSubstr("GPUs are reported but not offered"));
+  const auto on_gpus = std::count_if(request.slots().begin(), request.slots().end(), [](const auto& slot) { return slot.device() == "cuda"; });
+  EXPECT_EQ(request.slots_size() - on_gpus, 2);
+  EXPECT_EQ(on_gpus, agent::kTrainerUsesGpus ? 2 : 0);
+  EXPECT_EQ(LogText().find("GPUs are reported but not offered") != std::string::npos, !agent::kTrainerUsesGpus);
 }
 
 TEST_F(AgentTest, BadFlagsNameThemselves) {

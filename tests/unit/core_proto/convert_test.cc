@@ -142,19 +142,17 @@ TEST(ConvertTest, NoFieldIsLost) {
   }
 }
 
-TEST(ConvertTest, GpusAreRefusedByNameWhileTheTrainerCannotUseThem) {
+TEST(ConvertTest, BFloat16NeedsAGpu) {
   v1::FineTuningSpec spec = MinimalSpec();
-  spec.mutable_resources()->set_device(v1::DEVICE_CUDA);
-  const Status device = ParseSpec(spec).status();
-  EXPECT_EQ(device.code(), StatusCode::kUnimplemented);
-  EXPECT_EQ(device.reason(), "FEATURE_NOT_IMPLEMENTED");
-  EXPECT_EQ(device.violations().at(0).field, "spec.resources.device");
-  EXPECT_NE(device.message().find("use DEVICE_AUTO or DEVICE_CPU"), std::string::npos) << device;
-  spec.mutable_resources()->set_device(v1::DEVICE_CPU);
-  EXPECT_TRUE(ParseSpec(spec).ok());
   spec.mutable_resources()->set_compute_dtype(v1::COMPUTE_DTYPE_BFLOAT16);
-  EXPECT_EQ(ParseSpec(spec).status().violations().at(0).field, "spec.resources.compute_dtype");
-  spec.mutable_resources()->set_compute_dtype(v1::COMPUTE_DTYPE_FLOAT32);
+  for (const v1::Device device : {v1::DEVICE_UNSPECIFIED, v1::DEVICE_AUTO, v1::DEVICE_CPU}) {
+    spec.mutable_resources()->set_device(device);
+    const Status status = ParseSpec(spec).status();
+    EXPECT_EQ(status.reason(), "INVALID_SPEC");
+    EXPECT_EQ(ViolatedFields(status), std::set<std::string>{"spec.resources.compute_dtype"});
+    EXPECT_NE(status.message().find("needs DEVICE_CUDA"), std::string::npos) << status;
+  }
+  spec.mutable_resources()->set_device(v1::DEVICE_CUDA);
   EXPECT_TRUE(ParseSpec(spec).ok());
 }
 

@@ -259,6 +259,31 @@ TEST_F(SchedulerTest, AutoWaitsForAGpuAndCpuWorkDoesNotTakeIt) {
   EXPECT_EQ(slots["projects/default/fineTuningJobs/cpu"], "s0");
 }
 
+TEST_F(SchedulerTest, WorkThatNoWorkerCouldTakeIsToldOnce) {
+  const auto told = [this](const std::string& name) {
+    std::vector<std::string> messages;
+    for (const EventRow& event : h_.store().ListEvents(h_.Stored(name).uid, 0, 100).value()) {
+      if (event.type == "NO_WORKER") messages.push_back(event.message);
+    }
+    return messages;
+  };
+  const std::string gpu = h_.Submit("gpu", 1, 0, [](SubmitRequest& r) { r.device = DeviceKind::kCuda; });
+  const std::string gang = h_.Submit("gang", 3);
+  const std::string busy = h_.Submit("busy");
+  const SyncRequest worker = h_.Report("w", 1);
+  h_.Sync(worker);
+  h_.Pass(milliseconds(9999));
+  EXPECT_THAT(told(gpu), ::testing::IsEmpty()) << "workers may still join";
+  for (int i = 0; i < 5; ++i) {
+    h_.Pass(seconds(4));
+    h_.Sync(worker);
+  }
+  EXPECT_THAT(told(gpu), ::testing::ElementsAre(::testing::HasSubstr("waits for a worker with 1 CUDA slot(s); 1 ready worker(s) are "
+                                                                     "connected, the largest with 1 CPU and 0 CUDA slots")));
+  EXPECT_THAT(told(gang), ::testing::ElementsAre(::testing::HasSubstr("3 CPU or CUDA slot(s)")));
+  EXPECT_THAT(told(busy), ::testing::IsEmpty());
+}
+
 TEST_F(SchedulerTest, ARestartTreatsLeasesAsRenewedAndKeepsTheGang) {
   const std::string name = h_.Submit("a");
   const core::LeaseId lease = Run(name);

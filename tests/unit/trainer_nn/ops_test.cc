@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include "tests/unit/trainer_nn/tiny_llama.h"
+#include "worker/trainer/ops/attention.h"
 #include "worker/trainer/ops/chunked_loss.h"
 #include "worker/trainer/ops/dropout_mask.h"
 #include "worker/trainer/ops/frozen_layers.h"
@@ -153,7 +154,7 @@ TEST(Attention, EqualsMaskedSoftmaxWithGroupsAndEmptySamples) {
   const at::Tensor k = Leaf(Normal({13, 16}, 2));
   const at::Tensor v = Leaf(Normal({13, 16}, 3));
   const at::Tensor g = Normal({13, 32}, 4);
-  const at::Tensor out = ops::PackedCausalAttention(q, k, v, head_dim, borders);
+  const at::Tensor out = ops::PackedCausalAttention(q, k, v, head_dim, ops::MakeSampleBorders(borders, at::kCPU));
   (out * g).sum().backward();
 
   const at::Tensor q_ref = Leaf(q.detach().to(at::kDouble));

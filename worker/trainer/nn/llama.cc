@@ -7,6 +7,7 @@
 #include "common/check.h"
 #include "worker/trainer/nn/llama_weights.h"
 #include "worker/trainer/ops/adapter_linear.h"
+#include "worker/trainer/ops/attention.h"
 #include "worker/trainer/ops/chunked_loss.h"
 #include "worker/trainer/ops/frozen_layers.h"
 #include "worker/trainer/ops/sbora_linear.h"
@@ -117,8 +118,9 @@ at::Tensor LlamaModel::Hidden(const PackedBatch& batch, const std::vector<int64_
   at::AutoGradMode grad_mode(pass.train);
   if (adapter != nullptr) pass.dropout = PlanDropout(batch, *adapter, context);
   SetAngles(pass, batch.positions, weights_->inverse_frequency_D2);
+  const ops::SampleBorders borders = ops::MakeSampleBorders(batch.cu_seqlens, device());
   const auto attend = [&](int64_t, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-    return ops::PackedCausalAttention(q, k, v, weights_->config.head_dim, batch.cu_seqlens);
+    return ops::PackedCausalAttention(q, k, v, weights_->config.head_dim, borders);
   };
   const at::Tensor h_TH = RunLayers(pass, weights_->layers,
                                     at::embedding(weights_->embedding_VH, LongTensor(batch.ids, device())), attend);
@@ -163,6 +165,7 @@ at::Tensor LlamaModel::Prefill(const std::vector<std::vector<int64_t>>& prompts,
             .dropout = {}, .cos_TD2 = {}, .sin_TD2 = {}};
   SetAngles(pass, batch.positions, weights_->inverse_frequency_D2);
   const int64_t head_dim = weights_->config.head_dim;
+  const ops::SampleBorders borders = ops::MakeSampleBorders(batch.cu_seqlens, device());
   const auto attend = [&](int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
     for (int64_t n = 0; n < batch.samples(); ++n) {
       const int64_t begin = batch.cu_seqlens[static_cast<size_t>(n)];
@@ -173,7 +176,7 @@ at::Tensor LlamaModel::Prefill(const std::vector<std::vector<int64_t>>& prompts,
       store(cache.keys(layer), k);
       store(cache.values(layer), v);
     }
-    return ops::PackedCausalAttention(q, k, v, head_dim, batch.cu_seqlens);
+    return ops::PackedCausalAttention(q, k, v, head_dim, borders);
   };
   const at::Tensor h_TH = RunLayers(pass, weights_->layers,
                                     at::embedding(weights_->embedding_VH, LongTensor(batch.ids, device())), attend);

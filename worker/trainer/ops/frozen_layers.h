@@ -1,13 +1,12 @@
-/// The parts of a LLaMA block that are not linear layers, with frozen weights: each keeps its inputs only (or what
-/// flash attention needs) and recomputes the rest in its backward pass.
+/// The parts of a LLaMA block that are neither linear layers nor attention, with frozen weights: each keeps its inputs
+/// only and recomputes the rest in its backward pass.
 ///
-/// Legend: T tokens, H hidden, F intermediate, D head_dim, N samples.
+/// Legend: T tokens, H hidden, F intermediate, D head_dim.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <vector>
 
 namespace sbora::trainer::ops {
 
@@ -20,10 +19,5 @@ at::Tensor SwiGlu(const at::Tensor& gate_TF, const at::Tensor& up_TF);
 /// Rotates pairs (i, i + D/2) of each head, HF's convention. x is [T, heads * D]; cos_TD2 and sin_TD2 are [T, D/2] f32.
 /// Keeps nothing of x.
 at::Tensor Rope(const at::Tensor& x_TD, const at::Tensor& cos_TD2, const at::Tensor& sin_TD2, int64_t head_dim);
-
-/// Causal attention within each sample: rows [cu_seqlens[n], cu_seqlens[n+1]). q is [T, Hq * D], k and v [T, Hkv * D],
-/// Hq a multiple of Hkv; returns [T, Hq * D]. Keeps q, k, v, the output and one float per row and head.
-at::Tensor PackedCausalAttention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t head_dim,
-                                 const std::vector<int64_t>& cu_seqlens);
 
 }  // namespace sbora::trainer::ops

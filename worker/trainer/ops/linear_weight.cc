@@ -8,50 +8,52 @@
 
 #include "common/check.h"
 #include "kernels/nf4/nf4.h"
+#include "worker/trainer/ops/kernel_call.h"
 
 namespace sbora::trainer::ops {
 namespace {
 
 constexpr int64_t kGrainElements = 1 << 16;
 
-kernels::DType KernelDType(at::ScalarType type) {
-  if (type == at::kFloat) return kernels::DType::kF32;
-  if (type == at::kHalf) return kernels::DType::kF16;
-  SBORA_CHECK(type == at::kBFloat16, "nf4 has no {} kernel", c10::toString(type));
-  return kernels::DType::kBF16;
-}
-
 /// One f32 per block: kept, or made from its 8-bit form (a sixty-fourth of the weight's size, for this use only).
 at::Tensor Scales(const Nf4Tensors& nf4) {
   if (nf4.scales.defined()) return nf4.scales;
+  const KernelPlace place = PlaceOf(nf4.scale_codes);
   at::Tensor scales = at::empty({nf4.scale_codes.size(0)}, nf4.group_scales.options());
+  const at::Tensor offset_1 = at::full({1}, nf4.offset, nf4.group_scales.options());  // the kernel reads it on its device
   const Status status = kernels::DequantizeScales(
-      kernels::Device::kCpu, scales.size(0), nf4.scale_codes.const_data_ptr<uint8_t>(),
-      nf4.group_scales.const_data_ptr<float>(), &nf4.offset, scales.mutable_data_ptr<float>());
+      place.device, scales.size(0), nf4.scale_codes.const_data_ptr<uint8_t>(), nf4.group_scales.const_data_ptr<float>(),
+      offset_1.const_data_ptr<float>(), scales.mutable_data_ptr<float>(), place.stream);
   SBORA_CHECK(status.ok(), "de-quantising scales: {}", status.ToString());
   return scales;
 }
 
-/// Rows are shared among threads.
+/// Rows are shared among threads on the CPU; one launch on a device.
 void Dequantize(const Nf4Tensors& nf4, const at::Tensor& out_OI) {
-  SBORA_CHECK(nf4.codes.is_cpu() && out_OI.is_cpu(), "nf4 on {}: this build's trainer runs on the CPU",
+  SBORA_CHECK(nf4.codes.device() == out_OI.device(), "codes on {}, values on {}", nf4.codes.device().str(),
               out_OI.device().str());
   SBORA_CHECK(out_OI.dim() == 2 && out_OI.size(0) == nf4.out_features && out_OI.size(1) == nf4.in_features &&
                   out_OI.stride(1) == 1,
               "a weight of {} x {} does not fit the matrix", nf4.out_features, nf4.in_features);
+  const KernelPlace place = PlaceOf(out_OI);
   const kernels::DType dtype = KernelDType(out_OI.scalar_type());
   const at::Tensor scales = Scales(nf4);
   const auto* codes = nf4.codes.const_data_ptr<uint8_t>();
   auto* out = static_cast<std::byte*>(out_OI.mutable_data_ptr());
   const int64_t stride = out_OI.stride(0);
-  const int64_t grain = std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, nf4.in_features));
-  at::parallel_for(0, nf4.out_features, grain, [&](int64_t begin, int64_t end) {
+  const auto run = [&](int64_t begin, int64_t end) {
     const kernels::Nf4Matrix part{.rows = end - begin, .columns = nf4.in_features, .stride = stride,
                                   .first_element = begin * nf4.in_features, .dtype = dtype};
-    const Status status = kernels::DequantizeNf4(kernels::Device::kCpu, part, codes, scales.const_data_ptr<float>(),
-                                                 out + static_cast<size_t>(begin * stride) * kernels::SizeOf(dtype));
+    const Status status =
+        kernels::DequantizeNf4(place.device, part, codes, scales.const_data_ptr<float>(),
+                               out + static_cast<size_t>(begin * stride) * kernels::SizeOf(dtype), place.stream);
     SBORA_CHECK(status.ok(), "de-quantising: {}", status.ToString());
-  });
+  };
+  if (place.device == kernels::Device::kCpu) {
+    at::parallel_for(0, nf4.out_features, std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, nf4.in_features)), run);
+  } else {
+    run(0, nf4.out_features);
+  }
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "kernels/sample_mul/sample_mul.h"
 #include "worker/trainer/ops/adapter_node.h"
 #include "worker/trainer/ops/gemm.h"
+#include "worker/trainer/ops/kernel_call.h"
 #include "worker/trainer/ops/node.h"
 
 namespace sbora::trainer::ops {
@@ -14,54 +15,54 @@ namespace {
 
 using torch::autograd::variable_list;
 
-kernels::DType KernelDType(const at::Tensor& tensor) {
-  const at::ScalarType type = tensor.scalar_type();
-  if (type == at::kFloat) return kernels::DType::kF32;
-  if (type == at::kHalf) return kernels::DType::kF16;
-  SBORA_CHECK(type == at::kBFloat16, "sample_mul has no {} kernel", c10::toString(type));
-  return kernels::DType::kBF16;
-}
-
 kernels::SampleMulShape KernelShape(const at::Tensor& wide_TC, int64_t indices, const at::Tensor& narrow_TR) {
   return {.rows = wide_TC.size(0),
           .wide_columns = wide_TC.size(1),
           .wide_stride = wide_TC.stride(0),
           .indices = indices,
           .narrow_stride = narrow_TR.stride(0),
-          .dtype = KernelDType(wide_TC)};
+          .dtype = KernelDType(wide_TC.scalar_type())};
 }
 
-/// Runs `kernel(shape, wide, narrow)` over all rows: split among threads on the CPU, one launch on a device.
+/// Runs `kernel(place, shape, wide, narrow)` over all rows: split among threads on the CPU, one launch on a device.
 template <typename Kernel>
 void OverRows(const at::Tensor& wide_TC, const at::Tensor& narrow_TR, int64_t indices, const Kernel& kernel) {
-  SBORA_CHECK(wide_TC.is_cpu(), "sample_mul on {}: this build's trainer runs on the CPU", wide_TC.device().str());
+  const KernelPlace place = PlaceOf(wide_TC);
   const kernels::SampleMulShape shape = KernelShape(wide_TC, indices, narrow_TR);
   const size_t element = kernels::SizeOf(shape.dtype);
   auto* wide = static_cast<std::byte*>(const_cast<void*>(wide_TC.const_data_ptr()));
   auto* narrow = static_cast<std::byte*>(const_cast<void*>(narrow_TR.const_data_ptr()));
-  at::parallel_for(0, shape.rows, 64, [&](int64_t begin, int64_t end) {
+  const auto run = [&](int64_t begin, int64_t end) {
     kernels::SampleMulShape part = shape;
     part.rows = end - begin;
-    const Status status = kernel(part, wide + static_cast<size_t>(begin * shape.wide_stride) * element,
+    const Status status = kernel(place, part, wide + static_cast<size_t>(begin * shape.wide_stride) * element,
                                  narrow + static_cast<size_t>(begin * shape.narrow_stride) * element);
     SBORA_CHECK(status.ok(), "sample_mul: {}", status.ToString());
-  });
+  };
+  if (place.device == kernels::Device::kCpu) {
+    at::parallel_for(0, shape.rows, 64, run);
+  } else {
+    run(0, shape.rows);
+  }
 }
 
 at::Tensor Gather(const at::Tensor& wide_TC, const at::Tensor& index_R) {
   at::Tensor narrow_TR = at::empty({wide_TC.size(0), index_R.size(0)}, wide_TC.options());
   const int32_t* index = index_R.const_data_ptr<int32_t>();
-  OverRows(wide_TC, narrow_TR, index_R.size(0), [&](const kernels::SampleMulShape& shape, void* wide, void* narrow) {
-    return kernels::GatherColumns(kernels::Device::kCpu, shape, wide, index, narrow);
-  });
+  OverRows(wide_TC, narrow_TR, index_R.size(0),
+           [&](const KernelPlace& place, const kernels::SampleMulShape& shape, void* wide, void* narrow) {
+             return kernels::GatherColumns(place.device, shape, wide, index, narrow, place.stream);
+           });
   return narrow_TR;
 }
 
 void ScatterAdd(const at::Tensor& wide_TC, const at::Tensor& index_R, const at::Tensor& narrow_TR, double scale) {
   const int32_t* index = index_R.const_data_ptr<int32_t>();
-  OverRows(wide_TC, narrow_TR, index_R.size(0), [&](const kernels::SampleMulShape& shape, void* wide, void* narrow) {
-    return kernels::ScatterAddColumns(kernels::Device::kCpu, shape, wide, index, narrow, static_cast<float>(scale));
-  });
+  OverRows(wide_TC, narrow_TR, index_R.size(0),
+           [&](const KernelPlace& place, const kernels::SampleMulShape& shape, void* wide, void* narrow) {
+             return kernels::ScatterAddColumns(place.device, shape, wide, index, narrow, static_cast<float>(scale),
+                                               place.stream);
+           });
 }
 
 struct FrozenLinearBackward final : torch::autograd::Node {

@@ -12,6 +12,8 @@
 #include <new>
 #include <string>
 
+#include "worker/trainer/session/device_check.h"
+
 namespace sbora::trainer {
 namespace {
 
@@ -58,6 +60,9 @@ StatusOr<TorchPlan> SetUpTorch(const DevicePlan& plan) {
   if (plan.threads > 0) UseThreads(plan.threads);
   at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
   at::globalContext().setDeterministicFillUninitializedMemory(false);
+  if (!result.device.is_cpu()) {
+    SBORA_RETURN_IF_ERROR(Guarded([&] { return CheckDevice({.device = result.device, .dtype = result.dtype}); }));
+  }
   return result;
 }
 

@@ -22,7 +22,7 @@ struct TorchPlan {
 
 /// Threads, deterministic algorithms, the allocator. For good, for the whole process.
 /// Errors: INVALID_ARGUMENT DEVICE_UNKNOWN; UNIMPLEMENTED DEVICE_UNAVAILABLE when this build or machine has no such
-/// device; UNIMPLEMENTED COMPUTE_DTYPE for bfloat16 on a CPU.
+/// device; UNIMPLEMENTED COMPUTE_DTYPE for bfloat16 on a CPU; those of CheckDevice for a GPU.
 StatusOr<TorchPlan> SetUpTorch(const DevicePlan& plan);
 
 /// Threads, device and element type of what computes now.
