@@ -125,6 +125,7 @@ TEST(ConvertTest, NoFieldIsLost) {
     SetDistinctive(owner, *leaf.field);
     if (leaf.path == "validation.keep_best") spec.set_validation_dataset("held-out");
     if (leaf.path == "adapter.frozen_a") spec.mutable_adapter()->set_method(v1::METHOD_LORA);
+    if (leaf.path == "resources.compute_dtype") spec.mutable_resources()->set_device(v1::DEVICE_CUDA);
     const auto parsed = ParseSpec(spec);
     if (!parsed.ok()) {
       EXPECT_EQ(parsed.status().reason(), "FEATURE_NOT_IMPLEMENTED") << parsed.status();

@@ -262,7 +262,8 @@ TEST_F(SchedulerTest, AutoWaitsForAGpuAndCpuWorkDoesNotTakeIt) {
 TEST_F(SchedulerTest, WorkThatNoWorkerCouldTakeIsToldOnce) {
   const auto told = [this](const std::string& name) {
     std::vector<std::string> messages;
-    for (const EventRow& event : h_.store().ListEvents(h_.Stored(name).uid, 0, 100).value()) {
+    const auto events = h_.store().ListEvents(h_.Stored(name).uid, 0, 100);
+    for (const EventRow& event : *events) {
       if (event.type == "NO_WORKER") messages.push_back(event.message);
     }
     return messages;
