@@ -23,6 +23,11 @@ namespace sbora::server {
 namespace {
 
 constexpr int64_t kMaxMessageBytes = 64 << 20;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kSanitized = true;  // their shadow memory counts as data: no limit would leave room for the check itself
+#else
+constexpr bool kSanitized = false;
+#endif
 constexpr std::chrono::milliseconds kLookEvery{20};
 constexpr std::chrono::seconds kAskEvery{1};
 
@@ -113,6 +118,12 @@ bool IsCrash(int signal) {
          signal == SIGTRAP;
 }
 
+/// Heap, stacks and private maps; not the address space that allocators only reserve.
+bool LimitMemory(uint64_t max_bytes) {
+  const rlimit data{static_cast<rlim_t>(max_bytes), static_cast<rlim_t>(max_bytes)};
+  return ::setrlimit(RLIMIT_DATA, &data) == 0;
+}
+
 }  // namespace
 
 Status CheckTookTooLong(Duration limit) {
@@ -162,9 +173,7 @@ int RunCheckChild(const std::filesystem::path& directory, uint64_t max_bytes) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   const rlimit no_core{0, 0};
   ::setrlimit(RLIMIT_CORE, &no_core);
-  // Heap, stacks and private maps; not the address space that allocators only reserve.
-  const rlimit data{static_cast<rlim_t>(max_bytes), static_cast<rlim_t>(max_bytes)};
-  if (::setrlimit(RLIMIT_DATA, &data) != 0) return 1;
+  if (!kSanitized && !LimitMemory(max_bytes)) return 1;
   // On a small machine the kernel's choice falls on this process, not on the server.
   BecomeFirstVictim();
   StatusOr<data::ValidationReport> checked = Internal("NOT_CHECKED", "the check did not run");
