@@ -10,17 +10,16 @@ logits of the folder's model rounded to F16. Exit status: 0 all hold, 1 somethin
 """
 import argparse
 import json
-import os
 import pathlib
 import sys
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TQDM_DISABLE", "1")
-import gguf  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from safetensors import safe_open  # noqa: E402
+import harness
+import gguf
+import numpy as np
+import torch
+import transformers
+from reference_model import largest_difference, load, logits_of
+from safetensors import safe_open
 
 PROMPTS = ["The capital of France is", "1, 2, 3, 5, 8, 13,", "Grüße 👋🏽, Zoë"]
 LOGIT_TOLERANCE = 1e-4  # the same float32 weights through the same code
@@ -101,32 +100,26 @@ def check_metadata(reader, folder, config):
 @torch.no_grad()
 def largest_logit_difference(path, folder):
     """transformers' GGUF loader against the folder's own weights rounded to F16."""
-    options = {"dtype": torch.float32, "attn_implementation": "eager"}
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    ours = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, **options).eval()
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+    ours, theirs = load(path.parent, gguf_file=path.name), load(folder)
     for parameter in theirs.parameters():
         if parameter.ndim > 1:
             parameter.copy_(parameter.half().float())
-    worst = 0.0
-    for prompt in PROMPTS:
-        ids = torch.tensor([tokenizer(prompt)["input_ids"]])
-        worst = max(worst, (ours(input_ids=ids).logits - theirs(input_ids=ids).logits).abs().max().item())
-    return worst
+    samples = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    return largest_difference(logits_of(ours, samples), logits_of(theirs, samples))
 
 
-def check_gguf(note, path, folder):
-    """Calls note(ok, name, figures) for each comparison of one file."""
+def check_gguf(checks, path, folder):
     path, folder = pathlib.Path(path), pathlib.Path(folder)
     config = json.loads((folder / "config.json").read_text())
     reader = gguf.GGUFReader(path)
     wrong, count = check_tensors(reader, folder_tensors(folder), config)
-    note(not wrong, f"{path.name} tensors", f"{count} compared bit for bit, {len(wrong)} differ {wrong[:3]}")
+    checks.note(not wrong, f"{path.name} tensors", f"{count} compared bit for bit, {len(wrong)} differ {wrong[:3]}")
     keys = check_metadata(reader, folder, config)
-    note(not keys, f"{path.name} metadata", f"{len(keys)} keys differ {keys}")
+    checks.note(not keys, f"{path.name} metadata", f"{len(keys)} keys differ {keys}")
     if value(reader, "general.file_type") == gguf.LlamaFileType.MOSTLY_F16:
         worst = largest_logit_difference(path, folder)
-        note(worst <= LOGIT_TOLERANCE, f"{path.name} in transformers", f"max abs logit difference {worst:.2e}")
+        checks.note(worst <= LOGIT_TOLERANCE, f"{path.name} in transformers", f"max abs logit difference {worst:.2e}")
 
 
 def main():
@@ -134,16 +127,10 @@ def main():
     parser.add_argument("--model", required=True, type=pathlib.Path, help="the Hugging Face folder")
     parser.add_argument("files", nargs="+", type=pathlib.Path)
     arguments = parser.parse_args()
-    failed = []
-
-    def note(ok, name, figures):
-        print(f"{'ok  ' if ok else 'FAIL'} {name}: {figures}", flush=True)
-        if not ok:
-            failed.append(name)
-
+    checks = harness.Checks()
     for path in arguments.files:
-        check_gguf(note, path, arguments.model)
-    return 1 if failed else 0
+        check_gguf(checks, path, arguments.model)
+    return checks.exit_status("check_gguf")
 
 
 if __name__ == "__main__":

@@ -4,30 +4,26 @@
     scripts/check_all reference
     "$(scripts/reference_env)" scripts/numerics/compare_evaluation.py --bin build/release/bin --data DIR
 
-DIR holds tasks/boolq/test.json, tasks/AddSub/test.json, and mmlu/dev and mmlu/test as CSV files; none of it is part of the
-repository. The prompts, the answers and the scores are made again here, from the published rules and by Python's own re,
-csv and json. Checked, one line each, on the first rows of each:
-  boolq and AddSub, greedy: prompts, generated text, answers found and scores are equal;
-  both with 4 beams, on fewer rows; MMLU with 5 shots: prompts and scores equal, letters' log-probabilities within 1e-3.
+DIR holds tasks/boolq/test.json, tasks/AddSub/test.json, and mmlu/dev and mmlu/test as CSV files; none of it is part of
+the repository. The prompts, the answers and the scores are made again here, from the published rules and by Python's own
+re, csv and json. Checked, one line each, on the first rows of each:
+  boolq and AddSub, greedy: prompts, generated text, answers found and scores are equal; the same with 4 beams, on fewer
+  rows; MMLU with 5 shots: prompts and scores equal, letters' log-probabilities within 1e-3.
 Where the two best tokens of a greedy step are closer than the tolerance there is no argmax to agree on: such rows are
 counted and must be rare. Fewer new tokens are generated than the published settings ask for (--max-new-tokens): what is
 compared is the decoding, not the model. Exit status: 0 all hold, 1 something differs or failed.
 """
-import argparse
 import csv
 import json
 import pathlib
 import re
-import signal
 import sys
-import tempfile
-import time
-import warnings
 
+import harness
 import torch
 import transformers
-
-from compare_smollm2 import CACHE, TOLERANCE, Checks, Dump, Service, fetch_gguf, load
+from harness import MODEL, TOLERANCE
+from reference_model import load
 
 SUBJECTS = ["abstract_algebra", "anatomy", "management", "world_religions"]
 LETTERS = "ABCD"
@@ -37,7 +33,7 @@ INDENT = " " * 16
 
 
 def adapters_prompt(instruction):
-    return (f"Below is an instruction that describes a task. Write a response that appropriately completes the request.  "
+    return ("Below is an instruction that describes a task. Write a response that appropriately completes the request.  "
             f"# noqa: E501\n\n{INDENT}### Instruction:\n{INDENT}{instruction}\n{INDENT}\n{INDENT}### Response:\n{INDENT}")
 
 
@@ -52,7 +48,11 @@ def find_number(text):
 
 
 def same_number(label, found):
-    return found is not None and abs(float(label) - float(found)) <= 0.001
+    return abs(float(label) - float(found)) <= 0.001
+
+
+# How an answer is found in a text, and when it is the label.
+RULES = {"boolq": (find_word, str.__eq__), "AddSub": (find_number, same_number)}
 
 
 class Reference:
@@ -100,39 +100,39 @@ class Reference:
 def evaluate(service, dataset, *arguments):
     """The service's result and its examples."""
     file = service.work / f"{dataset}.examples.jsonl"
-    job = service.client("evaluate", "--model", "smollm2", "--dataset", dataset, "--examples", file, *arguments)
-    return job["result"], [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    job = service.client("evaluate", "--model", MODEL, "--dataset", dataset, "--examples", file, *arguments)
+    return job["result"], harness.read_jsonl(file)
 
 
 def check_generated(checks, service, reference, task, rows, beams, tokens):
     """`rows` records of a task through the service and through transformers."""
     name = f"{task} ({'greedy' if beams == 1 else f'{beams} beams'})"
-    find, same = (find_word, str.__eq__) if task == "boolq" else (find_number, same_number)
     result, ours = evaluate(service, task.lower(), "--task", task, "--num-beams", beams, "--max-new-tokens", tokens,
                             "--max-samples", len(rows))
     prompts = [adapters_prompt(row["instruction"]) for row in rows]
     checks.note([example["prompt"] for example in ours] == prompts, f"{name} prompts", f"{len(prompts)} equal")
+
     texts, ids = reference.generate(prompts, tokens, beams)
-    differing, ties, answers, scores, right = [], 0, 0, 0, 0
-    for i, (row, example, text) in enumerate(zip(rows, ours, texts, strict=True)):
-        response = text.split("### Response:")[1].strip()
-        found = find(response)
-        correct = found is not None and bool(same(row["answer"], found))
-        right += correct
-        if example["output"].strip() != text[len(prompts[i]):].strip():
-            if beams == 1 and reference.closest_call(prompts[i], ids[i]) <= TOLERANCE:
-                ties += 1
-                continue
-            differing.append(i)
-        answers += example["answer"] != found
-        scores += example["match"] != correct
-    first = f"; first {differing[0]}: {ours[differing[0]]['output']!r} and {texts[differing[0]][-200:]!r}" if differing else ""
-    checks.note(not differing and ties <= len(rows) // 50, f"{name} generations",
-                f"{len(rows)} rows of at most {tokens} tokens, {len(differing)} differ, {ties} ties{first}")
-    checks.note(answers == 0 and scores == 0, f"{name} answers and scores", f"{answers} and {scores} differ")
-    total = int(result["correct"])
-    checks.note(abs(total - right) <= ties, f"{name} accuracy",
-                f"{total} of {len(rows)}, {result['unanswered']} unanswered; transformers {right}")
+    outputs = [text[len(prompt):].strip() for text, prompt in zip(texts, prompts, strict=True)]
+    unequal = [i for i, output in enumerate(outputs) if ours[i]["output"].strip() != output]
+    ties = [i for i in unequal if beams == 1 and reference.closest_call(prompts[i], ids[i]) <= TOLERANCE]
+    differing = [i for i in unequal if i not in ties]
+    first = f"; row {differing[0]}: {ours[differing[0]]['output']!r} and {outputs[differing[0]]!r}" if differing else ""
+    checks.note(not differing and len(ties) <= len(rows) // 50, f"{name} generations",
+                f"{len(rows)} rows of at most {tokens} tokens, {len(differing)} differ, {len(ties)} ties{first}")
+
+    find, same = RULES[task]
+    answers = [find(text.split("### Response:")[1].strip()) for text in texts]
+    matches = [answer is not None and same(row["answer"], answer) for row, answer in zip(rows, answers, strict=True)]
+    compared = [i for i in range(len(rows)) if i not in ties]
+    wrong_answers = sum(ours[i]["answer"] != answers[i] for i in compared)
+    wrong_scores = sum(ours[i]["match"] != matches[i] for i in compared)
+    checks.note(wrong_answers == wrong_scores == 0, f"{name} answers and scores",
+                f"{len(compared)} rows, {wrong_answers} and {wrong_scores} differ")
+    correct = int(result["correct"])
+    checks.note(abs(correct - sum(matches)) <= len(ties), f"{name} accuracy",
+                f"{correct} of {len(rows)}, {result['unanswered']} unanswered; transformers {sum(matches)}, "
+                f"{answers.count(None)} unanswered")
 
 
 def read_questions(file, limit):
@@ -142,7 +142,8 @@ def read_questions(file, limit):
 
 
 def question_text(row):
-    return row["question"] + "".join(f"\n{letter}. {text}" for letter, text in zip(LETTERS, row["choices"])) + "\nAnswer:"
+    choices = "".join(f"\n{letter}. {text}" for letter, text in zip(LETTERS, row["choices"], strict=True))
+    return f"{row['question']}{choices}\nAnswer:"
 
 
 def mmlu_prompt(subject, dev, row):
@@ -166,72 +167,67 @@ def write_questions(data, work, rows):
     return sets
 
 
-def check_mmlu(checks, service, reference, sets, rows):
-    for split in ("dev", "test"):
-        service.client("datasets", "upload", service.work / split, "--name", f"mmlu-{split}")
-    tokenizer = reference.tokenizer
-    first = [tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in LETTERS]
-    spaced = [tokenizer(f"Answer: {letter}", add_special_tokens=False)["input_ids"][-1] for letter in LETTERS]
-    wanted = [(subject, row) for subject in sorted(SUBJECTS) for row in sets[subject, "test"]]
-    prompts = [mmlu_prompt(subject, sets[subject, "dev"], row) for subject, row in wanted]
-    both = [reference.letters(prompt, first + spaced) for prompt in prompts]
-    for scoring, begin, count in (("choice_likelihood", 0, len(prompts)), ("choice_likelihood_spaced", 4, len(prompts) // 5)):
-        result, ours = evaluate(service, "mmlu-test", "--task", "mmlu", "--few-shot-dataset", "mmlu-dev", "--scoring", scoring,
-                                "--max-samples", count)
-        checks.note([example["prompt"] for example in ours] == prompts[:count], f"MMLU {scoring} prompts", f"{count} equal")
-        theirs = [letters[begin:begin + 4] for letters in both[:count]]
-        worst = max(abs(a - b) for example, letters in zip(ours, theirs, strict=True)
-                    for a, b in zip(example["choice_log_probabilities"], letters, strict=True))
-        checks.note(worst <= TOLERANCE, f"MMLU {scoring} log-probabilities", f"{4 * count} letters, max abs difference {worst:.2e}")
-        correct = [LETTERS[max(range(4), key=letters.__getitem__)] == row["answer"]
-                   for letters, (_, row) in zip(theirs, wanted)]
-        wrong = sum(example["match"] != right for example, right in zip(ours, correct, strict=True))
-        by_subject = {}
-        for (subject, _), right in zip(wanted, correct):
-            by_subject.setdefault(subject, []).append(right)
-        mean = sum(sum(rights) / len(rights) for rights in by_subject.values()) / len(by_subject)
-        ours_by = {score["subject"]: (int(score["correct"]), int(score["samples"])) for score in result["subjects"]}
-        same = ours_by == {subject: (sum(rights), len(rights)) for subject, rights in by_subject.items()}
-        checks.note(wrong == 0 and same and abs(result["subjectMean"] - mean) < 1e-12, f"MMLU {scoring} scores",
-                    f"{wrong} differ, {sum(correct)} of {count} right, mean over {len(by_subject)} subjects "
-                    f"{result['subjectMean']:.4f}")
+def letter_ids(tokenizer, scoring):
+    """The tokens of A to D that a scoring looks at: alone, or as they follow a space."""
+    if scoring == "choice_likelihood":
+        return [tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in LETTERS]
+    return [tokenizer(f"Answer: {letter}", add_special_tokens=False)["input_ids"][-1] for letter in LETTERS]
 
 
-def run(checks, programs, data, options):
-    with tempfile.TemporaryDirectory(prefix="reference-", dir=CACHE) as folder:
-        work = pathlib.Path(folder)
-        gguf, base = fetch_gguf(), work / "base"
-        Dump(programs / "reference_dump", work).run("import", gguf, base)
-        reference = Reference(base)
-        sets = write_questions(data, work, options.rows // len(SUBJECTS))
-        with Service(programs, work) as service:
-            service.client("models", "import", gguf, "--name", "smollm2")
-            for task in ("boolq", "AddSub"):
-                rows = json.loads((data / "tasks" / task / "test.json").read_text(encoding="utf-8"))[:options.rows]
-                service.client("datasets", "upload", data / "tasks" / task / "test.json", "--name", task.lower())
-                check_generated(checks, service, reference, task, rows, 1, options.max_new_tokens)
-                check_generated(checks, service, reference, task, rows[:options.beam_rows], 4, options.max_new_tokens)
-            check_mmlu(checks, service, reference, sets, options.rows)
+def check_mmlu(checks, service, reference, questions, dev, scoring):
+    """`questions`: (subject, question), in the order of the service; `dev`: the questions shown, by subject."""
+    name, count = f"MMLU {scoring}", len(questions)
+    result, ours = evaluate(service, "mmlu-test", "--task", "mmlu", "--few-shot-dataset", "mmlu-dev",
+                            "--scoring", scoring, "--max-samples", count)
+    prompts = [mmlu_prompt(subject, dev[subject], question) for subject, question in questions]
+    checks.note([example["prompt"] for example in ours] == prompts, f"{name} prompts", f"{count} equal")
+
+    ids = letter_ids(reference.tokenizer, scoring)
+    theirs = [reference.letters(prompt, ids) for prompt in prompts]
+    worst = max(abs(a - b) for example, letters in zip(ours, theirs, strict=True)
+                for a, b in zip(example["choice_log_probabilities"], letters, strict=True))
+    checks.note(worst <= TOLERANCE, f"{name} log-probabilities",
+                f"{len(LETTERS) * count} letters, max abs difference {worst:.2e}")
+
+    matches = [LETTERS[letters.index(max(letters))] == question["answer"]
+               for letters, (_, question) in zip(theirs, questions, strict=True)]
+    wrong = sum(example["match"] != match for example, match in zip(ours, matches, strict=True))
+    by_subject = {}
+    for (subject, _), match in zip(questions, matches, strict=True):
+        by_subject.setdefault(subject, []).append(match)
+    mean = sum(sum(found) / len(found) for found in by_subject.values()) / len(by_subject)
+    same_subjects = ({score["subject"]: (int(score["correct"]), int(score["samples"])) for score in result["subjects"]}
+                     == {subject: (sum(found), len(found)) for subject, found in by_subject.items()})
+    checks.note(wrong == 0 and same_subjects and abs(result["subjectMean"] - mean) < 1e-12, f"{name} scores",
+                f"{wrong} differ, {sum(matches)} of {count} right, mean over {len(by_subject)} subjects "
+                f"{result['subjectMean']:.4f}")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bin", required=True, type=pathlib.Path, help="folder of the programs")
+def compare(comparison, options):
+    checks, data = comparison.checks, options.data.resolve()
+    reference = Reference(comparison.base)
+    sets = write_questions(data, comparison.work, options.rows // len(SUBJECTS))
+    with comparison.start_service() as service:
+        for task in ("boolq", "AddSub"):
+            file = data / "tasks" / task / "test.json"
+            rows = json.loads(file.read_text(encoding="utf-8"))[:options.rows]
+            service.upload(task.lower(), file)
+            check_generated(checks, service, reference, task, rows, 1, options.max_new_tokens)
+            check_generated(checks, service, reference, task, rows[:options.beam_rows], 4, options.max_new_tokens)
+        for split in ("dev", "test"):
+            service.upload(f"mmlu-{split}", comparison.work / split)
+        questions = [(subject, question) for subject in sorted(SUBJECTS) for question in sets[subject, "test"]]
+        dev = {subject: sets[subject, "dev"] for subject in SUBJECTS}
+        check_mmlu(checks, service, reference, questions, dev, "choice_likelihood")
+        check_mmlu(checks, service, reference, questions[:len(questions) // 5], dev, "choice_likelihood_spaced")
+
+
+def add_options(parser):
     parser.add_argument("--data", required=True, type=pathlib.Path, help="folder of tasks/ and mmlu/")
     parser.add_argument("--rows", type=int, default=100, help="of each task (default 100)")
     parser.add_argument("--beam-rows", type=int, default=10, help="of these with beams (default 10)")
     parser.add_argument("--max-new-tokens", type=int, default=32)
-    options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves through the with blocks: nothing stays behind
-    warnings.simplefilter("ignore", FutureWarning)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    checks, started = Checks(), time.monotonic()
-    run(checks, options.bin.resolve(), options.data.resolve(), options)
-    verdict = f"FAILED: {', '.join(checks.failed)}" if checks.failed else "all comparisons hold"
-    print(f"compare_evaluation: {verdict} ({time.monotonic() - started:.0f} s)")
-    return 1 if checks.failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(harness.main("compare_evaluation", __doc__, compare, add_options))

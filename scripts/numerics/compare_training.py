@@ -11,45 +11,28 @@ from counter_rng.py, masks from transformers' offsets, AdamW, clipping and sched
   reference's logits within 1e-2 of the distance that training moved them.
 Exit status: 0 all hold, 1 something differs or failed. Needs the programs and 5 GB of disk.
 """
-import argparse
 import json
-import pathlib
-import signal
-import subprocess
 import sys
-import tempfile
-import time
-import warnings
 
-from compare_smollm2 import CACHE, ROOT, Checks, Dump, Service, fetch_gguf, load, logits_of, tokenize_record
+import harness
 import numpy as np
 import peft
 import torch
-import transformers
-
 from counter_rng import lora_a, permutation
+from harness import MODEL, MODULES
+from reference_model import TARGETS, largest_difference, load, logits_of, tokenize_record
 
 STEPS, BATCH, MICRO_BATCH = 50, 4, 2
 RANK, ALPHA, LEARNING_RATE, MAX_NORM, SEED = 8, 16, 5e-4, 1.0, 3
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LOSS_TOLERANCE = 1e-4  # relative, at each step
 PROBES = 8
-
-
-def write_data(work):
-    """STEPS * BATCH support tickets: one epoch, no sample twice."""
-    subprocess.run([sys.executable, ROOT / "examples/support_tickets/generate.py", "--out", work / "tickets",
-                    "--seed", "12", "--train", str(STEPS * BATCH), "--heldout", str(PROBES)],
-                   check=True, stdout=subprocess.DEVNULL)
-    return {part: [json.loads(line) for line in (work / f"tickets/{part}.jsonl").read_text().splitlines()]
-            for part in ("train", "heldout")}
 
 
 def train_with_service(service, method):
     """The metrics of each step, and the folder of the exported adapter."""
     name = f"{method}-training"
-    service.client("submit", "--name", name, "--wait", "--model", "smollm2", "--dataset", "tickets", "--method", method,
-                   "--rank", RANK, "--alpha", ALPHA, "--target-modules", ",".join(t[:-5] for t in TARGETS),
+    service.client("submit", "--name", name, "--wait", "--model", MODEL, "--dataset", "tickets", "--method", method,
+                   "--rank", RANK, "--alpha", ALPHA, "--target-modules", ",".join(MODULES),
                    "--max-steps", STEPS, "--batch-size", BATCH, "--micro-batch-size", MICRO_BATCH,
                    "--learning-rate", LEARNING_RATE, "--schedule", "linear", "--max-gradient-norm", MAX_NORM,
                    "--cutoff-tokens", "256", "--seed", SEED, "--checkpoint-every-seconds", "0")
@@ -100,7 +83,8 @@ def train_with_peft(model, samples):
     return losses, sum(parameter.numel() for parameter in trained)
 
 
-def check_method(checks, service, base, tokenizer, records, method):
+def check_method(comparison, service, records, method):
+    checks, base, tokenizer = comparison.checks, comparison.base, comparison.tokenizer
     metrics, exported = train_with_service(service, method)
     samples = [tokenize_record(tokenizer, record) for record in records["train"]]
     model = start_peft(base, method)
@@ -119,38 +103,21 @@ def check_method(checks, service, base, tokenizer, records, method):
 
     probes = [tokenize_record(tokenizer, record)[0] for record in records["heldout"]]
     theirs = logits_of(model.eval(), probes)
-    untrained = logits_of(load(base), probes)
     loaded = peft.PeftModel.from_pretrained(load(base), exported).eval()
-    apart = max((a - b).abs().max().item() for a, b in zip(logits_of(loaded, probes), theirs))
-    moved = max((a - b).abs().max().item() for a, b in zip(theirs, untrained))
+    apart = largest_difference(logits_of(loaded, probes), theirs)
+    moved = largest_difference(logits_of(load(base), probes), theirs)
     checks.note(apart <= 1e-2 * moved, f"{method} trained adapters' logits",
                 f"max abs difference {apart:.1e}, training moved them by {moved:.1f}")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bin", required=True, type=pathlib.Path, help="folder of the programs")
-    programs = parser.parse_args().bin.resolve()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves through the with blocks: nothing stays behind
-    warnings.simplefilter("ignore", FutureWarning)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    checks, started = Checks(), time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="training-", dir=CACHE) as folder:
-        work = pathlib.Path(folder)
-        gguf, base = fetch_gguf(), work / "base"
-        Dump(programs / "reference_dump", work).run("import", gguf, base)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-        records = write_data(work)
-        with Service(programs, work) as service:
-            service.client("models", "import", gguf, "--name", "smollm2")
-            service.client("datasets", "upload", work / "tickets/train.jsonl", "--name", "tickets")
-            for method in ("lora", "dora"):
-                check_method(checks, service, base, tokenizer, records, method)
-    verdict = f"FAILED: {', '.join(checks.failed)}" if checks.failed else "all comparisons hold"
-    print(f"compare_training: {verdict} ({time.monotonic() - started:.0f} s)")
-    return 1 if checks.failed else 0
+def compare(comparison, _):
+    # One epoch: no sample twice.
+    records = harness.write_tickets(comparison.work / "tickets", 12, STEPS * BATCH, PROBES)
+    with comparison.start_service() as service:
+        service.upload("tickets", comparison.work / "tickets/train.jsonl")
+        for method in ("lora", "dora"):
+            check_method(comparison, service, records, method)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(harness.main("compare_training", __doc__, compare))

@@ -17,8 +17,8 @@ import subprocess
 import sys
 import tempfile
 
+import harness
 import transformers
-from compare_smollm2 import CACHE, fetch_gguf
 
 RANK = 32
 # hidden, layers, heads, key heads, intermediate; in the order of the runs
@@ -123,9 +123,9 @@ def main():
     programs = arguments.bin.resolve()
     transformers.logging.set_verbosity_error()
     print(f"load average at the start: {os.getloadavg()[0]:.1f}")
-    with tempfile.TemporaryDirectory(prefix="estimate-", dir=CACHE) as folder:
+    with tempfile.TemporaryDirectory(prefix="estimate-", dir=harness.CACHE) as folder:
         work = pathlib.Path(folder)
-        subprocess.run([programs / "reference_dump", "import", fetch_gguf(), work / "smollm2"], check=True)
+        subprocess.run([programs / "reference_dump", "import", harness.fetch_gguf(), work / "smollm2"], check=True)
         write_data(work / "long.jsonl")
         make_caches(programs, work)
         rows = []
