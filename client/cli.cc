@@ -105,6 +105,7 @@ ExitCode RunCli(const std::vector<std::string>& arguments, const CliOptions& opt
   AddAdapters(root);
   AddEvaluate(root);
   AddEvaluations(root);
+  AddCompare(root);
   AddGenerate(root);
   AddEstimate(root);
   AddWorkers(root);

@@ -39,7 +39,7 @@ std::vector<std::string> Split(std::string_view text, char separator) {
 void CollectLeaves(const Descriptor& type, const std::string& prefix, std::vector<LeafField>& out) {
   for (int i = 0; i < type.field_count(); ++i) {
     const FieldDescriptor* field = type.field(i);
-    if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+    if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE && !field->is_map()) {
       CollectLeaves(*field->message_type(), prefix + field->name() + ".", out);
     } else {
       out.push_back({prefix + field->name(), field});
@@ -145,6 +145,23 @@ Status StoreValue(Message& message, const FieldDescriptor* field, const std::str
   return BadValue(path, text, "a field that takes one value");
 }
 
+/// Adds one "name=value" to a map of strings to numbers.
+Status StoreEntry(Message& message, const FieldDescriptor* field, const std::string& path, std::string_view text) {
+  const size_t equals = text.find('=');
+  if (equals == std::string_view::npos || equals == 0) return BadValue(path, text, "NAME=VALUE");
+  const std::string name(text.substr(0, equals));
+  const Reflection& reflection = *message.GetReflection();
+  for (int i = 0; i < reflection.FieldSize(message, field); ++i) {
+    const Message& there = reflection.GetRepeatedMessage(message, field, i);
+    if (there.GetReflection()->GetString(there, there.GetDescriptor()->map_key()) == name) {
+      return BadValue(path, text, fmt::format("new: {} is given twice", name));
+    }
+  }
+  Message& entry = *reflection.AddMessage(&message, field);
+  entry.GetReflection()->SetString(&entry, entry.GetDescriptor()->map_key(), name);
+  return StoreValue(entry, entry.GetDescriptor()->map_value(), fmt::format("{}.{}", path, name), text.substr(equals + 1));
+}
+
 /// The message that holds the last part of a known path.
 Message& OwnerOf(Message& root, const std::string& path) {
   Message* message = &root;
@@ -204,6 +221,7 @@ std::string LeafField::Flag() const {
 bool LeafField::IsBool() const { return field->cpp_type() == FieldDescriptor::CPPTYPE_BOOL; }
 
 std::string LeafField::TypeText() const {
+  if (field->is_map()) return "name=" + LeafField{"", field->message_type()->map_value()}.TypeText() + ",...";
   if (field->is_repeated()) return "a,b,c";
   switch (field->cpp_type()) {
     case FieldDescriptor::CPPTYPE_INT32:
@@ -309,7 +327,8 @@ Status SetRepeatedField(Message& root, std::string_view path, const std::vector<
   for (const std::string& item : items) {
     if (item.empty())
       return BadValue(leaf.path, fmt::format("{}", fmt::join(items, ",")), "a list without empty items");
-    SBORA_RETURN_IF_ERROR(StoreValue(owner, leaf.field, leaf.path, item));
+    SBORA_RETURN_IF_ERROR(leaf.field->is_map() ? StoreEntry(owner, leaf.field, leaf.path, item)
+                                               : StoreValue(owner, leaf.field, leaf.path, item));
   }
   return OkStatus();
 }

@@ -17,7 +17,7 @@
 
 namespace sbora::client {
 
-/// A scalar, string or enum field (repeated or not) below a root message.
+/// A scalar, string or enum field (repeated or not), or a map of names to numbers, below a root message.
 struct LeafField {
   /// From the root, in proto names: "adapter.target_modules".
   std::string path;
@@ -26,7 +26,8 @@ struct LeafField {
   /// "--target-modules".
   std::string Flag() const;
   bool IsBool() const;
-  /// What a value looks like: "int", "number", "text", "true|false", "a,b,c" or the enum's names joined by '|'.
+  /// What a value looks like: "int", "number", "text", "true|false", "a,b,c", "name=int,..." or the enum's names joined by
+  /// '|'.
   std::string TypeText() const;
 };
 
@@ -42,12 +43,12 @@ std::vector<std::string> EnumShortNames(const google::protobuf::EnumDescriptor& 
 std::string ToSnakeCase(std::string_view name);
 
 /// Sets the leaf at `path` (each part in snake_case or lowerCamelCase). Lists are separated by commas and replaced as a
-/// whole. A method may carry its quantization: "sbora_fa+nf4".
+/// whole, as are maps: "q=8,layers.0.v=4". A method may carry its quantization: "sbora_fa+nf4".
 /// Errors: InvalidArgument UNKNOWN_FIELD naming the nearest known path, BAD_FIELD_VALUE naming path, value and what is
 /// accepted; each with a field violation.
 Status SetField(google::protobuf::Message& root, std::string_view path, std::string_view text);
 
-/// The same for a list whose items are given one by one.
+/// The same for a list (or map) whose items (of "name=value") are given one by one.
 Status SetRepeatedField(google::protobuf::Message& root, std::string_view path, const std::vector<std::string>& items);
 
 /// The leaf at `path`, or UNKNOWN_FIELD as above.

@@ -44,7 +44,8 @@ class YamlReader {
     const FieldDescriptor* field = type.FindFieldByName(ToSnakeCase(key.Scalar()));
     if (field == nullptr) return AtNode(key, Unknown(type, key.Scalar(), prefix));
     if (!seen_.insert(path).second) return At(key, "DUPLICATE_FIELD", fmt::format("'{}' is given twice", path));
-    if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+    if (field->is_map() && value.IsMap()) return ReadEntries(value, path);
+    if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE && !field->is_map()) {
       if (value.IsNull()) return OkStatus();
       if (!value.IsMap()) return At(value, "BAD_FIELD_VALUE", fmt::format("'{}' must be a map of its fields", path));
       return ReadMap(value, *field->message_type(), path + ".");
@@ -63,6 +64,19 @@ class YamlReader {
       items.push_back(item.Scalar());
     }
     if (const Status status = SetRepeatedField(root_, path, items); !status.ok()) return AtNode(list, status);
+    return OkStatus();
+  }
+
+  /// A map of names to numbers: {q: 8, layers.0.v: 4}.
+  Status ReadEntries(const YAML::Node& map, const std::string& path) {
+    std::vector<std::string> items;
+    for (const auto& entry : map) {
+      if (!entry.first.IsScalar() || !entry.second.IsScalar()) {
+        return At(entry.first, "BAD_FIELD_VALUE", fmt::format("'{}' must be a map of names to numbers", path));
+      }
+      items.push_back(fmt::format("{}={}", entry.first.Scalar(), entry.second.Scalar()));
+    }
+    if (const Status status = SetRepeatedField(root_, path, items); !status.ok()) return AtNode(map, status);
     return OkStatus();
   }
 

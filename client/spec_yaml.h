@@ -5,6 +5,8 @@
 ///     adapter: {method: sbora_fa, rank: 32, target_modules: [q, v]}
 ///     training:
 ///       learning_rate: 2e-3
+///
+/// A map of names to numbers is a map: rank_pattern: {q: 8, layers.0.v: 4}.
 #pragma once
 
 #include <google/protobuf/message.h>

@@ -22,6 +22,7 @@ using Json = nlohmann::json;
 
 constexpr int64_t kFormatVersion = 1;
 constexpr int64_t kQuantizedFormatVersion = 2;
+constexpr int64_t kPatternFormatVersion = 3;
 constexpr std::pair<AdapterMethod, std::string_view> kMethods[] = {{AdapterMethod::kSboraFa, "sbora_fa"},
                                                                    {AdapterMethod::kSboraFb, "sbora_fb"},
                                                                    {AdapterMethod::kLora, "lora"},
@@ -63,6 +64,7 @@ StatusOr<std::vector<LinearModule>> ParseTargets(const Json& json) {
 
 StatusOr<BaseQuantization> ParseBaseQuantization(const Json& json, int64_t version) {
   const char* key = "base_quantization";
+  if (version == kPatternFormatVersion && !json.contains(key)) return BaseQuantization{};
   if (version == kFormatVersion) {
     return json.contains(key) ? BadField(key, "needs format_version 2") : StatusOr<BaseQuantization>(BaseQuantization{});
   }
@@ -86,12 +88,69 @@ Status ParseVariant(const Json& json, AdapterConfig& config) {
   return OkStatus();
 }
 
-/// Calls visit(layer, module, shape) for each adapted module.
-template <typename Visit>
-void ForEachModule(const ModelConfig& base, const std::vector<LinearModule>& targets, const Visit& visit) {
-  for (int64_t layer = 0; layer < base.num_layers; ++layer) {
-    for (const LinearModule module : targets) visit(layer, module, LinearModuleShape(base, module));
+/// Numbers by module key, as they stand in the config: {"q_proj": 8, "model.layers.0.self_attn.q_proj": 4}.
+template <typename Value>
+Json EntriesJson(const std::map<ModuleKey, Value>& entries) {
+  Json json = Json::object();
+  for (const auto& [key, value] : entries) json[ToString(key)] = value;
+  return json;
+}
+
+template <typename Value>
+Status ParseEntries(const Json& json, const char* field, std::map<ModuleKey, Value>& entries) {
+  if (!json.contains(field) || !json[field].is_object()) return BadField(field, "must be an object of modules and numbers");
+  for (const auto& [name, value] : json[field].items()) {
+    SBORA_ASSIGN_OR_RETURN(const ModuleKey key, ParseModuleKey(name));
+    const bool good = std::is_integral_v<Value> ? value.is_number_integer() : value.is_number();
+    if (!good) return BadField(field, "must be an object of modules and numbers");
+    entries[key] = value.template get<Value>();
   }
+  return OkStatus();
+}
+
+Status ParsePattern(const Json& json, AdapterPattern& pattern) {
+  SBORA_RETURN_IF_ERROR(ParseEntries(json, "rank_pattern", pattern.ranks));
+  SBORA_RETURN_IF_ERROR(ParseEntries(json, "alpha_pattern", pattern.alphas));
+  const auto strings = [&](const char* field, std::vector<std::string>& out) {
+    if (!json.contains(field) || !json[field].is_array()) return BadField(field, "must be a list of strings");
+    for (const Json& item : json[field]) {
+      if (!item.is_string()) return BadField(field, "must be a list of strings");
+      out.push_back(item.get<std::string>());
+    }
+    return OkStatus();
+  };
+  std::vector<std::string> layers, single;
+  SBORA_RETURN_IF_ERROR(strings("target_layers", layers));
+  SBORA_RETURN_IF_ERROR(strings("single_targets", single));
+  SBORA_ASSIGN_OR_RETURN(pattern.layers, ParseLayers(layers));
+  for (const std::string& name : single) {
+    SBORA_ASSIGN_OR_RETURN(const ModuleKey key, ParseModuleKey(name));
+    if (key.layer == ModuleKey::kEveryLayer) return BadField("single_targets", "must name a layer in each entry");
+    pattern.single.push_back(key);
+  }
+  std::sort(pattern.single.begin(), pattern.single.end());
+  return OkStatus();
+}
+
+Status CheckRanks(const AdapterConfig& config) {
+  for (const AdaptedModule& module : config.Modules()) {
+    const int64_t limit = MaxRank(config.method, module.shape);
+    if (module.rank >= 1 && module.rank <= limit) continue;
+    const std::string name = config.pattern.empty() ? std::string(LinearModuleName(module.module))
+                                                    : ModulePath(module.layer, module.module);
+    return InvalidArgument("RANK_OUT_OF_RANGE", fmt::format("rank {} is outside [1, {}] for {} with {}", module.rank, limit,
+                                                            name, AdapterMethodName(config.method)))
+        .WithMetadata("module", std::string(LinearModuleName(module.module)))
+        .WithMetadata("limit", std::to_string(limit))
+        .WithViolation("rank", fmt::format("must be at most {} for {} of this model", limit, name));
+  }
+  return OkStatus();
+}
+
+Status CheckAlpha(double alpha) {
+  if (alpha > 0 && alpha <= kMaxAlpha) return OkStatus();
+  return InvalidArgument("ALPHA_OUT_OF_RANGE", fmt::format("alpha {} is outside (0, {}]", alpha, kMaxAlpha))
+      .WithViolation("alpha", fmt::format("must be greater than 0 and at most {}", kMaxAlpha));
 }
 
 }  // namespace
@@ -142,11 +201,18 @@ double AdapterScale(double alpha, int64_t rank, bool rank_stabilized) {
   return alpha / (rank_stabilized ? std::sqrt(r) : r);
 }
 
+double AdapterConfig::ScaleOf(int64_t layer, LinearModule module) const {
+  return AdapterScale(AlphaOf(placement(), layer, module), RankOf(placement(), layer, module), rank_stabilized);
+}
+
 std::string ToJson(const AdapterConfig& config) {
   Json targets = Json::array();
   for (const LinearModule module : config.target_modules) targets.push_back(LinearModuleName(module));
   const bool quantized = config.base_quantization.kind != Quantization::kNone;
-  Json json = {{"format_version", quantized ? kQuantizedFormatVersion : kFormatVersion},
+  const int64_t version = !config.pattern.empty() ? kPatternFormatVersion
+                          : quantized             ? kQuantizedFormatVersion
+                                                  : kFormatVersion;
+  Json json = {{"format_version", version},
                {"method", AdapterMethodName(config.method)},
                {"r", config.rank},
                {"alpha", config.alpha},
@@ -163,6 +229,14 @@ std::string ToJson(const AdapterConfig& config) {
   if (quantized) {
     json["base_quantization"] = {{"method", "nf4"}, {"double_quantization", config.base_quantization.double_quantization}};
   }
+  if (!config.pattern.empty()) {
+    Json single = Json::array();
+    for (const ModuleKey& key : config.pattern.single) single.push_back(ToString(key));
+    json["target_layers"] = LayerItems(config.pattern.layers);
+    json["single_targets"] = std::move(single);
+    json["rank_pattern"] = EntriesJson(config.pattern.ranks);
+    json["alpha_pattern"] = EntriesJson(config.pattern.alphas);
+  }
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
@@ -172,10 +246,10 @@ StatusOr<AdapterConfig> ParseAdapterConfig(std::string_view json_text) {
     return InvalidArgument("ADAPTER_CONFIG_MALFORMED", fmt::format("{} is no JSON object", kAdapterConfigFile));
   }
   SBORA_ASSIGN_OR_RETURN(const int64_t version, GetInt(json, "format_version"));
-  if (version != kFormatVersion && version != kQuantizedFormatVersion) {
-    return Unimplemented("ADAPTER_FORMAT_VERSION", fmt::format("{} has format_version {}; this program reads {} and {}",
+  if (version < kFormatVersion || version > kPatternFormatVersion) {
+    return Unimplemented("ADAPTER_FORMAT_VERSION", fmt::format("{} has format_version {}; this program reads {} to {}",
                                                                kAdapterConfigFile, version, kFormatVersion,
-                                                               kQuantizedFormatVersion));
+                                                               kPatternFormatVersion));
   }
   AdapterConfig config;
   SBORA_ASSIGN_OR_RETURN(const std::string method, GetString(json, "method"));
@@ -201,6 +275,7 @@ StatusOr<AdapterConfig> ParseAdapterConfig(std::string_view json_text) {
   if (!json.contains("base_config")) return BadField("base_config", "is missing");
   SBORA_ASSIGN_OR_RETURN(config.base_config, ParseHfConfig(json["base_config"].dump()));
   SBORA_ASSIGN_OR_RETURN(config.base_quantization, ParseBaseQuantization(json, version));
+  if (version == kPatternFormatVersion) SBORA_RETURN_IF_ERROR(ParsePattern(json, config.pattern));
   SBORA_RETURN_IF_ERROR(CheckAdapterConfig(config));
   return config;
 }
@@ -219,20 +294,10 @@ Status CheckAdapterConfig(const AdapterConfig& config) {
           .WithViolation("target_modules", "must be distinct and in the order q, k, v, o, gate, up, down");
     }
   }
-  for (const LinearModule module : config.target_modules) {
-    const int64_t limit = MaxRank(config.method, LinearModuleShape(config.base_config, module));
-    if (config.rank < 1 || config.rank > limit) {
-      return InvalidArgument("RANK_OUT_OF_RANGE", fmt::format("rank {} is outside [1, {}] for {} with {}", config.rank, limit,
-                                                              LinearModuleName(module), AdapterMethodName(config.method)))
-          .WithMetadata("module", std::string(LinearModuleName(module)))
-          .WithMetadata("limit", std::to_string(limit))
-          .WithViolation("rank", fmt::format("must be at most {} for {} of this model", limit, LinearModuleName(module)));
-    }
-  }
-  if (!(config.alpha > 0) || config.alpha > kMaxAlpha) {
-    return InvalidArgument("ALPHA_OUT_OF_RANGE", fmt::format("alpha {} is outside (0, {}]", config.alpha, kMaxAlpha))
-        .WithViolation("alpha", fmt::format("must be greater than 0 and at most {}", kMaxAlpha));
-  }
+  SBORA_RETURN_IF_ERROR(CheckPattern(config.base_config, config.placement()));
+  SBORA_RETURN_IF_ERROR(CheckRanks(config));
+  SBORA_RETURN_IF_ERROR(CheckAlpha(config.alpha));
+  for (const auto& [key, alpha] : config.pattern.alphas) SBORA_RETURN_IF_ERROR(CheckAlpha(alpha));
   if (!(config.dropout >= 0 && config.dropout < 1)) {
     return InvalidArgument("DROPOUT_OUT_OF_RANGE", fmt::format("dropout {} is outside [0, 1)", config.dropout))
         .WithViolation("dropout", "must be at least 0 and below 1");
@@ -295,13 +360,13 @@ std::vector<ModuleTensor> ModuleTensors(const AdapterForm& form, int64_t layer, 
 std::vector<TensorSpec> ExpectedAdapterTensors(const AdapterConfig& config) {
   if (config.method == AdapterMethod::kFull) return ExpectedTensors(config.base_config);
   std::vector<TensorSpec> specs;
-  const AdapterForm form{config.method, config.rank, config.frozen_a};
-  ForEachModule(config.base_config, config.target_modules, [&](int64_t layer, LinearModule module, ModuleShape shape) {
-    for (ModuleTensor& tensor : ModuleTensors(form, layer, module, shape)) {
+  for (const AdaptedModule& each : config.Modules()) {
+    const AdapterForm form{config.method, each.rank, config.frozen_a};
+    for (ModuleTensor& tensor : ModuleTensors(form, each.layer, each.module, each.shape)) {
       const DType dtype = tensor.role == TensorRole::kIndex ? DType::kI32 : config.artifact_dtype;
       specs.push_back({std::move(tensor.name), dtype, std::move(tensor.shape)});
     }
-  });
+  }
   std::sort(specs.begin(), specs.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   return specs;
 }
@@ -317,18 +382,21 @@ std::map<std::string, std::string> AdapterMetadata(const AdapterConfig& config) 
           {"sbora_base_hash", config.base_hash}};
 }
 
-int64_t TrainableParameters(const ModelConfig& base, AdapterMethod method, int64_t rank,
-                            const std::vector<LinearModule>& targets, FrozenFactor frozen_a) {
-  if (method == AdapterMethod::kFull) return ParameterCount(base);
+int64_t TrainableParameters(AdapterMethod method, const std::vector<AdaptedModule>& modules, FrozenFactor frozen_a) {
   int64_t count = 0;
-  for (const LinearModule module : targets) {
-    const ModuleShape shape = LinearModuleShape(base, module);
-    for (const ModuleTensor& tensor : ModuleTensors({method, rank, frozen_a}, /*layer=*/0, module, shape)) {
+  for (const AdaptedModule& each : modules) {
+    for (const ModuleTensor& tensor : ModuleTensors({method, each.rank, frozen_a}, each.layer, each.module, each.shape)) {
       if (!tensor.trained) continue;
       count += std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1}, std::multiplies<>());
     }
   }
-  return count * base.num_layers;
+  return count;
+}
+
+int64_t TrainableParameters(const ModelConfig& base, AdapterMethod method, int64_t rank,
+                            const std::vector<LinearModule>& targets, FrozenFactor frozen_a) {
+  if (method == AdapterMethod::kFull) return ParameterCount(base);
+  return TrainableParameters(method, AdaptedModules(base, {targets, rank, 0, AdapterPattern()}), frozen_a);
 }
 
 StatusOr<AdapterFolder> AdapterFolder::Open(const std::filesystem::path& dir) {
@@ -357,12 +425,10 @@ StatusOr<AdapterFolder> AdapterFolder::Open(const std::filesystem::path& dir) {
   }
   AdapterFolder folder(std::move(config), std::move(file));
   if (!UsesIndices(folder.config_.method)) return folder;
-  for (int64_t layer = 0; layer < folder.config_.base_config.num_layers; ++layer) {
-    for (const LinearModule module : folder.config_.target_modules) {
-      SBORA_ASSIGN_OR_RETURN(const auto indices, folder.Indices(layer, module));
-      const ModuleShape shape = LinearModuleShape(folder.config_.base_config, module);
-      SBORA_RETURN_IF_ERROR(CheckIndices(indices, ModulePath(layer, module), IndexDim(folder.config_.method, shape)));
-    }
+  for (const AdaptedModule& each : folder.config_.Modules()) {
+    SBORA_ASSIGN_OR_RETURN(const auto indices, folder.Indices(each.layer, each.module));
+    SBORA_RETURN_IF_ERROR(
+        CheckIndices(indices, ModulePath(each.layer, each.module), IndexDim(folder.config_.method, each.shape)));
   }
   return folder;
 }

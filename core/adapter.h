@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/status.h"
+#include "core/adapter_pattern.h"
 #include "core/dtype.h"
 #include "core/model_config.h"
 #include "core/safetensors.h"
@@ -72,22 +73,29 @@ struct AdapterConfig {
   std::string base_hash;                ///< ModelFolder::ComputeBaseHash of the base
   ModelConfig base_config;              ///< shapes of the base: an adapter is checkable without it
   BaseQuantization base_quantization = {};
+  AdapterPattern pattern = {};  ///< where modules differ in rank or alpha, or not every layer is adapted
 
+  /// Of a module without an entry in the pattern.
   double scale() const { return AdapterScale(alpha, rank, rank_stabilized); }
+  double ScaleOf(int64_t layer, LinearModule module) const;
+  /// Borrows from this config.
+  AdapterPlacement placement() const { return {target_modules, rank, alpha, pattern}; }
+  std::vector<AdaptedModule> Modules() const { return AdaptedModules(base_config, placement()); }
   bool operator==(const AdapterConfig&) const = default;
 };
 
 /// The text of adapter_config.json, and back. ParseAdapterConfig(ToJson(c)) == c. An adapter of a quantised base has
-/// format_version 2, so that a program that knows no such base refuses it by name.
+/// format_version 2, one with a pattern 3, so that a program that knows no such thing refuses it by name.
 std::string ToJson(const AdapterConfig& config);
 /// Errors: INVALID_ARGUMENT ADAPTER_CONFIG_MALFORMED naming the field, UNIMPLEMENTED ADAPTER_FORMAT_VERSION, and those
 /// of CheckAdapterConfig.
 StatusOr<AdapterConfig> ParseAdapterConfig(std::string_view json_text);
 
 /// Rank against each target's shape (MaxRank), targets present and distinct, alpha > 0, 0 <= dropout < 1, A frozen for
-/// LoRA only.
+/// LoRA only, the pattern as CheckPattern says.
 /// Errors: INVALID_ARGUMENT RANK_OUT_OF_RANGE, TARGET_MODULES_EMPTY, TARGET_MODULE_DUPLICATE, ALPHA_OUT_OF_RANGE,
-/// DROPOUT_OUT_OF_RANGE, FROZEN_FACTOR_METHOD, each naming value and limit with a field violation (`rank`, ...).
+/// DROPOUT_OUT_OF_RANGE, FROZEN_FACTOR_METHOD, and those of CheckPattern, each naming value and limit with a field violation
+/// (`rank`, ...).
 Status CheckAdapterConfig(const AdapterConfig& config);
 
 /// The dimension an index vector of this method runs over: k for FA, d for FB.
@@ -135,6 +143,9 @@ int64_t ArtifactBytes(const AdapterConfig& config);
 /// The __metadata__ every adapter_model.safetensors carries.
 std::map<std::string, std::string> AdapterMetadata(const AdapterConfig& config);
 /// Trained elements: indices and a frozen A are not counted.
+int64_t TrainableParameters(AdapterMethod method, const std::vector<AdaptedModule>& modules,
+                            FrozenFactor frozen_a = FrozenFactor::kNone);
+/// Of one rank on the same modules of every layer. kFull: all weights.
 int64_t TrainableParameters(const ModelConfig& base, AdapterMethod method, int64_t rank,
                             const std::vector<LinearModule>& targets, FrozenFactor frozen_a = FrozenFactor::kNone);
 

@@ -38,7 +38,8 @@ StatusOr<AdapterDelta> AdapterDelta::Load(const AdapterFolder& adapter, int64_t 
   delta.weight_ = static_cast<float>(weight);
   // At weight 1 this is the plain scale, bit for bit.
   const bool dora = config.method == AdapterMethod::kDora;
-  delta.scale_ = static_cast<float>(dora ? config.scale() : weight * config.scale());
+  const double scale = config.ScaleOf(layer, module);
+  delta.scale_ = static_cast<float>(dora ? scale : weight * scale);
   if (UsesIndices(config.method)) {
     SBORA_ASSIGN_OR_RETURN(delta.idx_R_, adapter.Indices(layer, module));
     SBORA_ASSIGN_OR_RETURN(delta.factor_, adapter.Floats(FactorTensorName(config.method, layer, module)));

@@ -1,6 +1,7 @@
 #include "core/estimate.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "common/check.h"
 
@@ -14,24 +15,23 @@ constexpr int64_t kIndexCopies = 2;  // a host vector and a tensor
 constexpr double kNf4BytesPerWeight = 0.5 + 4.0 / 64;
 constexpr double kNf4DoubleBytesPerWeight = 0.5 + 1.0 / 64 + 4.0 / (64 * 256);  // scales quantised again
 
-bool IsTarget(const AdapterSpec& adapter, LinearModule module) {
-  if (adapter.method == AdapterMethod::kFull) return true;
-  return std::find(adapter.target_modules.begin(), adapter.target_modules.end(), module) != adapter.target_modules.end();
+bool IsTrained(const AdapterSpec& adapter, int64_t layer, LinearModule module) {
+  return adapter.method == AdapterMethod::kFull || IsTarget(adapter.placement(), layer, module);
 }
 
 /// Walks the layers as LlamaModel does, knowing which tensors require a gradient: what comes before the first adapted
 /// module is not differentiated.
 ///
-/// visit.Norm(grad), visit.Linear(module, x_grad, x_kept_already) -> true when the whole input is now kept,
+/// visit.Norm(grad), visit.Linear(layer, module, x_grad, x_kept_already) -> true when the whole input is now kept,
 /// visit.Attention(grad), visit.SwiGlu(grad).
 template <typename Visit>
 void WalkLayers(const ModelConfig& model, const AdapterSpec& adapter, Visit& visit) {
   bool grad = adapter.method == AdapterMethod::kFull;  // of the residual stream
-  const auto linear = [&](LinearModule module, bool x_grad, bool& x_kept) {
-    x_kept |= visit.Linear(module, x_grad, x_kept);
-    return x_grad || IsTarget(adapter, module);
-  };
   for (int64_t layer = 0; layer < model.num_layers; ++layer) {
+    const auto linear = [&](LinearModule module, bool x_grad, bool& x_kept) {
+      x_kept |= visit.Linear(layer, module, x_grad, x_kept);
+      return x_grad || IsTrained(adapter, layer, module);
+    };
     visit.Norm(grad);
     bool x_kept = false;
     bool attention_grad = false;
@@ -70,20 +70,21 @@ struct KeptBytes {
   void SwiGlu(bool grad) {
     if (grad) bytes += 2 * model.intermediate_size * element;
   }
-  bool Linear(LinearModule module, bool, bool x_kept) {
-    if (!IsTarget(adapter, module)) return false;
+  bool Linear(int64_t layer, LinearModule module, bool, bool x_kept) {
+    if (!IsTrained(adapter, layer, module)) return false;
     const ModuleShape shape = LinearModuleShape(model, module);
+    const int64_t rank = RankOf(adapter.placement(), layer, module);
     if (adapter.method == AdapterMethod::kSboraFa) {
-      bytes += adapter.rank * element;
+      bytes += rank * element;
       return false;
     }
     if (adapter.frozen_a != FrozenFactor::kNone) {  // its gradient alone would need the input
-      bytes += adapter.rank * element;
+      bytes += rank * element;
       return false;
     }
     if (!x_kept) bytes += shape.in_features * element;
     const bool low_rank = adapter.method == AdapterMethod::kLora || adapter.method == AdapterMethod::kDora;
-    if (low_rank) bytes += adapter.rank * element;
+    if (low_rank) bytes += rank * element;
     if (adapter.method == AdapterMethod::kDora) bytes += shape.out_features * element;
     return true;
   }
@@ -99,14 +100,14 @@ struct LinearFlops {
   void Norm(bool) {}
   void SwiGlu(bool) {}
   void Attention(bool grad) { attention_passes += grad ? 3.5 : 1.0; }
-  bool Linear(LinearModule module, bool x_grad, bool) {
+  bool Linear(int64_t layer, LinearModule module, bool x_grad, bool) {
     const ModuleShape shape = LinearModuleShape(model, module);
     const auto d = static_cast<double>(shape.out_features);
     const auto k = static_cast<double>(shape.in_features);
-    const auto r = static_cast<double>(adapter.rank);
+    const auto r = static_cast<double>(RankOf(adapter.placement(), layer, module));
     const double passes = x_grad ? 2 : 1;  // forward, input gradient
     multiply_adds += passes * d * k;
-    if (!IsTarget(adapter, module)) return false;
+    if (!IsTrained(adapter, layer, module)) return false;
     switch (adapter.method) {
       case AdapterMethod::kSboraFa: multiply_adds += (passes + 1) * d * r; break;
       case AdapterMethod::kSboraFb: multiply_adds += (passes + 1) * k * r; break;
@@ -191,17 +192,20 @@ MemoryEstimate EstimateMemory(const ModelConfig& model, const JobSpec& spec, con
   const AdapterSpec& adapter = spec.adapter;
   const int64_t element = load.cuda && spec.compute_dtype != ComputeDtype::kFloat32 ? 2 : kFloatBytes;
   const bool full = adapter.method == AdapterMethod::kFull;
-  const int64_t trained =
-      TrainableParameters(model, adapter.method, adapter.rank, adapter.target_modules, adapter.frozen_a);
+  const std::vector<AdaptedModule> modules = AdaptedModules(model, adapter.placement());
+  const auto count = [&](FrozenFactor frozen) {
+    return full ? ParameterCount(model) : TrainableParameters(adapter.method, modules, frozen);
+  };
+  const int64_t trained = count(adapter.frozen_a);
   MemoryEstimate memory;
   memory.weights = WeightBytes(model, spec, element);
   // Full fine-tuning trains the weights themselves; beside 16-bit ones it keeps a float32 copy.
-  const int64_t stored =  // a frozen A included
-      TrainableParameters(model, adapter.method, adapter.rank, adapter.target_modules, FrozenFactor::kNone);
+  const int64_t stored = count(FrozenFactor::kNone);  // a frozen A included
   memory.adapter = full && element == kFloatBytes ? 0 : stored * kFloatBytes;
   if (UsesIndices(adapter.method)) {
-    const auto targets = static_cast<int64_t>(adapter.target_modules.size());
-    memory.adapter += kIndexCopies * targets * model.num_layers * adapter.rank * static_cast<int64_t>(sizeof(int32_t));
+    for (const AdaptedModule& each : modules) {
+      memory.adapter += kIndexCopies * each.rank * static_cast<int64_t>(sizeof(int32_t));
+    }
   }
   memory.gradients = trained * kFloatBytes;
   memory.optimizer = 2 * trained * kFloatBytes;

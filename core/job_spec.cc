@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <utility>
 
 #include "core/r_index.h"
@@ -100,6 +101,53 @@ void CheckRegions(const AdapterSpec& adapter, Violations& violations) {
                                  adapter.disjoint_from.size(), kMaxDisjointFrom));
 }
 
+/// Ranges of what the pattern names; whether the model has it is ResolveAgainstModel's.
+void CheckPatternValues(const AdapterSpec& adapter, Violations& violations) {
+  for (const auto& [key, rank] : adapter.pattern.ranks) {
+    violations.Require(rank >= 1 && rank <= 1 << 20, "spec.adapter.rank_pattern",
+                       fmt::format("gives {} the rank {}, must be from 1 to {}", ToString(key), rank, 1 << 20));
+  }
+  for (const auto& [key, alpha] : adapter.pattern.alphas) {
+    violations.Require(alpha > 0.0 && alpha <= kMaxAlpha, "spec.adapter.alpha_pattern",
+                       fmt::format("gives {} the alpha {}, must be above 0 and at most {}", ToString(key), alpha, kMaxAlpha));
+  }
+  violations.Require(adapter.pattern.layers.empty() || adapter.pattern.single.empty(), "spec.adapter.target_layers",
+                     "must be empty when target_modules name layers themselves; choose one of them");
+  violations.Require(adapter.method != AdapterMethod::kFull || adapter.pattern.empty(), "spec.adapter.rank_pattern",
+                     "and alpha_pattern, target_layers and layers in target_modules are for adapters; full trains every weight");
+}
+
+/// Each module's rank against its width: once a module when all layers have one rank, else once a layer.
+void CheckRanks(const ModelConfig& model, const AdapterSpec& adapter, Violations& violations) {
+  for (const AdaptedModule& each : AdaptedModules(model, adapter.placement())) {
+    const bool by_pattern = each.rank != adapter.rank;
+    if (!by_pattern && adapter.pattern.empty() && each.layer > 0) break;
+    const int64_t limit = MaxRank(adapter.method, each.shape);
+    violations.Require(each.rank <= limit, by_pattern ? "spec.adapter.rank_pattern" : "spec.adapter.rank",
+                       fmt::format("is {}, must be at most {} for {} of this model with {}", each.rank, limit,
+                                   by_pattern ? ModulePath(each.layer, each.module)
+                                              : std::string(LinearModuleName(each.module)),
+                                   AdapterMethodName(adapter.method)));
+  }
+}
+
+/// Modules that share an index vector have one rank.
+void CheckSharedRanks(const ModelConfig& model, const AdapterSpec& adapter, Violations& violations) {
+  if (!adapter.share_indices || adapter.pattern.empty()) return;
+  std::map<std::pair<int64_t, bool>, AdaptedModule> first;  // by layer and block
+  for (const AdaptedModule& each : AdaptedModules(model, adapter.placement())) {
+    if (each.module == LinearModule::kO || each.module == LinearModule::kDown) continue;  // share with nobody
+    const auto [entry, fresh] = first.try_emplace({each.layer, each.module >= LinearModule::kGate}, each);
+    if (fresh || entry->second.rank == each.rank) continue;
+    violations.Require(false, "spec.adapter.rank_pattern",
+                       fmt::format("gives {} rank {} and {} rank {}, which share_indices gives one index vector; give them "
+                                   "one rank or leave share_indices out",
+                                   ModulePath(each.layer, entry->second.module), entry->second.rank,
+                                   ModulePath(each.layer, each.module), each.rank));
+    return;
+  }
+}
+
 void CheckData(const JobSpec& spec, Violations& violations) {
   const DataSpec& data = spec.data;
   violations.Require(data.cutoff_tokens == 0 || data.cutoff_tokens >= kMinCutoffTokens, "spec.data.cutoff_tokens",
@@ -135,7 +183,9 @@ AdapterConfig AdapterConfigOf(const AdapterSpec& adapter, const ModelConfig& bas
           .artifact_dtype = DType::kF32,
           .base_model = std::move(base_model),
           .base_hash = std::move(base_hash),
-          .base_config = base};
+          .base_config = base,
+          .base_quantization = {},
+          .pattern = adapter.pattern};
 }
 
 Status CheckJobSpec(const JobSpec& spec, SpecPurpose purpose) {
@@ -148,6 +198,7 @@ Status CheckJobSpec(const JobSpec& spec, SpecPurpose purpose) {
   violations.Require(spec.adapter.dropout >= 0.0 && spec.adapter.dropout < 1.0, "spec.adapter.dropout",
                      fmt::format("is {}, must be at least 0 and below 1", spec.adapter.dropout));
   violations.Require(!spec.adapter.target_modules.empty(), "spec.adapter.target_modules", "must name at least one module");
+  CheckPatternValues(spec.adapter, violations);
   CheckRegions(spec.adapter, violations);
   violations.Require(spec.adapter.method != AdapterMethod::kFull || spec.quantization == Quantization::kNone,
                      "spec.quantization",
@@ -182,12 +233,12 @@ Status ResolveAgainstModel(const ModelConfig& model, JobSpec& spec) {
   Violations violations;
   violations.Require(spec.data.cutoff_tokens <= context, "spec.data.cutoff_tokens",
                      fmt::format("is {}, the model's context is {} tokens", spec.data.cutoff_tokens, context));
-  for (const LinearModule module : spec.adapter.target_modules) {
-    const int64_t limit = MaxRank(spec.adapter.method, LinearModuleShape(model, module));
-    violations.Require(spec.adapter.rank <= limit, "spec.adapter.rank",
-                       fmt::format("is {}, must be at most {} for {} of this model with {}", spec.adapter.rank, limit,
-                                   LinearModuleName(module), AdapterMethodName(spec.adapter.method)));
+  const Status pattern = CheckPattern(model, spec.adapter.placement());
+  for (const FieldViolation& violation : pattern.violations()) {
+    violations.Require(false, "spec.adapter." + violation.field, violation.description);
   }
+  CheckRanks(model, spec.adapter, violations);
+  CheckSharedRanks(model, spec.adapter, violations);
   return violations.Finish();
 }
 

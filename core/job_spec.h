@@ -32,6 +32,10 @@ struct AdapterSpec {
   bool share_indices = false;               ///< q, k, v share one index vector, gate and up another; FA only
   std::vector<std::string> disjoint_from;   ///< adapters or jobs, as written; the coordinator resolves them to adapters
   bool disjoint_from_all = false;           ///< every adapter and unended job of the project on this base
+  AdapterPattern pattern = {};              ///< ranks and alphas by module, adapted layers
+
+  /// Borrows from this spec.
+  AdapterPlacement placement() const { return {target_modules, rank, alpha, pattern}; }
 };
 
 struct DataSpec {

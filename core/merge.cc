@@ -74,11 +74,8 @@ Status CheckMergeable(std::string_view name, const AdapterConfig& adapter) {
 TensorEdits EditsOf(const std::vector<WeightedAdapter>& adapters) {
   std::map<std::string, std::vector<Part>> parts;
   for (const auto& [adapter, weight] : adapters) {
-    const AdapterConfig& config = adapter->config();
-    for (int64_t layer = 0; layer < config.base_config.num_layers; ++layer) {
-      for (const LinearModule module : config.target_modules) {
-        parts[ModulePath(layer, module) + ".weight"].push_back({adapter, weight, layer, module});
-      }
+    for (const AdaptedModule& each : adapter->config().Modules()) {
+      parts[ModulePath(each.layer, each.module) + ".weight"].push_back({adapter, weight, each.layer, each.module});
     }
   }
   TensorEdits edits;

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <set>
 #include <nlohmann/json.hpp>
 
 #include "common/status_macros.h"
@@ -15,27 +17,58 @@ namespace {
 
 using Json = nlohmann::json;
 
-std::string PeftConfigJson(const AdapterConfig& config, const std::string& base_path) {
+Json NumberJson(double value) { return value == std::floor(value) ? Json(static_cast<int64_t>(value)) : Json(value); }
+
+/// What differs from `otherwise`, as PEFT's pattern. PEFT takes the first key that matches, in the order of the file:
+/// so no two keys here match one module. A module's name stands for all of its layers when they agree, else each layer
+/// has a key of its own. PEFT reads keys as regular expressions; the dots of a name match themselves and, among the
+/// names of this architecture, nothing else.
+template <typename Value, typename ValueOf>
+Json PatternJson(const std::vector<AdaptedModule>& modules, const ValueOf& value_of, Value otherwise) {
+  std::map<LinearModule, std::set<Value>> values;
+  for (const AdaptedModule& each : modules) values[each.module].insert(value_of(each));
+  Json json = Json::object();
+  for (const AdaptedModule& each : modules) {
+    const Value value = value_of(each);
+    if (value == otherwise) continue;
+    const bool all_layers = values[each.module].size() == 1;
+    json[all_layers ? std::string(LinearModuleName(each.module)) : ModulePath(each.layer, each.module)] =
+        NumberJson(static_cast<double>(value));
+  }
+  return json;
+}
+
+Json TargetsJson(const AdapterConfig& config) {
+  std::set<LinearModule> by_layer;
+  for (const ModuleKey& key : config.pattern.single) by_layer.insert(key.module);
   Json targets = Json::array();
-  for (const LinearModule module : config.target_modules) targets.push_back(LinearModuleName(module));
-  const bool whole = config.alpha == std::floor(config.alpha);
+  for (const LinearModule module : config.target_modules) {
+    if (!by_layer.contains(module)) targets.push_back(LinearModuleName(module));
+  }
+  for (const ModuleKey& key : config.pattern.single) targets.push_back(ToString(key));
+  return targets;
+}
+
+std::string PeftConfigJson(const AdapterConfig& config, const std::string& base_path) {
+  const std::vector<AdaptedModule> modules = config.Modules();
+  const AdapterPattern& pattern = config.pattern;
   const Json json = {{"peft_type", "LORA"},
                      {"task_type", "CAUSAL_LM"},
                      {"base_model_name_or_path", base_path.empty() ? config.base_model : base_path},
                      {"revision", nullptr},
                      {"inference_mode", true},
                      {"r", config.rank},
-                     {"lora_alpha", whole ? Json(static_cast<int64_t>(config.alpha)) : Json(config.alpha)},
+                     {"lora_alpha", NumberJson(config.alpha)},
                      {"lora_dropout", config.dropout},
-                     {"target_modules", targets},
+                     {"target_modules", TargetsJson(config)},
                      {"bias", "none"},
                      {"fan_in_fan_out", false},
                      {"modules_to_save", nullptr},
                      {"init_lora_weights", true},
-                     {"layers_to_transform", nullptr},
+                     {"layers_to_transform", pattern.layers.empty() ? Json() : Json(pattern.layers)},
                      {"layers_pattern", nullptr},
-                     {"rank_pattern", Json::object()},
-                     {"alpha_pattern", Json::object()},
+                     {"rank_pattern", PatternJson(modules, [](const AdaptedModule& m) { return m.rank; }, config.rank)},
+                     {"alpha_pattern", PatternJson(modules, [](const AdaptedModule& m) { return m.alpha; }, config.alpha)},
                      {"use_rslora", config.rank_stabilized},
                      {"use_dora", config.method == AdapterMethod::kDora}};
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
@@ -90,8 +123,8 @@ StatusOr<ExportedFolder> ExportPeft(const std::filesystem::path& adapter_dir, co
     }
   } else {
     std::map<std::string, std::pair<int64_t, LinearModule>> modules;  // by name of tensor A
-    for (int64_t layer = 0; layer < config.base_config.num_layers; ++layer) {
-      for (const LinearModule m : config.target_modules) modules[PeftTensorName(layer, m, "lora_A.weight")] = {layer, m};
+    for (const AdaptedModule& each : config.Modules()) {
+      modules[PeftTensorName(each.layer, each.module, "lora_A.weight")] = {each.layer, each.module};
     }
     for (size_t i = 0; i + 1 < specs.size(); i += 2) {  // sorted by name: "...lora_A.weight", then "...lora_B.weight"
       const auto [layer, module] = modules.at(specs[i].name);

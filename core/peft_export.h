@@ -19,7 +19,8 @@ struct ExportedFolder {
 
 /// Writes an exact PEFT LoRA folder (adapter_config.json, adapter_model.safetensors). SBoRA-FA becomes a one-hot
 /// lora_A [r, k] beside lora_B = B; FB a one-hot lora_B [d, r] beside lora_A = A; r, alpha and rank_stabilized
-/// (use_rslora) are kept, so s is too. LoRA and DoRA tensors are copied. `base_model_name_or_path` in the PEFT config:
+/// (use_rslora) are kept, so s is too, module by module (rank_pattern, alpha_pattern, layers_to_transform, target_modules
+/// of one layer by their full names). LoRA and DoRA tensors are copied. `base_model_name_or_path` in the PEFT config:
 /// `base_path` if given, else the name in the adapter. PEFT has no place for how the base was held: an adapter of an NF4
 /// base belongs on a model that was loaded in 4 bits.
 /// Errors: those of AdapterFolder::Open; UNIMPLEMENTED EXPORT_METHOD for full fine-tuning; FAILED_PRECONDITION

@@ -145,21 +145,21 @@ int64_t Region::Weights() const {
 
 StatusOr<RegionSet> RegionsOf(const AdapterFolder& adapter) {
   const AdapterConfig& config = adapter.config();
-  std::vector<LinearModule> targets = config.target_modules;
-  if (config.method == AdapterMethod::kFull) targets.assign(std::begin(kAllLinearModules), std::end(kAllLinearModules));
+  const std::vector<LinearModule> all(std::begin(kAllLinearModules), std::end(kAllLinearModules));
+  const AdapterPattern none;
+  const bool full = config.method == AdapterMethod::kFull;
   RegionSet regions;
-  for (int64_t layer = 0; layer < config.base_config.num_layers; ++layer) {
-    for (const LinearModule module : targets) {
-      Region region{.base_hash = config.base_hash,
-                    .module = ModulePath(layer, module),
-                    .shape = LinearModuleShape(config.base_config, module),
-                    .axis = AxisOf(config.method),
-                    .indices = {}};
-      if (UsesIndices(config.method)) {
-        SBORA_ASSIGN_OR_RETURN(region.indices, adapter.Indices(layer, module));
-      }
-      regions.push_back(std::move(region));
+  for (const AdaptedModule& each :
+       full ? AdaptedModules(config.base_config, {all, config.rank, config.alpha, none}) : config.Modules()) {
+    Region region{.base_hash = config.base_hash,
+                  .module = ModulePath(each.layer, each.module),
+                  .shape = each.shape,
+                  .axis = AxisOf(config.method),
+                  .indices = {}};
+    if (UsesIndices(config.method)) {
+      SBORA_ASSIGN_OR_RETURN(region.indices, adapter.Indices(each.layer, each.module));
     }
+    regions.push_back(std::move(region));
   }
   std::sort(regions.begin(), regions.end(), [](const Region& a, const Region& b) { return a.module < b.module; });
   return regions;
@@ -235,18 +235,22 @@ Status CheckMergesExactly(std::span<const RegionHolder> holders) {
   return OkStatus();
 }
 
-ChangedWeights CountChangedWeights(const ModelConfig& base, AdapterMethod method, int64_t rank,
-                                   const std::vector<LinearModule>& targets) {
+ChangedWeights CountChangedWeights(const ModelConfig& base, AdapterMethod method,
+                                   const std::vector<AdaptedModule>& modules) {
   ChangedWeights count{.changed = 0, .in_targets = 0, .in_model = ParameterCount(base)};
   if (method == AdapterMethod::kFull) return {count.in_model, count.in_model, count.in_model};
-  for (const LinearModule module : targets) {
-    const ModuleShape shape = LinearModuleShape(base, module);
-    const RegionAxis axis = AxisOf(method);
-    const int64_t all = shape.out_features * shape.in_features;
-    count.in_targets += base.num_layers * all;
-    count.changed += base.num_layers * (axis == RegionAxis::kWhole ? all : rank * WeightsPerCoordinate(shape, axis));
+  const RegionAxis axis = AxisOf(method);
+  for (const AdaptedModule& each : modules) {
+    const int64_t all = each.shape.out_features * each.shape.in_features;
+    count.in_targets += all;
+    count.changed += axis == RegionAxis::kWhole ? all : each.rank * WeightsPerCoordinate(each.shape, axis);
   }
   return count;
+}
+
+ChangedWeights CountChangedWeights(const ModelConfig& base, AdapterMethod method, int64_t rank,
+                                   const std::vector<LinearModule>& targets) {
+  return CountChangedWeights(base, method, AdaptedModules(base, {targets, rank, 0, AdapterPattern()}));
 }
 
 ChangedWeights CountChangedWeights(const ModelConfig& base, std::span<const RegionHolder> holders) {

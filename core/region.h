@@ -93,6 +93,9 @@ struct ChangedWeights {
 };
 
 /// From the configuration alone. FA: d r a module, FB: r k, LoRA and DoRA: d k; full: the whole model.
+ChangedWeights CountChangedWeights(const ModelConfig& base, AdapterMethod method,
+                                   const std::vector<AdaptedModule>& modules);
+/// Of one rank on the same modules of every layer.
 ChangedWeights CountChangedWeights(const ModelConfig& base, AdapterMethod method, int64_t rank,
                                    const std::vector<LinearModule>& targets);
 /// Of a merge of several: a weight that two of them change counts once.

@@ -22,6 +22,7 @@ struct IndexGroup {
   std::vector<LinearModule> modules;
   std::vector<std::string> paths;  ///< of the modules
   int64_t dim = 0;
+  int64_t rank = 0;                ///< of all of its modules
 };
 
 bool ReadsAttentionInput(LinearModule module) {
@@ -38,17 +39,15 @@ std::string GroupName(int64_t layer, LinearModule module, bool share) {
 
 std::vector<IndexGroup> GroupsOf(const ModelConfig& base, const AdapterSpec& adapter) {
   std::vector<IndexGroup> groups;
-  for (int64_t layer = 0; layer < base.num_layers; ++layer) {
-    for (const LinearModule module : adapter.target_modules) {
-      std::string name = GroupName(layer, module, adapter.share_indices);
-      const auto found =
-          std::find_if(groups.begin(), groups.end(), [&](const IndexGroup& g) { return g.name == name; });
-      IndexGroup& group = found != groups.end() ? *found : groups.emplace_back();
-      group.name = std::move(name);
-      group.modules.push_back(module);
-      group.paths.push_back(ModulePath(layer, module));
-      group.dim = IndexDim(adapter.method, LinearModuleShape(base, module));
-    }
+  for (const AdaptedModule& each : AdaptedModules(base, adapter.placement())) {
+    std::string name = GroupName(each.layer, each.module, adapter.share_indices);
+    const auto found = std::find_if(groups.begin(), groups.end(), [&](const IndexGroup& g) { return g.name == name; });
+    IndexGroup& group = found != groups.end() ? *found : groups.emplace_back();
+    group.name = std::move(name);
+    group.modules.push_back(each.module);
+    group.paths.push_back(ModulePath(each.layer, each.module));
+    group.dim = IndexDim(adapter.method, each.shape);
+    group.rank = each.rank;  // CheckJobSpec holds modules that share indices to one rank
   }
   return groups;
 }
@@ -161,7 +160,7 @@ Status Exhausted(const AdapterSpec& adapter, const std::vector<IndexGroup>& grou
   int64_t largest = group.dim;
   for (const IndexGroup& each : groups) largest = std::min(largest, held.Free(each, axis));
   const std::string full = ModulesThat(groups, adapter.target_modules,
-                                       [&](const IndexGroup& each) { return held.Free(each, axis) < adapter.rank; });
+                                       [&](const IndexGroup& each) { return held.Free(each, axis) < each.rank; });
   const std::string nearest = largest > 0
                                   ? fmt::format("Rank {} is the largest that fits every target; or leave", largest)
                                   : std::string("No rank fits every target: leave");
@@ -170,29 +169,29 @@ Status Exhausted(const AdapterSpec& adapter, const std::vector<IndexGroup>& grou
              fmt::format("{} has {} of {} {} coordinates free and rank {} needs more: {} are held by {}. {} "
                          "{} out of target_modules, or delete adapters",
                          fmt::join(group.paths, " with "), group.dim - taken, group.dim, RegionAxisName(axis),
-                         adapter.rank, taken, NameSome(holders), nearest, full))
+                         group.rank, taken, NameSome(holders), nearest, full))
       .WithMetadata("module", group.paths.front())
       .WithMetadata("dim", std::to_string(group.dim))
       .WithMetadata("capacity", std::to_string(group.dim - taken))
-      .WithMetadata("rank", std::to_string(adapter.rank))
+      .WithMetadata("rank", std::to_string(group.rank))
       .WithMetadata("largest_rank", std::to_string(largest))
       .WithViolation("spec.adapter.rank", largest > 0 ? fmt::format("at most {} is free for every target", largest)
                                                       : std::string("nothing is free for some targets"));
 }
 
 RegionSet WholeTargets(const ModelConfig& base, const std::string& base_hash, const AdapterSpec& adapter) {
-  std::vector<LinearModule> targets = adapter.target_modules;
-  if (adapter.method == AdapterMethod::kFull)
-    targets.assign(std::begin(kAllLinearModules), std::end(kAllLinearModules));
+  AdapterSpec placed = adapter;
+  if (adapter.method == AdapterMethod::kFull) {
+    placed.target_modules.assign(std::begin(kAllLinearModules), std::end(kAllLinearModules));
+    placed.pattern = {};
+  }
   RegionSet regions;
-  for (int64_t layer = 0; layer < base.num_layers; ++layer) {
-    for (const LinearModule module : targets) {
-      regions.push_back({.base_hash = base_hash,
-                         .module = ModulePath(layer, module),
-                         .shape = LinearModuleShape(base, module),
-                         .axis = RegionAxis::kWhole,
-                         .indices = {}});
-    }
+  for (const AdaptedModule& each : AdaptedModules(base, placed.placement())) {
+    regions.push_back({.base_hash = base_hash,
+                       .module = ModulePath(each.layer, each.module),
+                       .shape = each.shape,
+                       .axis = RegionAxis::kWhole,
+                       .indices = {}});
   }
   return regions;
 }
@@ -223,11 +222,11 @@ StatusOr<RegionSet> DrawRegions(const ModelConfig& base, const std::string& base
     for (const IndexGroup& group : groups) {
       if (const auto* blocker = held.Blocker(group, axis)) return Blocked(adapter, groups, held, *blocker);
       const std::vector<int32_t> taken = held.Taken(group, nullptr);
-      if (adapter.rank <= group.dim && adapter.rank > group.dim - std::ssize(taken)) {
+      if (group.rank <= group.dim && group.rank > group.dim - std::ssize(taken)) {
         return Exhausted(adapter, groups, held, group);
       }
       SBORA_ASSIGN_OR_RETURN(const std::vector<int32_t> indices,
-                             DrawIndicesAvoiding(adapter.index_seed, group.name, group.dim, adapter.rank, taken));
+                             DrawIndicesAvoiding(adapter.index_seed, group.name, group.dim, group.rank, taken));
       for (size_t i = 0; i < group.modules.size(); ++i) {
         regions.push_back({.base_hash = base_hash,
                            .module = group.paths[i],
@@ -251,14 +250,16 @@ RegionCapacity CountCapacity(const ModelConfig& base, const AdapterSpec& adapter
   for (const IndexGroup& group : GroupsOf(base, adapter)) {
     const int64_t free = held.Free(group, AxisOf(adapter.method));
     for (const LinearModule module : group.modules) {
-      const auto [entry, fresh] = by_module.try_emplace(module, ModuleCapacity{module, group.dim, free, 0});
-      if (!fresh) entry->second.free = std::min(entry->second.free, free);
+      const int64_t left = free / group.rank;
+      const auto [entry, fresh] = by_module.try_emplace(module, ModuleCapacity{module, group.dim, free, left});
+      if (fresh) continue;
+      entry->second.free = std::min(entry->second.free, free);
+      entry->second.adapters_left = std::min(entry->second.adapters_left, left);
     }
   }
   RegionCapacity capacity{.holders = std::ssize(holders), .largest_rank = 0, .adapters_left = 0, .modules = {}};
   for (const LinearModule module : adapter.target_modules) {
-    ModuleCapacity entry = by_module.at(module);
-    entry.adapters_left = entry.free / adapter.rank;
+    const ModuleCapacity& entry = by_module.at(module);
     const bool first = capacity.modules.empty();
     capacity.largest_rank = first ? entry.free : std::min(capacity.largest_rank, entry.free);
     capacity.adapters_left = first ? entry.adapters_left : std::min(capacity.adapters_left, entry.adapters_left);

@@ -80,6 +80,8 @@ void AddAdapters(const CommandRoot& root);
 void AddEvaluate(const CommandRoot& root);
 /// evaluations: what became of those that nobody waited for.
 void AddEvaluations(const CommandRoot& root);
+/// compare: one job by several methods and seeds.
+void AddCompare(const CommandRoot& root);
 void AddGenerate(const CommandRoot& root);
 void AddEstimate(const CommandRoot& root);
 void AddWorkers(const CommandRoot& root);

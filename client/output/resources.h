@@ -5,6 +5,7 @@
 
 #include "sbora/v1/adapter.pb.h"
 #include "sbora/v1/admin.pb.h"
+#include "sbora/v1/comparison.pb.h"
 #include "sbora/v1/dataset.pb.h"
 #include "sbora/v1/evaluation.pb.h"
 #include "sbora/v1/job.pb.h"
@@ -31,6 +32,8 @@ std::string ToTable(const v1::EvaluationJob& job);
 std::string ToTable(const v1::ListEvaluationJobsResponse& jobs);
 /// One column for each evaluation.
 std::string ToTable(const v1::EvaluationComparison& comparison);
+/// One row for each method, one for the base when it was evaluated; then failures and notes.
+std::string ToTable(const v1::MethodComparison& comparison);
 std::string ToTable(const v1::GenerateResponse& generated);
 std::string ToTable(const v1::ServerInfo& info);
 std::string ToTable(const v1::Worker& worker);

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "common/status_macros.h"
@@ -67,6 +69,40 @@ Proto ToEnum(const EnumTable<Proto, Domain, N>& table, Domain value) {
   return static_cast<Proto>(0);
 }
 
+struct TargetModules {
+  std::vector<LinearModule> modules;  ///< in some layer, sorted
+  std::vector<ModuleKey> single;      ///< of one layer, sorted
+};
+
+/// Of "q", "q_proj", "layers.0.q", ...; duplicates refused. Empty means the default five: q, k, v, up, down.
+StatusOr<TargetModules> ParseTargetModules(const std::vector<std::string>& names) {
+  if (names.empty()) {
+    return TargetModules{.modules = {LinearModule::kQ, LinearModule::kK, LinearModule::kV, LinearModule::kUp, LinearModule::kDown},
+                         .single = {}};
+  }
+  std::set<ModuleKey> keys;
+  for (const std::string& name : names) {
+    SBORA_ASSIGN_OR_RETURN(const ModuleKey key, ParseModuleKey(name));
+    if (!keys.insert(key).second) {
+      return InvalidArgument("TARGET_MODULE_DUPLICATE", fmt::format("target module '{}' is named twice", name));
+    }
+  }
+  TargetModules targets;
+  std::set<LinearModule> modules;
+  for (const ModuleKey& key : keys) {
+    modules.insert(key.module);
+    if (key.layer == ModuleKey::kEveryLayer) continue;
+    if (keys.contains({ModuleKey::kEveryLayer, key.module})) {
+      return InvalidArgument("TARGET_MODULE_DUPLICATE",
+                             fmt::format("target module '{}' is named beside {}, which is every layer's; leave one of them out",
+                                         ToString(key), LinearModuleName(key.module)));
+    }
+    targets.single.push_back(key);
+  }
+  targets.modules.assign(modules.begin(), modules.end());
+  return targets;
+}
+
 /// Reads one message; remembers every problem, so that a user sees all of them at once.
 class SpecReader {
  public:
@@ -79,13 +115,36 @@ class SpecReader {
     }
   }
 
-  void Modules(const std::vector<std::string>& names, std::vector<LinearModule>& out) {
-    StatusOr<std::vector<LinearModule>> modules = ParseTargetModules(names);
+  void Modules(const std::vector<std::string>& names, AdapterSpec& out) {
+    StatusOr<TargetModules> modules = ParseTargetModules(names);
     if (modules.ok()) {
-      out = std::move(*modules);
+      out.target_modules = std::move(modules->modules);
+      out.pattern.single = std::move(modules->single);
     } else {
       violations_.push_back({"spec.adapter.target_modules", modules.status().message()});
-      out = {LinearModule::kQ};  // keeps the later checks from repeating the problem
+      out.target_modules = {LinearModule::kQ};  // keeps the later checks from repeating the problem
+    }
+  }
+
+  void Layers(const std::vector<std::string>& items, std::vector<int64_t>& out) {
+    StatusOr<std::vector<int64_t>> layers = ParseLayers(items);
+    if (layers.ok()) {
+      out = std::move(*layers);
+    } else {
+      violations_.push_back({"spec.adapter.target_layers", layers.status().message()});
+    }
+  }
+
+  template <typename Value, typename Proto>
+  void Pattern(const google::protobuf::Map<std::string, Proto>& entries, std::string_view field,
+               std::map<ModuleKey, Value>& out) {
+    for (const auto& [name, value] : entries) {
+      const StatusOr<ModuleKey> key = ParseModuleKey(name);
+      if (!key.ok()) {
+        violations_.push_back({std::string(field), key.status().message()});
+      } else if (!out.emplace(*key, value).second) {
+        violations_.push_back({std::string(field), fmt::format("names {} twice", ToString(*key))});
+      }
     }
   }
 
@@ -111,7 +170,10 @@ AdapterSpec ReadAdapter(const v1::AdapterSpec& in, uint64_t seed, SpecReader& re
   if (in.has_rank()) out.rank = in.rank();
   out.alpha = in.has_alpha() ? in.alpha() : 2.0 * static_cast<double>(out.rank);
   if (in.has_dropout()) out.dropout = in.dropout();
-  reader.Modules({in.target_modules().begin(), in.target_modules().end()}, out.target_modules);
+  reader.Modules({in.target_modules().begin(), in.target_modules().end()}, out);
+  reader.Layers({in.target_layers().begin(), in.target_layers().end()}, out.pattern.layers);
+  reader.Pattern(in.rank_pattern(), "spec.adapter.rank_pattern", out.pattern.ranks);
+  reader.Pattern(in.alpha_pattern(), "spec.adapter.alpha_pattern", out.pattern.alphas);
   out.index_seed = in.has_index_seed() ? in.index_seed() : seed;
   if (in.has_rank_stabilized()) out.rank_stabilized = in.rank_stabilized();
   reader.Enum(kFrozenFactors, in.frozen_a(), "spec.adapter.frozen_a", out.frozen_a);
@@ -160,28 +222,12 @@ void ReadLimits(const v1::LimitSpec& in, JobSpec& out) {
 
 }  // namespace
 
-StatusOr<std::vector<LinearModule>> ParseTargetModules(const std::vector<std::string>& names) {
-  if (names.empty()) {
-    return std::vector<LinearModule>{LinearModule::kQ, LinearModule::kK, LinearModule::kV, LinearModule::kUp,
-                                     LinearModule::kDown};
-  }
-  std::vector<LinearModule> modules;
-  for (const std::string& name : names) {
-    SBORA_ASSIGN_OR_RETURN(const LinearModule module, ParseLinearModule(name));
-    if (std::find(modules.begin(), modules.end(), module) != modules.end()) {
-      return InvalidArgument("TARGET_MODULE_DUPLICATE", fmt::format("target module '{}' is named twice", name));
-    }
-    modules.push_back(module);
-  }
-  std::sort(modules.begin(), modules.end());
-  return modules;
-}
-
 StatusOr<AdapterMethod> ParseMethod(v1::Method value) {
   if (const auto domain = FromEnum(kMethods, value)) return *domain;
   return InvalidArgument("INVALID_SPEC", fmt::format("method has the unknown value {}", static_cast<int>(value)));
 }
 
+=======
 StatusOr<PromptTemplate> ParsePromptTemplate(v1::PromptTemplate value) {
   if (const auto domain = FromEnum(kTemplates, value)) return *domain;
   return InvalidArgument("INVALID_SPEC", fmt::format("prompt_template has the unknown value {}", static_cast<int>(value)));
@@ -219,6 +265,19 @@ StatusOr<JobSpec> ParseSpec(const v1::FineTuningSpec& in, SpecPurpose purpose) {
 }
 
 namespace {
+
+void WriteTargets(const AdapterSpec& in, v1::AdapterSpec& out) {
+  for (const LinearModule module : in.target_modules) {
+    const auto single = [module](const ModuleKey& key) { return key.module == module; };
+    if (std::none_of(in.pattern.single.begin(), in.pattern.single.end(), single)) {
+      out.add_target_modules(std::string(LinearModuleName(module)));
+    }
+  }
+  for (const ModuleKey& key : in.pattern.single) out.add_target_modules(ToString(key));
+  for (std::string& item : LayerItems(in.pattern.layers)) out.add_target_layers(std::move(item));
+  for (const auto& [key, rank] : in.pattern.ranks) (*out.mutable_rank_pattern())[ToString(key)] = static_cast<int32_t>(rank);
+  for (const auto& [key, alpha] : in.pattern.alphas) (*out.mutable_alpha_pattern())[ToString(key)] = alpha;
+}
 
 void WriteData(const DataSpec& in, v1::DataSpec& out) {
   out.set_prompt_template(ToEnum(kTemplates, in.prompt_template));
@@ -260,9 +319,7 @@ v1::FineTuningSpec ToProto(const JobSpec& in) {
   adapter.set_rank(static_cast<int32_t>(in.adapter.rank));
   adapter.set_alpha(in.adapter.alpha);
   adapter.set_dropout(in.adapter.dropout);
-  for (const LinearModule module : in.adapter.target_modules) {
-    adapter.add_target_modules(std::string(LinearModuleName(module)));
-  }
+  WriteTargets(in.adapter, adapter);
   adapter.set_index_seed(in.adapter.index_seed);
   adapter.set_rank_stabilized(in.adapter.rank_stabilized);
   adapter.set_frozen_a(ToEnum(kFrozenFactors, in.adapter.frozen_a));

@@ -1,8 +1,6 @@
 /// FineTuningSpec and JobSpec: the one place where protobuf meets the domain.
 #pragma once
 
-#include <vector>
-
 #include "common/status.h"
 #include "core/job_spec.h"
 #include "sbora/v1/spec.pb.h"
@@ -20,8 +18,5 @@ v1::FineTuningSpec ToProto(const JobSpec& spec);
 StatusOr<AdapterMethod> ParseMethod(v1::Method value);
 StatusOr<PromptTemplate> ParsePromptTemplate(v1::PromptTemplate value);
 StatusOr<DeviceKind> ParseDevice(v1::Device value);
-
-/// Modules out of "q", "q_proj", ...; sorted, duplicates refused. Empty means the default five: q, k, v, up, down.
-StatusOr<std::vector<LinearModule>> ParseTargetModules(const std::vector<std::string>& names);
 
 }  // namespace sbora::core

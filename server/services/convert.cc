@@ -82,6 +82,19 @@ Failure FromStatus(const Status& status) {
   return {static_cast<int>(status.code()), status.reason(), text};
 }
 
+v1::FineTuningResult ResultProto(const worker::v1::TrainResult& train) {
+  v1::FineTuningResult result;
+  result.set_steps(train.steps());
+  result.set_kept_step(train.kept_step());
+  result.set_trained_tokens(train.trained_tokens());
+  result.set_final_loss(train.final_loss());
+  if (train.has_validation_loss()) result.set_validation_loss(train.validation_loss());
+  result.set_seconds(train.seconds());
+  if (train.seconds() > 0) result.set_tokens_per_second(static_cast<double>(train.trained_tokens()) / train.seconds());
+  result.set_peak_memory_bytes(train.peak_memory_bytes());
+  return result;
+}
+
 StatusOr<v1::FineTuningJob> JobOf(const Work& work, const std::string& progress) {
   const WorkRow& row = work.row;
   v1::FineTuningJob job;
@@ -111,6 +124,7 @@ StatusOr<v1::FineTuningJob> JobOf(const Work& work, const std::string& progress)
   done.set_validation_loss(result.train().validation_loss());
   done.set_trained_tokens(result.train().trained_tokens());
   done.set_remaining_seconds(0);
+  *job.mutable_result() = ResultProto(result.train());
   return job;
 }
 

@@ -211,22 +211,27 @@ void WriteCounts(const Subject& subject, v1::EstimateFineTuningJobResponse& resp
   const core::AdapterSpec& adapter = subject.spec.adapter;
   const core::AdapterConfig config =
       core::AdapterConfigOf(adapter, subject.model, subject.model_name, subject.base_hash);
-  const auto trained = [&](const std::vector<core::LinearModule>& targets) {
-    return core::TrainableParameters(subject.model, adapter.method, adapter.rank, targets, adapter.frozen_a);
-  };
-  response.set_trainable_parameters(trained(adapter.target_modules));
+  const bool full = adapter.method == core::AdapterMethod::kFull;
+  const std::vector<core::AdaptedModule> modules = core::AdaptedModules(subject.model, adapter.placement());
+  response.set_trainable_parameters(full ? core::ParameterCount(subject.model)
+                                         : core::TrainableParameters(adapter.method, modules, adapter.frozen_a));
   response.set_artifact_bytes(core::ArtifactBytes(config));
-  *response.mutable_changed_weights() =
-      ToProto(core::CountChangedWeights(subject.model, adapter.method, adapter.rank, adapter.target_modules));
+  *response.mutable_changed_weights() = ToProto(core::CountChangedWeights(subject.model, adapter.method, modules));
   for (const core::LinearModule module : adapter.target_modules) {
     const core::ModuleShape shape = core::LinearModuleShape(subject.model, module);
-    const core::OperationCounts counts = core::LinearOperations(adapter.method, shape, adapter.rank);
+    std::vector<core::AdaptedModule> of_module;
+    int64_t largest_rank = 0;
+    for (const core::AdaptedModule& each : modules) {
+      if (each.module != module) continue;
+      of_module.push_back(each);
+      largest_rank = std::max(largest_rank, each.rank);
+    }
+    const core::OperationCounts counts = core::LinearOperations(adapter.method, shape, largest_rank);
     auto& entry = *response.add_modules();
     const std::string_view name = core::LinearModuleName(module);
     entry.set_module(std::string(name.substr(0, name.find('_'))));
-    entry.set_trainable_parameters(adapter.method == core::AdapterMethod::kFull
-                                       ? shape.out_features * shape.in_features * subject.model.num_layers
-                                       : trained({module}));
+    entry.set_trainable_parameters(full ? shape.out_features * shape.in_features * subject.model.num_layers
+                                        : core::TrainableParameters(adapter.method, of_module, adapter.frozen_a));
     entry.set_multiplications(counts.multiplications);
     entry.set_additions(counts.additions);
   }

@@ -79,11 +79,44 @@ grpc::Status FakeServer::CreateFineTuningJob(Context*, const v1::CreateFineTunin
   creates.push_back(*request);
   if (create_failures-- > 0) return Break();
   if (!create_error.ok()) return ToGrpc(create_error);
+  const auto refusal = refusals.find(request->fine_tuning_job().spec().adapter().method());
+  if (refusal != refusals.end()) return ToGrpc(refusal->second);
   *job = request->fine_tuning_job();
   const std::string id = request->fine_tuning_job_id().empty() ? "made-up" : request->fine_tuning_job_id();
   job->set_name(request->parent() + "/fineTuningJobs/" + id);
+  job->set_uid("uid-" + id);
+  job->set_trainable_parameters(1000);
   job->set_state(v1::FineTuningJob::STATE_QUEUED);
+  if (request->validate_only()) return grpc::Status::OK;
+  if (finish_jobs) Finish(*job);
   jobs[job->name()] = *job;
+  return grpc::Status::OK;
+}
+
+/// Figures that differ by method and seed.
+void FakeServer::Finish(v1::FineTuningJob& job) {
+  if (failing_jobs.contains(job.name())) {
+    job.set_state(v1::FineTuningJob::STATE_FAILED);
+    job.mutable_failure()->set_message("the loss is not finite");
+    return;
+  }
+  const auto method = static_cast<double>(job.spec().adapter().method());
+  job.set_state(v1::FineTuningJob::STATE_SUCCEEDED);
+  v1::FineTuningResult& result = *job.mutable_result();
+  result.set_validation_loss(method + static_cast<double>(job.spec().training().seed()) / 100);
+  result.set_tokens_per_second(100 * method);
+  result.set_peak_memory_bytes(1 << 20);
+  std::string adapter = job.name();
+  adapter.replace(adapter.find("fineTuningJobs"), 14, "adapters");
+  job.set_adapter(adapter);
+  adapters[adapter].set_name(adapter);
+  adapters[adapter].set_size_bytes(2048);
+}
+
+grpc::Status FakeServer::GetModel(Context*, const v1::GetModelRequest* request, v1::Model* model) {
+  MutexLock lock(mutex_);
+  if (!models.contains(request->name())) return Missing("MODEL", request->name());
+  *model = models[request->name()];
   return grpc::Status::OK;
 }
 
@@ -167,8 +200,16 @@ grpc::Status FakeServer::CreateEvaluationJob(Context*, const v1::CreateEvaluatio
   MutexLock lock(mutex_);
   evaluations.push_back(*request);
   *job = request->evaluation_job();
-  job->set_name(request->parent() + "/evaluationJobs/e");
+  const std::string id = request->evaluation_job_id().empty() ? "e" : request->evaluation_job_id();
+  job->set_name(request->parent() + "/evaluationJobs/" + id);
   job->set_state(v1::EvaluationJob::STATE_QUEUED);
+  if (!keep_evaluations || request->validate_only()) return grpc::Status::OK;
+  v1::EvaluationJob& kept = evaluation_jobs[job->name()];
+  kept = *job;
+  kept.set_state(v1::EvaluationJob::STATE_SUCCEEDED);
+  kept.mutable_result()->set_samples(10);
+  kept.mutable_result()->set_accuracy(kept.spec().adapter().empty() ? 0.5 : 0.75);
+  kept.mutable_result()->set_perplexity(kept.spec().adapter().empty() ? 9 : 4);
   return grpc::Status::OK;
 }
 
@@ -179,6 +220,7 @@ grpc::Status FakeServer::GetEvaluationJob(Context*, const v1::GetEvaluationJobRe
     *job = found->second;
     return grpc::Status::OK;
   }
+  if (keep_evaluations) return Missing("EVALUATION_JOB", request->name());
   job->set_name(request->name());
   job->set_state(operation_polls-- > 0 ? v1::EvaluationJob::STATE_RUNNING : v1::EvaluationJob::STATE_SUCCEEDED);
   job->mutable_result()->set_samples(10);

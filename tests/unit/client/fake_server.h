@@ -7,6 +7,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,7 @@ class FakeServer : public v1::FineTuningService::Service,
   // What it holds.
   std::map<std::string, v1::FineTuningJob> jobs;
   std::map<std::string, v1::Adapter> adapters;
+  std::map<std::string, v1::Model> models;
   std::map<std::string, v1::EvaluationJob> evaluation_jobs;
   std::vector<v1::WatchFineTuningJobResponse> watch_messages;
   /// Messages a watch stream sends before it breaks with UNAVAILABLE, by stream; streams beyond the list run to the
@@ -49,6 +51,13 @@ class FakeServer : public v1::FineTuningService::Service,
   /// Calls of CreateFineTuningJob that fail with UNAVAILABLE before one succeeds.
   int create_failures = 0;
   Status create_error;
+  /// Methods that CreateFineTuningJob refuses.
+  std::map<v1::Method, Status> refusals;
+  /// What becomes of a job at once: SUCCEEDED with a result and an adapter, or FAILED for one whose name is listed.
+  bool finish_jobs = false;
+  std::set<std::string> failing_jobs;
+  /// Evaluations are there once they were created, and have succeeded; else every name is one that runs for a while.
+  bool keep_evaluations = false;
   int operation_polls = 2;
   google::rpc::Status operation_error;
   google::protobuf::Any operation_response;
@@ -82,6 +91,7 @@ class FakeServer : public v1::FineTuningService::Service,
   grpc::Status EstimateFineTuningJob(Context*, const v1::EstimateFineTuningJobRequest*,
                                      v1::EstimateFineTuningJobResponse*) override;
   grpc::Status CreateDataset(Context*, const v1::CreateDatasetRequest*, v1::Dataset*) override;
+  grpc::Status GetModel(Context*, const v1::GetModelRequest*, v1::Model*) override;
   grpc::Status ImportModel(Context*, const v1::ImportModelRequest*, google::longrunning::Operation*) override;
   grpc::Status GetAdapter(Context*, const v1::GetAdapterRequest*, v1::Adapter*) override;
   grpc::Status MergeAdapters(Context*, const v1::MergeAdaptersRequest*, google::longrunning::Operation*) override;
@@ -100,6 +110,8 @@ class FakeServer : public v1::FineTuningService::Service,
   grpc::Status Download(Context*, const v1::DownloadRequest*, grpc::ServerWriter<v1::DownloadResponse>*) override;
   grpc::Status GetOperation(Context*, const google::longrunning::GetOperationRequest*,
                             google::longrunning::Operation*) override;
+
+  void Finish(v1::FineTuningJob& job);
 
   Mutex mutex_;  // around each handler's work
   std::map<std::string, v1::Upload> upload_states_;

@@ -20,6 +20,7 @@ using ::testing::HasSubstr;
 std::string SampleText(const LeafField& leaf) {
   using Field = google::protobuf::FieldDescriptor;
   const Field::CppType type = leaf.field->cpp_type();
+  if (leaf.field->is_map()) return "q=3";
   if (type == Field::CPPTYPE_ENUM) return EnumShortNames(*leaf.field->enum_type()).back();
   if (type == Field::CPPTYPE_BOOL) return "true";
   if (type == Field::CPPTYPE_STRING) return leaf.field->is_repeated() ? "q,v" : "text";
@@ -46,7 +47,8 @@ TEST(LeafFields, FlagsOfASpecAreUniqueAndApartFromTheOthers) {
   const std::set<std::string> taken = {
       "--server", "--project",       "--token-file",   "--tls-ca",       "--output", "--timeout",
       "--quiet",  "--name",          "--file",         "--set",          "--wait",   "--request-id",
-      "--label",  "--validate-only", "--display-name", "--model-config", "--help"};
+      "--label",  "--validate-only", "--display-name", "--model-config", "--help",
+      "--methods", "--seeds",        "--match-parameters", "--evaluate", "--evaluation-samples", "--few-shot-dataset", "--picture"};
   std::set<std::string> seen;
   const auto leaves = LeafFields(*v1::FineTuningSpec::descriptor());
   ASSERT_GT(leaves.size(), 30u);
@@ -137,6 +139,20 @@ TEST(SetField, ListsReplaceAndRefuseEmptyItems) {
   ASSERT_TRUE(SetField(spec, "adapter.target_modules", "v").ok());
   EXPECT_THAT(spec.adapter().target_modules(), ElementsAre("v"));
   EXPECT_EQ(SetField(spec, "adapter.target_modules", "q,,v").reason(), "BAD_FIELD_VALUE");
+}
+
+TEST(SetField, MapsAreNamesAndNumbersAndReplace) {
+  v1::FineTuningSpec spec;
+  ASSERT_TRUE(SetField(spec, "adapter.rank_pattern", "q=8,layers.0.v=4").ok());
+  ASSERT_TRUE(SetField(spec, "adapter.rankPattern", "layers.0.v=2,k=1").ok());
+  EXPECT_EQ(spec.adapter().rank_pattern_size(), 2);
+  EXPECT_EQ(spec.adapter().rank_pattern().at("layers.0.v"), 2);
+  ASSERT_TRUE(SetField(spec, "adapter.alpha_pattern", "q=0.5").ok());
+  EXPECT_EQ(spec.adapter().alpha_pattern().at("q"), 0.5);
+  for (const char* text : {"q", "=4", "q=", "q=a", "q=1.5", "q=1,q=2", "q=1,"}) {
+    EXPECT_EQ(SetField(spec, "adapter.rank_pattern", text).reason(), "BAD_FIELD_VALUE") << text;
+  }
+  EXPECT_EQ(FindLeaf(*spec.GetDescriptor(), "adapter.rank_pattern")->TypeText(), "name=int,...");
 }
 
 TEST(SetField, BadValuesNamePathValueAndWhatIsTaken) {

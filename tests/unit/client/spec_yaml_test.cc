@@ -68,6 +68,18 @@ TEST(ParseSpecYaml, BadSyntaxNamesTheLine) {
   }
 }
 
+TEST(ParseSpecYaml, AMapOfNamesToNumbersIsAMap) {
+  v1::FineTuningSpec spec;
+  ASSERT_TRUE(ParseSpecYaml("adapter:\n  rank_pattern: {q: 8, layers.0.v: 4}\n  alphaPattern:\n    q: 1.5\n", "job.yaml", spec).ok());
+  EXPECT_EQ(spec.adapter().rank_pattern().at("layers.0.v"), 4);
+  EXPECT_EQ(spec.adapter().alpha_pattern().at("q"), 1.5);
+  for (const char* text : {"adapter: {rank_pattern: {q: [1]}}\n", "adapter: {rank_pattern: {q: x}}\n", "adapter: {rank: {q: 1}}\n"}) {
+    const Status status = ParseSpecYaml(text, "job.yaml", spec);
+    EXPECT_EQ(status.reason(), "BAD_FIELD_VALUE") << text;
+    EXPECT_THAT(status.message(), HasSubstr("job.yaml:1")) << text;
+  }
+}
+
 TEST(ParseSpecYaml, TakesOneDocument) {
   EXPECT_TRUE(Parse("").ok());
   EXPECT_TRUE(Parse("# nothing\n").ok());

@@ -22,6 +22,7 @@ struct TinyAdapterOptions {
   std::vector<LinearModule> targets = {LinearModule::kQ, LinearModule::kK, LinearModule::kDown};
   bool share_indices = false;
   std::vector<RegionHolder> avoid = {};
+  AdapterPattern pattern = {};
 };
 
 /// Writes adapter `name` of the model in `base_dir` to `dir`; the factors depend on `name`, the indices on `name` and
@@ -35,6 +36,7 @@ inline RegionHolder WriteTinyAdapter(const std::filesystem::path& dir, const std
   spec.rank = options.rank;
   spec.target_modules = options.targets;
   spec.share_indices = options.share_indices;
+  spec.pattern = options.pattern;
   spec.index_seed = PhiloxStream(DeriveKey("tiny adapter", 0, name)).Below(uint64_t{1} << 32);
   const std::string hash = base->ComputeBaseHash();
   const auto regions = DrawRegions(base->config(), hash, spec, options.avoid);
@@ -50,7 +52,9 @@ inline RegionHolder WriteTinyAdapter(const std::filesystem::path& dir, const std
                              .artifact_dtype = DType::kF32,
                              .base_model = "tiny",
                              .base_hash = hash,
-                             .base_config = base->config()};
+                             .base_config = base->config(),
+                             .base_quantization = {},
+                             .pattern = options.pattern};
   std::vector<std::vector<std::byte>> data;
   const auto specs = ExpectedAdapterTensors(config);
   for (const TensorSpec& tensor : specs) {

@@ -63,8 +63,14 @@ void SetDistinctive(Message& message, const FieldDescriptor& field) {
                                                          {"micro_batch_size", 2}, {"rank", 8},    {"cutoff_tokens", 99}, {"ranks", 2}};
   const auto special = kSpecial.find(field.name());
   const double number = special == kSpecial.end() ? 17 : special->second;
+  if (field.is_map()) {
+    Message& entry = *reflection.AddMessage(&message, &field);
+    entry.GetReflection()->SetString(&entry, field.message_type()->map_key(), "v_proj");
+    SetDistinctive(entry, *field.message_type()->map_value());
+    return;
+  }
   if (field.is_repeated()) {
-    reflection.AddString(&message, &field, "o_proj");
+    reflection.AddString(&message, &field, field.name() == "target_layers" ? "3-5" : "o_proj");
     return;
   }
   switch (field.cpp_type()) {
@@ -94,7 +100,7 @@ void CollectLeaves(const Descriptor& descriptor, const std::string& prefix, std:
   for (int i = 0; i < descriptor.field_count(); ++i) {
     const FieldDescriptor* field = descriptor.field(i);
     const std::string path = prefix.empty() ? field->name() : prefix + "." + field->name();
-    if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+    if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE && !field->is_map()) {
       auto deeper = parents;
       deeper.push_back(field);
       CollectLeaves(*field->message_type(), path, deeper, out);
@@ -213,6 +219,65 @@ TEST(ConvertTest, RankIsCheckedAgainstTheNarrowestTarget) {
   spec->adapter.rank = 192;
   EXPECT_TRUE(ResolveAgainstModel(SmolModel(), *spec).ok());
   EXPECT_EQ(spec->data.cutoff_tokens, 512);
+}
+
+TEST(ConvertTest, PatternsAreReadCheckedAndWrittenBack) {
+  v1::FineTuningSpec proto = MinimalSpec();
+  v1::AdapterSpec& adapter = *proto.mutable_adapter();
+  for (const char* name : {"q", "layers.3.v", "model.layers.1.self_attn.v_proj"}) adapter.add_target_modules(name);
+  (*adapter.mutable_rank_pattern())["q"] = 16;
+  (*adapter.mutable_rank_pattern())["layers.3.v"] = 8;
+  (*adapter.mutable_alpha_pattern())["q_proj"] = 5;
+  auto spec = ParseSpec(proto);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  ASSERT_TRUE(ResolveAgainstModel(SmolModel(), *spec).ok());
+  const auto modules = AdaptedModules(SmolModel(), spec->adapter.placement());
+  EXPECT_EQ(modules.size(), 32u);  // q of 30 layers, v of two
+  EXPECT_EQ(RankOf(spec->adapter.placement(), 7, LinearModule::kQ), 16);
+  EXPECT_EQ(RankOf(spec->adapter.placement(), 3, LinearModule::kV), 8);
+  EXPECT_EQ(RankOf(spec->adapter.placement(), 1, LinearModule::kV), 32);
+  EXPECT_EQ(AlphaOf(spec->adapter.placement(), 7, LinearModule::kQ), 5);
+  const v1::FineTuningSpec stored = ToProto(*spec);
+  EXPECT_EQ(stored.adapter().rank_pattern().at("model.layers.3.self_attn.v_proj"), 8);
+  EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(stored, ToProto(*ParseSpec(stored))));
+}
+
+TEST(ConvertTest, PatternsThatCannotBeAreRefusedByName) {
+  const auto fields_of = [](const auto& change) {
+    v1::FineTuningSpec proto = MinimalSpec();
+    change(*proto.mutable_adapter());
+    auto spec = ParseSpec(proto);
+    return ViolatedFields(spec.ok() ? ResolveAgainstModel(SmolModel(), *spec) : spec.status());
+  };
+  using Fields = std::set<std::string>;
+  EXPECT_EQ(fields_of([](auto& a) { (*a.mutable_rank_pattern())["wq"] = 4; }), Fields{"spec.adapter.rank_pattern"});
+  EXPECT_EQ(fields_of([](auto& a) { (*a.mutable_rank_pattern())["q"] = 0; }), Fields{"spec.adapter.rank_pattern"});
+  EXPECT_EQ(fields_of([](auto& a) { (*a.mutable_rank_pattern())["o"] = 4; }), Fields{"spec.adapter.rank_pattern"});
+  EXPECT_EQ(fields_of([](auto& a) { (*a.mutable_rank_pattern())["q"] = 577; }), Fields{"spec.adapter.rank_pattern"});
+  EXPECT_EQ(fields_of([](auto& a) {
+              (*a.mutable_rank_pattern())["q"] = 4;
+              (*a.mutable_rank_pattern())["q_proj"] = 4;
+            }),
+            Fields{"spec.adapter.rank_pattern"});
+  EXPECT_EQ(fields_of([](auto& a) { (*a.mutable_alpha_pattern())["q"] = -1; }), Fields{"spec.adapter.alpha_pattern"});
+  EXPECT_EQ(fields_of([](auto& a) { a.add_target_layers("29-30"); }), Fields{"spec.adapter.target_layers"});
+  EXPECT_EQ(fields_of([](auto& a) { a.add_target_layers("x"); }), Fields{"spec.adapter.target_layers"});
+  EXPECT_EQ(fields_of([](auto& a) { a.add_target_modules("layers.30.q"); }), Fields{"spec.adapter.target_modules"});
+  EXPECT_EQ(fields_of([](auto& a) {
+              a.add_target_modules("layers.0.q");
+              a.add_target_modules("q");
+            }),
+            Fields{"spec.adapter.target_modules"});
+  EXPECT_EQ(fields_of([](auto& a) {
+              a.add_target_modules("layers.0.q");
+              a.add_target_layers("0");
+            }),
+            Fields{"spec.adapter.target_layers"});
+  EXPECT_EQ(fields_of([](auto& a) {
+              a.set_share_indices(true);
+              (*a.mutable_rank_pattern())["layers.2.k"] = 4;
+            }),
+            Fields{"spec.adapter.rank_pattern"});
 }
 
 TEST(ConvertTest, CutoffAboveTheContextIsRefused) {

@@ -108,7 +108,7 @@ TEST_P(LlamaMethodTest, MergedWeightsEqualTheAdapterForward) {
     at::Tensor weight = model->Weight(module.layer, module.module);
     const at::Tensor merged = adapter->Merged(module, weight);
     const int64_t changed_lines = (merged != weight).any(GetParam() == AdapterMethod::kSboraFa ? 0 : 1).sum().item<int64_t>();
-    EXPECT_EQ(changed_lines, core::UsesIndices(GetParam()) ? adapter->rank() : module.out_features);
+    EXPECT_EQ(changed_lines, core::UsesIndices(GetParam()) ? module.rank : module.out_features);
     weight.copy_(merged);
   }
   EXPECT_LT(MaxDifference(model->Logits(batch, AllRows(batch), nullptr), adapted), 1e-3);
@@ -236,9 +236,9 @@ TEST(AdapterSet, AFrozenAIsNoParameter) {
 
 TEST(AdapterSet, RankStabilizedDividesByTheRoot) {
   AdapterOptions options{.method = AdapterMethod::kLora, .rank = 4, .alpha = 6, .modules = {{.layer = 0}}};
-  EXPECT_EQ((*AdapterSet::Create(TinyConfig(), options, at::kCPU))->scale(), 1.5);
+  EXPECT_EQ((*AdapterSet::Create(TinyConfig(), options, at::kCPU))->modules()[0].scale, 1.5);
   options.rank_stabilized = true;
-  EXPECT_EQ((*AdapterSet::Create(TinyConfig(), options, at::kCPU))->scale(), 3);
+  EXPECT_EQ((*AdapterSet::Create(TinyConfig(), options, at::kCPU))->modules()[0].scale, 3);
 }
 
 }  // namespace

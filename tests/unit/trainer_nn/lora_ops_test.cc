@@ -97,7 +97,7 @@ struct Reference {
         b(DoubleLeaf(layer.module().B().value)),
         w(layer.w_OI.to(at::kDouble)),
         mask(layer.Mask()),
-        scale(layer.adapter->scale()) {
+        scale(layer.adapter->modules()[0].scale) {
     if (layer.adapter->method() != AdapterMethod::kDora) return;
     m = DoubleLeaf(layer.module().Magnitude().value);
     norm_O = (w + scale * at::mm(b, a)).norm(2, {1}).detach();
@@ -208,7 +208,7 @@ TEST(RowNorms, EqualTheNormsOfTheSumAndFollowTheParameters) {
     const Layer layer({AdapterMethod::kDora, LinearModule::kDown, rank, 0});
     const auto direct = [&] {
       const at::Tensor update = at::mm(layer.module().B().value.to(at::kDouble), layer.module().A().value.to(at::kDouble));
-      return (layer.w_OI.to(at::kDouble) + layer.adapter->scale() * update).norm(2, {1});
+      return (layer.w_OI.to(at::kDouble) + layer.adapter->modules()[0].scale * update).norm(2, {1});
     };
     const auto relative_error = [&] {
       return (layer.adapter->RowNorms(layer.module(), layer.w_OI).to(at::kDouble) / direct() - 1).abs().max().item<double>();

@@ -64,7 +64,7 @@ TEST_P(SboraLinearTest, ValueAndGradientsEqualTheDenseFormula) {
   const at::Tensor update = method == AdapterMethod::kSboraFa ? at::mm(factor_ref, one_hot_RD)
                                                               : at::mm(one_hot_RD.t(), factor_ref);
   const at::Tensor y_ref =
-      at::mm(x_ref, w_OI.to(at::kDouble).t()) + adapter->scale() * at::mm(x_ref * mask, update.t());
+      at::mm(x_ref, w_OI.to(at::kDouble).t()) + adapter->modules()[0].scale * at::mm(x_ref * mask, update.t());
   (y_ref * weight_TO.to(at::kDouble)).sum().backward();
 
   EXPECT_LT(MaxDifference(y, y_ref), 2e-5);

@@ -22,15 +22,20 @@ int64_t LinearNumber(int64_t layer, core::LinearModule module) {
   return layer * kModulesPerLayer + static_cast<int64_t>(module);
 }
 
+int64_t RankOf(const AdapterOptions& options, const AdapterModuleSpec& spec) {
+  return spec.rank == 0 ? options.rank : spec.rank;
+}
+
+double AlphaOf(const AdapterOptions& options, const AdapterModuleSpec& spec) {
+  return spec.alpha == 0 ? options.alpha : spec.alpha;
+}
+
 Status CheckOptions(const AdapterOptions& options) {
   if (options.method == core::AdapterMethod::kFull) {
     return Unimplemented("METHOD_UNIMPLEMENTED",
                          "method full cannot be trained by this version; use sbora_fa, sbora_fb, lora or dora");
   }
   if (options.modules.empty()) return InvalidArgument("TARGET_MODULES_EMPTY", "an adapter needs at least one module");
-  if (!(options.alpha > 0)) {
-    return InvalidArgument("ALPHA_OUT_OF_RANGE", fmt::format("alpha={} must be above 0", options.alpha));
-  }
   if (!(options.dropout >= 0 && options.dropout < 1)) {
     return InvalidArgument("DROPOUT_OUT_OF_RANGE", fmt::format("dropout={} is outside [0, 1)", options.dropout));
   }
@@ -50,15 +55,19 @@ Status CheckModule(const core::ModelConfig& config, const AdapterOptions& option
   }
   const std::string name = core::ModulePath(spec.layer, spec.module);
   const int64_t limit = core::MaxRank(options.method, core::LinearModuleShape(config, spec.module));
-  if (options.rank < 1 || options.rank > limit) {
-    return InvalidArgument("RANK_OUT_OF_RANGE", fmt::format("{}: rank={} is outside [1, {}] for {}", name, options.rank,
-                                                            limit, core::AdapterMethodName(options.method)));
+  const int64_t rank = RankOf(options, spec);
+  if (rank < 1 || rank > limit) {
+    return InvalidArgument("RANK_OUT_OF_RANGE", fmt::format("{}: rank={} is outside [1, {}] for {}", name, rank, limit,
+                                                            core::AdapterMethodName(options.method)));
   }
-  const int64_t indices = core::UsesIndices(options.method) ? options.rank : 0;
+  if (!(AlphaOf(options, spec) > 0)) {
+    return InvalidArgument("ALPHA_OUT_OF_RANGE", fmt::format("{}: alpha={} must be above 0", name, AlphaOf(options, spec)));
+  }
+  const int64_t indices = core::UsesIndices(options.method) ? rank : 0;
   if (static_cast<int64_t>(spec.index.size()) != indices) {
     return InvalidArgument("INDICES_MISMATCH", fmt::format("{}: {} indices were given, {} with rank={} needs {}", name,
                                                            spec.index.size(), core::AdapterMethodName(options.method),
-                                                           options.rank, indices));
+                                                           rank, indices));
   }
   return indices == 0 ? OkStatus() : core::CheckIndices(spec.index, name, limit);
 }
@@ -93,23 +102,22 @@ StatusOr<std::unique_ptr<AdapterSet>> AdapterSet::Create(const core::ModelConfig
   auto set = std::unique_ptr<AdapterSet>(new AdapterSet());
   set->method_ = options.method;
   set->frozen_a_ = options.frozen_a;
-  set->rank_ = options.rank;
-  set->scale_ = core::AdapterScale(options.alpha, options.rank, options.rank_stabilized);
   set->dropout_ = options.dropout;
   set->by_linear_.assign(static_cast<size_t>(config.num_layers * kModulesPerLayer), -1);
-  for (AdapterModuleSpec& spec : specs) set->AddModule(config, std::move(spec));
+  for (AdapterModuleSpec& spec : specs) set->AddModule(config, options, std::move(spec));
   set->Allocate(device);
   return set;
 }
 
-void AdapterSet::AddModule(const core::ModelConfig& config, AdapterModuleSpec spec) {
+void AdapterSet::AddModule(const core::ModelConfig& config, const AdapterOptions& options, AdapterModuleSpec spec) {
   const core::ModuleShape shape = core::LinearModuleShape(config, spec.module);
   const int64_t number = LinearNumber(spec.layer, spec.module);
   AdapterModule module{.name = core::ModulePath(spec.layer, spec.module), .layer = spec.layer, .module = spec.module,
-                       .out_features = shape.out_features, .in_features = shape.in_features,
+                       .out_features = shape.out_features, .in_features = shape.in_features, .rank = RankOf(options, spec),
+                       .scale = core::AdapterScale(AlphaOf(options, spec), RankOf(options, spec), options.rank_stabilized),
                        .dropout_id = static_cast<uint32_t>(number), .index = std::move(spec.index)};
   if (!modules_.empty()) module.offset = modules_.back().offset + modules_.back().size;
-  for (core::ModuleTensor& tensor : core::ModuleTensors({method_, rank_, frozen_a_}, spec.layer, spec.module, shape)) {
+  for (core::ModuleTensor& tensor : core::ModuleTensors({method_, module.rank, frozen_a_}, spec.layer, spec.module, shape)) {
     if (tensor.role == core::TensorRole::kIndex) continue;
     const int64_t offset = module.offset + module.size;
     if (tensor.trained) module.size += c10::multiply_integers(tensor.shape);
@@ -147,7 +155,7 @@ Status AdapterSet::Initialize(uint64_t seed, const WeightOf& weight) {
   if (core::UsesIndices(method_)) return OkStatus();
   for (const AdapterModule& module : modules_) {
     at::Tensor a_RI = module.A().value;
-    a_RI.copy_(FromHost(core::DrawLoraA(seed, module.name, rank_, module.in_features, frozen_a_), a_RI.sizes()));
+    a_RI.copy_(FromHost(core::DrawLoraA(seed, module.name, module.rank, module.in_features, frozen_a_), a_RI.sizes()));
     if (method_ != core::AdapterMethod::kDora) continue;
     const at::Tensor& square_O = Norms(module, weight(module.layer, module.module)).base_square_O;
     if (const at::Tensor zero = (square_O == 0).nonzero(); zero.numel() > 0) {
@@ -188,8 +196,8 @@ at::Tensor AdapterSet::RowNorms(const AdapterModule& module, const at::Tensor& w
     // |W0 + s B A|^2 = |W0|^2 + 2 s (W0 A^T . B) + s^2 (B A A^T . B), row by row.
     const at::Tensor& a_RI = module.A().value;
     const at::Tensor& b_OR = module.B().value;
-    const at::Tensor cross_OR = at::mm(w0_OI.to(at::kFloat), a_RI.t()).mul_(2 * scale_);
-    const at::Tensor own_OR = at::mm(b_OR, at::mm(a_RI, a_RI.t())).mul_(scale_ * scale_);
+    const at::Tensor cross_OR = at::mm(w0_OI.to(at::kFloat), a_RI.t()).mul_(2 * module.scale);
+    const at::Tensor own_OR = at::mm(b_OR, at::mm(a_RI, a_RI.t())).mul_(module.scale * module.scale);
     cache.norm_O = (cross_OR + own_OR).mul_(b_OR).sum(1).add_(cache.base_square_O).sqrt_();
     cache.version = version;
   }
@@ -204,13 +212,13 @@ at::Tensor AdapterSet::Merged(const AdapterModule& module, const at::Tensor& w0_
   const at::Tensor index = module.index_R.to(at::kLong);
   at::Tensor merged_OI = w0_OI.clone();
   const at::Tensor touched =
-      w0_OI.index_select(dim, index).to(at::kFloat).add_(fa ? module.B().value : module.A().value, scale_);
+      w0_OI.index_select(dim, index).to(at::kFloat).add_(fa ? module.B().value : module.A().value, module.scale);
   merged_OI.index_copy_(dim, index, touched.to(w0_OI.scalar_type()));
   return merged_OI;
 }
 
 at::Tensor AdapterSet::MergedDense(const AdapterModule& module, const at::Tensor& w0_OI) const {
-  at::Tensor merged_OI = at::addmm(w0_OI.to(at::kFloat), module.B().value, module.A().value, 1, scale_);
+  at::Tensor merged_OI = at::addmm(w0_OI.to(at::kFloat), module.B().value, module.A().value, 1, module.scale);
   if (method_ == core::AdapterMethod::kDora) {
     const at::Tensor norm_O = at::linalg_vector_norm(merged_OI, 2, {1});
     merged_OI.mul_((module.Magnitude().value / norm_O).unsqueeze(1));

@@ -33,12 +33,14 @@ struct AdapterModuleSpec {
   int64_t layer = 0;
   core::LinearModule module = core::LinearModule::kQ;
   std::vector<int32_t> index = {};  ///< SBoRA: [r] ascending, distinct; input columns for FA, output rows for FB
+  int64_t rank = 0;                 ///< 0 for the options'
+  double alpha = 0;                 ///< 0 for the options'
 };
 
 struct AdapterOptions {
   core::AdapterMethod method = core::AdapterMethod::kSboraFa;
-  int64_t rank = 0;
-  double alpha = 0;    ///< the update is scaled by core::AdapterScale
+  int64_t rank = 0;    ///< of modules that name none
+  double alpha = 0;    ///< the same; the update is scaled by core::AdapterScale
   double dropout = 0;  ///< in [0, 1); on the adapter's input only
   bool rank_stabilized = false;
   core::FrozenFactor frozen_a = core::FrozenFactor::kNone;  ///< kLora only
@@ -61,6 +63,8 @@ struct AdapterModule {
   core::LinearModule module = core::LinearModule::kQ;
   int64_t out_features = 0;
   int64_t in_features = 0;
+  int64_t rank = 0;
+  double scale = 0;         ///< core::AdapterScale of its alpha and rank
   int64_t offset = 0;       ///< of the first trained element in the flat buffers
   int64_t size = 0;         ///< trained elements
   uint32_t dropout_id = 0;  ///< layer * 7 + module: keys the masks, so adding a target changes no other module's mask
@@ -93,8 +97,6 @@ class AdapterSet {
   Status Initialize(uint64_t seed, const WeightOf& weight);
 
   core::AdapterMethod method() const { return method_; }
-  int64_t rank() const { return rank_; }
-  double scale() const { return scale_; }
   double dropout() const { return dropout_; }
   /// In backward order.
   const std::vector<AdapterModule>& modules() const { return modules_; }
@@ -131,15 +133,13 @@ class AdapterSet {
   };
 
   AdapterSet() = default;
-  void AddModule(const core::ModelConfig& config, AdapterModuleSpec spec);
+  void AddModule(const core::ModelConfig& config, const AdapterOptions& options, AdapterModuleSpec spec);
   void Allocate(at::Device device);
   NormCache& Norms(const AdapterModule& module, const at::Tensor& w0_OI) const;
   at::Tensor MergedDense(const AdapterModule& module, const at::Tensor& w0_OI) const;
 
   core::AdapterMethod method_ = core::AdapterMethod::kSboraFa;
   core::FrozenFactor frozen_a_ = core::FrozenFactor::kNone;
-  int64_t rank_ = 0;
-  double scale_ = 0;
   double dropout_ = 0;
   std::vector<AdapterModule> modules_;
   std::vector<int> by_linear_;  // layer * 7 + module -> position in modules_, or -1

@@ -24,7 +24,7 @@ struct DoraBackward final : AdapterBackward {
   variable_list apply(variable_list&& grads) override {
     if (!grads[0].defined()) return {at::Tensor()};
     SBORA_CHECK(x_TI.defined(), "backward through {} a second time", module->name);
-    const double scale = adapter->scale();
+    const double scale = module->scale;
     const at::Tensor g_TO = grads[0].contiguous();
     at::Tensor magnitude_gradient_O = module->Magnitude().gradient;  // shares storage
     magnitude_gradient_O.addcdiv_((g_TO.to(at::kFloat) * u_TO).sum(0), norm_O);
@@ -68,7 +68,7 @@ at::Tensor DoraLinear(const at::Tensor& x_TI, const LinearWeight& w_OI, const Ad
     ratio_O = module.Magnitude().value / norm_O;
     const at::Tensor input_TI = Masked(plain_TI, MaskOf(plain_TI, module, dropout));
     z_TR = ProductTransposed(input_TI, module.A().value.to(dtype));
-    u_TO = ProductTransposed(input_TI, dense_OI).addmm_(z_TR, module.B().value.to(dtype).t(), 1, adapter.scale());
+    u_TO = ProductTransposed(input_TI, dense_OI).addmm_(z_TR, module.B().value.to(dtype).t(), 1, module.scale);
     y_TO = (u_TO * ratio_O).to(dtype);
     // x W0^T less the masked input's share of it is one product: (x - drop(x)) W0^T.
     if (dropout.rows != nullptr) y_TO.add_(ProductTransposed(plain_TI - input_TI, dense_OI));

@@ -1,6 +1,6 @@
 /// y = W0 x with a DoRA adapter (arXiv 2402.09353, eq. 5; the norm detached as its section 4.3 has it), as PEFT computes
 /// it.
-/// Legend: T tokens, I in_features, O out_features, R rank, s AdapterSet::scale(), n = |W0 + s B A| row by row (constant
+/// Legend: T tokens, I in_features, O out_features, R rank, s AdapterModule::scale, n = |W0 + s B A| row by row (constant
 /// to the gradient), c = m / n, z = drop(x) A^T, u = drop(x) W0^T + s z B^T.
 ///     y = x W0^T + (c - 1) * (drop(x) W0^T) + c * (s z B^T): the dropout also acts on W0's share of the update
 ///     dm = sum_t(g * u) / n,  dB = s (g c)^T z,  dA = s (g c B)^T drop(x)

@@ -21,7 +21,7 @@ struct LoraBackward final : AdapterBackward {
   variable_list apply(variable_list&& grads) override {
     if (!grads[0].defined()) return {at::Tensor()};
     SBORA_CHECK(z_TR.defined(), "backward through {} a second time", module->name);
-    const double scale = adapter->scale();
+    const double scale = module->scale;
     const at::Tensor g_TO = grads[0].contiguous();
     const at::Tensor g_TR = at::mm(g_TO, module->B().value.to(g_TO.scalar_type()));
     Accumulate(module->B().gradient, g_TO, z_TR, scale);
@@ -55,7 +55,7 @@ at::Tensor LoraLinear(const at::Tensor& x_TI, const LinearWeight& w_OI, const Ad
     const at::ScalarType dtype = plain_TI.scalar_type();
     y_TO = ProductTransposed(plain_TI, w_OI.Dense());
     z_TR = ProductTransposed(Masked(plain_TI, MaskOf(plain_TI, module, dropout)), module.A().value.to(dtype));
-    y_TO.addmm_(z_TR, module.B().value.to(dtype).t(), 1, adapter.scale());
+    y_TO.addmm_(z_TR, module.B().value.to(dtype).t(), 1, module.scale);
   }
   if (!train || !at::GradMode::is_enabled()) {
     SBORA_CHECK(!NeedsGraph(x_TI), "{}: a graph without train", module.name);

@@ -1,6 +1,6 @@
 /// y = W0 x with a LoRA adapter (arXiv 2106.09685), as an autograd function that keeps the least.
 ///
-/// Legend: T tokens, I in_features, O out_features, R rank, s AdapterSet::scale().
+/// Legend: T tokens, I in_features, O out_features, R rank, s AdapterModule::scale.
 ///     y = x W0^T + s drop(x) A^T B^T
 ///     dB = s g^T z,  dA = s (g B)^T drop(x),  dx = g W0 + s mask * (g B A),  with z = drop(x) A^T
 /// Kept for backward: z (T x R) and, where A is trained, x (T x I), shared with its other readers. With a frozen A

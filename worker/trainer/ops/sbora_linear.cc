@@ -80,7 +80,7 @@ struct FaBackward final : AdapterBackward {
     if (!grads[0].defined()) return {at::Tensor()};
     SBORA_CHECK(gathered_TR.defined(), "backward through {} a second time", module->name);
     const at::Tensor g_TO = grads[0].contiguous();
-    Accumulate(module->B().gradient, g_TO, gathered_TR, adapter->scale());
+    Accumulate(module->B().gradient, g_TO, gathered_TR, module->scale);
     adapter->NotifyGradientReady(*module);
     if (!task_should_compute_output(0)) return {at::Tensor()};
     at::Tensor dx_TI = ProductTransposed(g_TO, w_OI.Dense().t());
@@ -88,7 +88,7 @@ struct FaBackward final : AdapterBackward {
     if (dropout.rows != nullptr) {
       ApplyMaskToColumns(back_TR, module->index, *dropout.rows, module->dropout_id, dropout.probability);
     }
-    ScatterAdd(dx_TI, module->index_R, back_TR, adapter->scale());
+    ScatterAdd(dx_TI, module->index_R, back_TR, module->scale);
     return {dx_TI};
   }
   void release_variables() override { gathered_TR.reset(); }
@@ -103,11 +103,11 @@ struct FbBackward final : AdapterBackward {
     const at::Tensor g_TO = grads[0].contiguous();
     const at::Tensor g_TR = Gather(g_TO, module->index_R);
     const at::Tensor mask_TI = MaskOf(x_TI, *module, dropout);
-    Accumulate(module->A().gradient, g_TR, Masked(x_TI, mask_TI), adapter->scale());
+    Accumulate(module->A().gradient, g_TR, Masked(x_TI, mask_TI), module->scale);
     adapter->NotifyGradientReady(*module);
     if (!task_should_compute_output(0)) return {at::Tensor()};
     at::Tensor dx_TI = ProductTransposed(g_TO, w_OI.Dense().t());
-    AddInputGradient(dx_TI, g_TR, module->A().value.to(g_TO.scalar_type()), mask_TI, adapter->scale());
+    AddInputGradient(dx_TI, g_TR, module->A().value.to(g_TO.scalar_type()), mask_TI, module->scale);
     return {dx_TI};
   }
   void release_variables() override { x_TI.reset(); }
@@ -144,11 +144,11 @@ at::Tensor SboraLinear(const at::Tensor& x_TI, const LinearWeight& w_OI, const A
       if (dropout.rows != nullptr) {
         ApplyMaskToColumns(gathered_TR, module.index, *dropout.rows, module.dropout_id, dropout.probability);
       }
-      y_TO.addmm_(gathered_TR, module.B().value.to(plain_TI.scalar_type()).t(), 1, adapter.scale());
+      y_TO.addmm_(gathered_TR, module.B().value.to(plain_TI.scalar_type()).t(), 1, module.scale);
     } else {
       const at::Tensor input_TI = Masked(plain_TI, MaskOf(plain_TI, module, dropout));
       const at::Tensor product_TR = at::mm(input_TI, module.A().value.to(plain_TI.scalar_type()).t());
-      ScatterAdd(y_TO, module.index_R, product_TR, adapter.scale());
+      ScatterAdd(y_TO, module.index_R, product_TR, module.scale);
     }
   }
   if (!graph) {

@@ -18,20 +18,16 @@ StatusOr<std::unique_ptr<AdapterSet>> CreateAdapter(const LlamaModel& model, con
   for (const auto& entry : indices) by_module[entry.module] = &entry.index;
   AdapterOptions options{.method = spec.method, .rank = spec.rank, .alpha = spec.alpha, .dropout = spec.dropout,
                          .rank_stabilized = spec.rank_stabilized, .frozen_a = spec.frozen_a};
-  for (int64_t layer = 0; layer < model.config().num_layers; ++layer) {
-    for (const auto module : spec.target_modules) {
-      if (!core::UsesIndices(spec.method)) {
-        options.modules.push_back({.layer = layer, .module = module});
-        continue;
-      }
-      const auto found = by_module.find(core::ModulePath(layer, module));
-      if (found == by_module.end()) {
-        return InvalidArgument("INDICES_MISMATCH",
-                               fmt::format("the job has no index vector for {}", core::ModulePath(layer, module)));
-      }
-      options.modules.push_back({.layer = layer, .module = module, .index = *found->second});
-      by_module.erase(found);
+  for (const core::AdaptedModule& each : core::AdaptedModules(model.config(), spec.placement())) {
+    options.modules.push_back({.layer = each.layer, .module = each.module, .rank = each.rank, .alpha = each.alpha});
+    if (!core::UsesIndices(spec.method)) continue;
+    const std::string name = core::ModulePath(each.layer, each.module);
+    const auto found = by_module.find(name);
+    if (found == by_module.end()) {
+      return InvalidArgument("INDICES_MISMATCH", fmt::format("the job has no index vector for {}", name));
     }
+    options.modules.back().index = *found->second;
+    by_module.erase(found);
   }
   if (!by_module.empty()) {
     return InvalidArgument("INDICES_MISMATCH",
@@ -55,14 +51,12 @@ StatusOr<std::unique_ptr<AdapterSet>> LoadAdapter(const std::filesystem::path& d
   AdapterOptions options{.method = adapter_config.method, .rank = adapter_config.rank, .alpha = adapter_config.alpha,
                          .dropout = adapter_config.dropout, .rank_stabilized = adapter_config.rank_stabilized,
                          .frozen_a = adapter_config.frozen_a};
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    for (const auto module : adapter_config.target_modules) {
-      AdapterModuleSpec module_spec{.layer = layer, .module = module};
-      if (core::UsesIndices(adapter_config.method)) {
-        SBORA_ASSIGN_OR_RETURN(module_spec.index, folder.Indices(layer, module));
-      }
-      options.modules.push_back(std::move(module_spec));
+  for (const core::AdaptedModule& each : core::AdaptedModules(config, adapter_config.placement())) {
+    AdapterModuleSpec module_spec{.layer = each.layer, .module = each.module, .rank = each.rank, .alpha = each.alpha};
+    if (core::UsesIndices(adapter_config.method)) {
+      SBORA_ASSIGN_OR_RETURN(module_spec.index, folder.Indices(each.layer, each.module));
     }
+    options.modules.push_back(std::move(module_spec));
   }
   SBORA_ASSIGN_OR_RETURN(auto adapter, AdapterSet::Create(config, options, device));
   for (const auto& module : adapter->modules()) {

@@ -6,6 +6,18 @@
 
 namespace sbora::trainer {
 
+namespace {
+
+nlohmann::json PatternJson(const core::AdapterPattern& pattern) {
+  nlohmann::json json = {{"layers", pattern.layers}};
+  for (const core::ModuleKey& key : pattern.single) json["single"].push_back(core::ToString(key));
+  for (const auto& [key, rank] : pattern.ranks) json["ranks"][core::ToString(key)] = rank;
+  for (const auto& [key, alpha] : pattern.alphas) json["alphas"][core::ToString(key)] = alpha;
+  return json;
+}
+
+}  // namespace
+
 std::string RunHash(const TrainRequest& request, const std::string& token_cache_key,
                     const std::string& validation_cache_key) {
   const auto& adapter = request.spec.adapter;
@@ -15,7 +27,7 @@ std::string RunHash(const TrainRequest& request, const std::string& token_cache_
   nlohmann::json targets = nlohmann::json::array();
   for (const auto module : adapter.target_modules) targets.push_back(core::LinearModuleName(module));
   const core::BaseQuantization base = core::BaseQuantizationOf(request.spec);
-  const nlohmann::json run = {
+  nlohmann::json run = {
       {"adapter",
        {core::AdapterMethodName(adapter.method), adapter.rank, adapter.alpha, adapter.dropout, targets,
         adapter.rank_stabilized, core::FrozenFactorName(adapter.frozen_a)}},
@@ -30,6 +42,8 @@ std::string RunHash(const TrainRequest& request, const std::string& token_cache_
       {"indices", indices},
       // What the seed decides: for SBoRA the indices above, for the others A.
       {"a_seed", core::UsesIndices(adapter.method) ? uint64_t{0} : adapter.index_seed}};
+  // Left out when empty, so that checkpoints from before patterns existed still fit their run.
+  if (!adapter.pattern.empty()) run["pattern"] = PatternJson(adapter.pattern);
   return Sha256Hex(run.dump());
 }
 
