@@ -17,7 +17,7 @@
 
 namespace sbora::data {
 
-inline constexpr uint32_t kTokenCacheVersion = 2;
+inline constexpr uint32_t kTokenCacheVersion = 3;
 
 /// Spans into the mapped file, valid while the TokenCache lives.
 struct TokenSample {
