@@ -52,7 +52,7 @@ StatusOr<v1::FineTuningSpec> BuildSpec(const SubmitFlags& flags) {
     SBORA_RETURN_IF_ERROR(SetField(spec, pair.first, pair.second));
   }
   for (const char* field : {"model", "dataset"}) {
-    const bool missing = field[0] == 'm' ? spec.model().empty() : spec.dataset().empty();
+    const bool missing = field[0] == 'm' ? spec.model().empty() : spec.dataset().empty() && spec.datasets().empty();
     if (missing) {
       return InvalidArgument("FIELD_REQUIRED", fmt::format("--{} is required, as a flag or in --file", field))
           .WithViolation(fmt::format("fine_tuning_job.spec.{}", field), "required");
@@ -71,7 +71,8 @@ CommandResult Submit(CommandContext& context, const SubmitFlags& flags) {
   SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
   v1::FineTuningSpec& spec = *request.mutable_fine_tuning_job()->mutable_spec();
   spec.set_model(client->ResourceName("models", spec.model()));
-  spec.set_dataset(client->ResourceName("datasets", spec.dataset()));
+  if (!spec.dataset().empty()) spec.set_dataset(client->ResourceName("datasets", spec.dataset()));
+  for (std::string& name : *spec.mutable_datasets()) name = client->ResourceName("datasets", name);
   if (!spec.validation_dataset().empty()) {
     spec.set_validation_dataset(client->ResourceName("datasets", spec.validation_dataset()));
   }
