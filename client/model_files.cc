@@ -87,7 +87,7 @@ StatusOr<ModelFiles> PickFolder(const std::filesystem::path& folder) {
   if (weights.empty() && !picked.skipped.empty()) return RefusePickles(folder, picked.skipped);
   std::vector<std::string> missing;
   if (!names.contains("config.json")) missing.emplace_back("config.json");
-  if (!names.contains("tokenizer.json")) missing.emplace_back("tokenizer.json");
+  if (!names.contains("tokenizer.json") && !names.contains("tokenizer.model")) missing.emplace_back("tokenizer.json");
   if (weights.empty()) missing.emplace_back("*.safetensors");
   if (!missing.empty()) {
     const auto gguf =
@@ -98,12 +98,13 @@ StatusOr<ModelFiles> PickFolder(const std::filesystem::path& folder) {
                                          folder.string(), (folder / *gguf).string()));
     }
     return InvalidArgument("MODEL_FILE_MISSING",
-                           fmt::format("{} lacks {}; an import needs config.json, tokenizer.json and "
+                           fmt::format("{} lacks {}; an import needs config.json, tokenizer.json (or tokenizer.model) and "
                                        "safetensors, or one .gguf file",
                                        folder.string(), fmt::join(missing, ", ")));
   }
+  const bool pieces = !names.contains("tokenizer.json");  // then a sentencepiece model stands in
   for (const std::string& name : names) {
-    if (IsSmallFile(name) || weights.contains(name)) picked.files.push_back({folder / name, name});
+    if ((pieces && name == "tokenizer.model") || IsSmallFile(name) || weights.contains(name)) picked.files.push_back({folder / name, name});
   }
   return picked;
 }

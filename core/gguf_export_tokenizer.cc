@@ -8,6 +8,7 @@
 
 #include "common/status_macros.h"
 #include "core/gguf_export.h"
+#include "core/gguf_export_sentencepiece.h"
 #include "core/gguf_tokenizer.h"
 
 namespace sbora::core {
@@ -18,8 +19,8 @@ using Json = nlohmann::json;
 Status Unsupported(std::string_view what) {
   return Unimplemented("TOKENIZER_UNSUPPORTED",
                        fmt::format("tokenizer.json: {}; GGUF cannot hold it as llama.cpp would read it. Byte-level BPE with "
-                                   "the splitting rules of SmolLM2, LLaMA 3 or GPT-2 can be exported; the merged Hugging "
-                                   "Face checkpoint always can (adapters merge)", what));
+                                   "the splitting rules of SmolLM2, LLaMA 3 or GPT-2, and sentencepiece as LLaMA has it, can be "
+                                   "exported; the merged Hugging Face checkpoint always can (adapters merge)", what));
 }
 
 Status Malformed(std::string_view what) {
@@ -64,9 +65,6 @@ StatusOr<std::string> PreTokenizerName(const Json& tokenizer) {
 Status CheckModel(const Json& tokenizer, const std::string& pre) {
   const Json* model = Member(tokenizer, "model");
   if (model == nullptr || TextOf(*model, "type") != "BPE") return Unsupported("its model is not BPE");
-  if (IsTrue(*model, "byte_fallback")) {
-    return Unsupported("it is a sentencepiece-style BPE (byte_fallback), whose scores tokenizer.json does not hold");
-  }
   if (Member(tokenizer, "normalizer") != nullptr) return Unsupported("it has a normalizer");
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     if (!TextOf(*model, key).empty()) return Unsupported(fmt::format("its model has a {}", key));
@@ -137,6 +135,30 @@ StatusOr<Vocabulary> ReadVocabulary(const Json& tokenizer, int64_t vocab_size) {
     SBORA_ASSIGN_OR_RETURN(v.merges.emplace_back(), MergeText(merge));
   }
   return v;
+}
+
+/// Byte-level BPE.
+Status WriteByteLevel(const Json& tokenizer, const Vocabulary& vocabulary, GgufMetadata& metadata) {
+  SBORA_ASSIGN_OR_RETURN(const std::string pre, PreTokenizerName(tokenizer));
+  SBORA_RETURN_IF_ERROR(CheckModel(tokenizer, pre));
+  metadata.String("tokenizer.ggml.model", "gpt2");
+  metadata.String("tokenizer.ggml.pre", pre);
+  metadata.Bool("tokenizer.ggml.add_space_prefix", false);  // no known pre-tokenizer adds one
+  metadata.Strings("tokenizer.ggml.tokens", vocabulary.tokens);
+  metadata.Int32s("tokenizer.ggml.token_type", vocabulary.types);
+  metadata.Strings("tokenizer.ggml.merges", vocabulary.merges);
+  return OkStatus();
+}
+
+Status WriteSentencePiece(const Json& tokenizer, const std::string& unknown, Vocabulary& vocabulary, GgufMetadata& metadata) {
+  SBORA_ASSIGN_OR_RETURN(const GgufPieces pieces, ReadGgufPieces(tokenizer, unknown, vocabulary.tokens, vocabulary.types));
+  metadata.String("tokenizer.ggml.model", "llama");
+  metadata.String("tokenizer.ggml.pre", "default");
+  metadata.Bool("tokenizer.ggml.add_space_prefix", pieces.add_space_prefix);
+  metadata.Strings("tokenizer.ggml.tokens", vocabulary.tokens);
+  metadata.Float32s("tokenizer.ggml.scores", pieces.scores);
+  metadata.Int32s("tokenizer.ggml.token_type", vocabulary.types);
+  return OkStatus();
 }
 
 /// The one token that the post-processor puts in front of a text; empty for none.
@@ -225,25 +247,28 @@ Status GgufTokenizerMetadata(std::string_view tokenizer_json, std::string_view t
   const Json tokenizer = Json::parse(tokenizer_json, nullptr, false);
   const Json settings = tokenizer_config_json.empty() ? Json::object() : Json::parse(tokenizer_config_json, nullptr, false);
   if (!tokenizer.is_object() || !settings.is_object()) return Malformed("it or tokenizer_config.json is no JSON object");
-  const auto pre = PreTokenizerName(tokenizer);
-  // A sentencepiece-style tokenizer fails both tests; the model says it better.
-  SBORA_RETURN_IF_ERROR(CheckModel(tokenizer, pre.ok() ? *pre : ""));
-  if (!pre.ok()) return pre.status();
-  SBORA_ASSIGN_OR_RETURN(const Vocabulary vocabulary, ReadVocabulary(tokenizer, config.vocab_size));
-
-  metadata.String("tokenizer.ggml.model", "gpt2");
-  metadata.String("tokenizer.ggml.pre", *pre);
-  metadata.Bool("tokenizer.ggml.add_space_prefix", false);  // no known pre-tokenizer adds one
-  metadata.Strings("tokenizer.ggml.tokens", vocabulary.tokens);
-  metadata.Int32s("tokenizer.ggml.token_type", vocabulary.types);
-  metadata.Strings("tokenizer.ggml.merges", vocabulary.merges);
+  const bool pieces = IsSentencePieceJson(tokenizer);
+  // What is wrong with a model is said before what is wrong with its vocabulary.
+  if (!pieces) {
+    const auto pre = PreTokenizerName(tokenizer);
+    SBORA_RETURN_IF_ERROR(CheckModel(tokenizer, pre.ok() ? *pre : ""));
+    if (!pre.ok()) return pre.status();
+  }
+  SBORA_ASSIGN_OR_RETURN(Vocabulary vocabulary, ReadVocabulary(tokenizer, config.vocab_size));
+  std::string unknown = TokenText(settings, "unk_token");
+  if (pieces) {
+    if (unknown.empty()) unknown = "<unk>";
+    SBORA_RETURN_IF_ERROR(WriteSentencePiece(tokenizer, unknown, vocabulary, metadata));
+  } else {
+    SBORA_RETURN_IF_ERROR(WriteByteLevel(tokenizer, vocabulary, metadata));
+  }
   SBORA_RETURN_IF_ERROR(WriteBos(tokenizer, vocabulary, config, metadata));
   SBORA_RETURN_IF_ERROR(WriteEndTokens(settings, vocabulary, config, metadata));
   std::optional<int64_t> pad = config.pad_token_id;
   if (!pad) pad = vocabulary.Find(TokenText(settings, "pad_token"));
   if (pad) metadata.Uint32("tokenizer.ggml.padding_token_id", static_cast<uint32_t>(*pad));
-  if (const auto unknown = vocabulary.Find(TokenText(settings, "unk_token"))) {
-    metadata.Uint32("tokenizer.ggml.unknown_token_id", static_cast<uint32_t>(*unknown));
+  if (const auto id = vocabulary.Find(unknown)) {
+    metadata.Uint32("tokenizer.ggml.unknown_token_id", static_cast<uint32_t>(*id));
   }
   SBORA_ASSIGN_OR_RETURN(const std::string chat, ChatTemplate(settings, chat_template));
   if (!chat.empty()) metadata.String("tokenizer.chat_template", chat);

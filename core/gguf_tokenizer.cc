@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "common/status_macros.h"
 #include "core/gguf_import.h"
 #include "core/gguf_tokenizer.h"
+#include "core/sentencepiece.h"
 
 namespace sbora::core {
 namespace {
@@ -121,6 +123,80 @@ StatusOr<Json> TokenizerConfig(const GgufFile& file, const ModelConfig& config, 
   return json;
 }
 
+StatusOr<bool> BoolOr(const GgufFile& file, std::string_view key, bool fallback) {
+  if (!file.Has(key)) return fallback;
+  return file.Bool(key);
+}
+
+Status CheckNoEnd(const GgufFile& file) {
+  SBORA_ASSIGN_OR_RETURN(const bool add_eos, BoolOr(file, "tokenizer.ggml.add_eos_token", false));
+  if (!add_eos) return OkStatus();
+  return Unimplemented("TOKENIZER_UNSUPPORTED", "the GGUF file adds an end token to every text, which is not supported; "
+                                                "import the original folder with its tokenizer.json");
+}
+
+StatusOr<SentencePieceVocabulary> ReadPieces(const GgufFile& file, const ModelConfig& config) {
+  SBORA_ASSIGN_OR_RETURN(const auto* tokens, file.Strings("tokenizer.ggml.tokens"));
+  SBORA_ASSIGN_OR_RETURN(const auto* types, file.Ints("tokenizer.ggml.token_type"));
+  SBORA_ASSIGN_OR_RETURN(const auto* scores, file.Floats("tokenizer.ggml.scores"));
+  if (static_cast<int64_t>(tokens->size()) > config.vocab_size || types->size() != tokens->size() ||
+      scores->size() != tokens->size()) {
+    return InvalidArgument("TOKENIZER_MALFORMED",
+                           fmt::format("{} tokens with {} types and {} scores do not fit {} embeddings", tokens->size(),
+                                       types->size(), scores->size(), config.vocab_size));
+  }
+  SentencePieceVocabulary pieces;
+  for (size_t id = 0; id < tokens->size(); ++id) {
+    pieces.tokens.push_back((*tokens)[id]);
+    pieces.types.push_back(static_cast<int32_t>((*types)[id]));
+    pieces.scores.push_back(static_cast<float>((*scores)[id]));
+  }
+  // Rows without a token come last: a token behind them would have an id of its own.
+  while (!pieces.tokens.empty() && pieces.types.back() == kGgufUnusedToken &&
+         pieces.tokens.back() == GgufUnusedToken(pieces.tokens.size() - 1)) {
+    pieces.tokens.pop_back();
+    pieces.types.pop_back();
+    pieces.scores.pop_back();
+  }
+  return pieces;
+}
+
+/// Tokenizer model "llama".
+StatusOr<TokenizerFiles> SentencePieceFiles(const GgufFile& file, const ModelConfig& config) {
+  for (const char* key : {"tokenizer.ggml.merges", "tokenizer.ggml.precompiled_charsmap"}) {
+    if (!file.Has(key)) continue;
+    return Unimplemented("TOKENIZER_UNSUPPORTED", fmt::format("the GGUF file has a sentencepiece tokenizer with {}; import the "
+                                                              "original folder with its tokenizer.json", key));
+  }
+  SBORA_ASSIGN_OR_RETURN(const SentencePieceVocabulary pieces, ReadPieces(file, config));
+  SBORA_RETURN_IF_ERROR(CheckNoEnd(file));
+  SentencePieceRules rules;
+  rules.order = MergeOrder::kByScore;
+  SBORA_ASSIGN_OR_RETURN(rules.prefix_space, BoolOr(file, "tokenizer.ggml.add_space_prefix", true));
+  SBORA_ASSIGN_OR_RETURN(rules.add_bos, BoolOr(file, "tokenizer.ggml.add_bos_token", true));
+  const auto named = [&](std::optional<int64_t> id) {
+    if (id && *id < static_cast<int64_t>(pieces.tokens.size())) rules.special.push_back(pieces.tokens[static_cast<size_t>(*id)]);
+  };
+  for (const int64_t id : config.eos_token_ids) named(id);
+  named(config.pad_token_id);
+  if (const auto unknown = file.Int("tokenizer.ggml.unknown_token_id"); unknown.ok() && *unknown >= 0) named(*unknown);
+  if (config.bos_token_id && *config.bos_token_id < static_cast<int64_t>(pieces.tokens.size())) {
+    rules.bos = pieces.tokens[static_cast<size_t>(*config.bos_token_id)];
+    rules.special.push_back(rules.bos);
+  } else if (rules.add_bos) {
+    return InvalidArgument("TOKENIZER_MALFORMED", "add_bos_token is set and there is no bos token");
+  }
+  SBORA_ASSIGN_OR_RETURN(const Json tokenizer, SentencePieceTokenizer(pieces, rules));
+  SBORA_ASSIGN_OR_RETURN(Json settings, TokenizerConfig(file, config, pieces.tokens, tokenizer["added_tokens"], rules.add_bos));
+  settings["tokenizer_class"] = "LlamaTokenizer";
+  settings["add_prefix_space"] = rules.prefix_space;
+  settings["legacy"] = false;
+  if (!ValidUtf8(tokenizer) || !ValidUtf8(settings)) return InvalidArgument("TOKENIZER_MALFORMED", "a token or the chat template is no UTF-8");
+  return TokenizerFiles{.tokenizer_json = tokenizer.dump() + "\n",
+                        .tokenizer_config_json = settings.dump(2) + "\n",
+                        .has_chat_template = settings.contains("chat_template")};
+}
+
 }  // namespace
 
 StatusOr<Json> GgufPreTokenizer(const std::string& name) {
@@ -144,10 +220,12 @@ std::string GgufUnusedToken(size_t id) { return fmt::format("[PAD{}]", id); }
 
 StatusOr<TokenizerFiles> GgufTokenizer(const GgufFile& file, const ModelConfig& config) {
   SBORA_ASSIGN_OR_RETURN(const std::string model, file.String("tokenizer.ggml.model"));
+  if (model == "llama") return SentencePieceFiles(file, config);
   if (model != "gpt2") {
     return Unimplemented("TOKENIZER_UNSUPPORTED",
-                         fmt::format("GGUF tokenizer model \"{}\" is not supported; byte-level BPE (\"gpt2\") is. Import the "
-                                     "original folder with its tokenizer.json", model.substr(0, 80)));
+                         fmt::format("GGUF tokenizer model \"{}\" is not supported; byte-level BPE (\"gpt2\") and "
+                                     "sentencepiece (\"llama\") are. Import the original folder with its tokenizer.json",
+                                     model.substr(0, 80)));
   }
   std::string pre = "default";
   if (file.Has("tokenizer.ggml.pre")) {
@@ -156,17 +234,8 @@ StatusOr<TokenizerFiles> GgufTokenizer(const GgufFile& file, const ModelConfig& 
   SBORA_ASSIGN_OR_RETURN(const Json pre_tokenizer, GgufPreTokenizer(pre));
   SBORA_ASSIGN_OR_RETURN(Vocabulary v, ReadVocabulary(file, config));
   const bool llama3 = pre == "llama-bpe";
-  bool add_bos = llama3;
-  if (file.Has("tokenizer.ggml.add_bos_token")) {
-    SBORA_ASSIGN_OR_RETURN(add_bos, file.Bool("tokenizer.ggml.add_bos_token"));
-  }
-  if (file.Has("tokenizer.ggml.add_eos_token")) {
-    SBORA_ASSIGN_OR_RETURN(const bool add_eos, file.Bool("tokenizer.ggml.add_eos_token"));
-    if (add_eos) {
-      return Unimplemented("TOKENIZER_UNSUPPORTED", "the GGUF file adds an end token to every text, which is not supported; "
-                                                    "import the original folder with its tokenizer.json");
-    }
-  }
+  SBORA_ASSIGN_OR_RETURN(const bool add_bos, BoolOr(file, "tokenizer.ggml.add_bos_token", llama3));
+  SBORA_RETURN_IF_ERROR(CheckNoEnd(file));
   Json processor = ByteLevel(true);
   if (add_bos) {
     if (!config.bos_token_id || *config.bos_token_id >= static_cast<int64_t>(v.tokens->size())) {

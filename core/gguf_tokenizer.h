@@ -12,9 +12,11 @@ namespace sbora::core {
 
 // ggml's token types.
 inline constexpr int32_t kGgufNormalToken = 1;
+inline constexpr int32_t kGgufUnknownToken = 2;
 inline constexpr int32_t kGgufControlToken = 3;      ///< special
 inline constexpr int32_t kGgufUserDefinedToken = 4;  ///< added, not special
 inline constexpr int32_t kGgufUnusedToken = 5;       ///< fills a row of the embedding that has no token
+inline constexpr int32_t kGgufByteToken = 6;         ///< of sentencepiece: "<0x0A>"
 
 /// The names of pre-tokenizers ("tokenizer.ggml.pre") whose rules are known here.
 inline constexpr const char* kGgufPreTokenizers[] = {"smollm", "llama-bpe", "gpt-2", "default"};

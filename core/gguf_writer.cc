@@ -142,6 +142,12 @@ void GgufMetadata::Int32s(std::string_view key, const std::vector<int32_t>& valu
   Put(bytes_, uint64_t{values.size()});
   for (const int32_t value : values) Put(bytes_, value);
 }
+void GgufMetadata::Float32s(std::string_view key, const std::vector<float>& values) {
+  Key(key, kTypeArray);
+  Put(bytes_, kTypeFloat32);
+  Put(bytes_, uint64_t{values.size()});
+  for (const float value : values) Put(bytes_, value);
+}
 
 Status EncodeGgml(GgmlType type, std::span<const float> values, std::vector<std::byte>& out) {
   const auto layout = LayoutOf(type);

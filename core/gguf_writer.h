@@ -33,6 +33,7 @@ class GgufMetadata {
   void Bool(std::string_view key, bool value);
   void Strings(std::string_view key, const std::vector<std::string>& values);
   void Int32s(std::string_view key, const std::vector<int32_t>& values);
+  void Float32s(std::string_view key, const std::vector<float>& values);
 
   uint64_t size() const { return size_; }
   const std::string& bytes() const { return bytes_; }

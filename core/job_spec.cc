@@ -15,6 +15,8 @@ namespace {
 constexpr int64_t kDefaultCutoffTokens = 512;
 constexpr int64_t kMinCutoffTokens = 8;
 constexpr size_t kMaxDisjointFrom = 1000;
+constexpr size_t kMaxMixture = 64;
+constexpr double kMaxDatasetWeight = 1e9;
 
 /// Gathers violations; the first one leads the message.
 class Violations {
@@ -148,6 +150,32 @@ void CheckSharedRanks(const ModelConfig& model, const AdapterSpec& adapter, Viol
   }
 }
 
+/// One data set, or a mixture of several.
+void CheckDatasets(const JobSpec& spec, Violations& violations) {
+  violations.Require(!spec.dataset.empty() || !spec.datasets.empty(), "spec.dataset",
+                     "is required: name a data set (sbora-client datasets list), or several in datasets");
+  violations.Require(spec.dataset.empty() || spec.datasets.empty(), "spec.datasets",
+                     "must be empty when dataset is set; name all data sets of a mixture here and leave dataset out");
+  violations.Require(spec.datasets.size() <= kMaxMixture, "spec.datasets",
+                     fmt::format("names {} data sets, at most {} can be mixed", spec.datasets.size(), kMaxMixture));
+  for (size_t i = 0; i < spec.datasets.size(); ++i) {
+    const std::string& name = spec.datasets[i];
+    violations.Require(!name.empty(), "spec.datasets", "holds an empty name");
+    violations.Require(std::count(spec.datasets.begin(), spec.datasets.begin() + static_cast<int64_t>(i), name) == 0,
+                       "spec.datasets", fmt::format("names {} twice; raise its weight instead", name));
+  }
+  violations.Require(spec.dataset_weights.empty() || spec.dataset_weights.size() == spec.datasets.size(),
+                     "spec.dataset_weights", fmt::format("has {} weights for {} datasets, must have one for each or none",
+                                                         spec.dataset_weights.size(), spec.datasets.size()));
+  for (const double weight : spec.dataset_weights) {
+    violations.Require(weight > 0.0 && weight <= kMaxDatasetWeight, "spec.dataset_weights",
+                       fmt::format("has the weight {}, must be above 0 and at most {}", weight, kMaxDatasetWeight));
+  }
+  violations.InRange<int64_t>("spec.training.epoch_samples", spec.training.epoch_samples, 0, int64_t{1} << 40);
+  violations.Require(spec.training.epoch_samples == 0 || !spec.datasets.empty(), "spec.training.epoch_samples",
+                     "is for a mixture: name the data sets in datasets, or leave it out and set max_steps");
+}
+
 void CheckData(const JobSpec& spec, Violations& violations) {
   const DataSpec& data = spec.data;
   violations.Require(data.cutoff_tokens == 0 || data.cutoff_tokens >= kMinCutoffTokens, "spec.data.cutoff_tokens",
@@ -191,7 +219,7 @@ AdapterConfig AdapterConfigOf(const AdapterSpec& adapter, const ModelConfig& bas
 Status CheckJobSpec(const JobSpec& spec, SpecPurpose purpose) {
   Violations violations;
   violations.Require(!spec.model.empty(), "spec.model", "is required: name a base model (sbora-client models list)");
-  violations.Require(!spec.dataset.empty(), "spec.dataset", "is required: name a data set (sbora-client datasets list)");
+  CheckDatasets(spec, violations);
   violations.InRange<int64_t>("spec.adapter.rank", spec.adapter.rank, 1, 1 << 20);
   violations.Require(spec.adapter.alpha > 0.0 && spec.adapter.alpha <= kMaxAlpha, "spec.adapter.alpha",
                      fmt::format("is {}, must be above 0 and at most {}", spec.adapter.alpha, kMaxAlpha));

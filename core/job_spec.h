@@ -62,11 +62,15 @@ struct TrainingSpec {
   double epsilon = 1e-8;
   double max_gradient_norm = 1.0;
   uint64_t seed = 42;
+  int64_t epoch_samples = 0;      ///< of a mixture; 0: as many as its data sets hold
+  bool group_by_length = false;
 };
 
 struct JobSpec {
   std::string model;    ///< as the user wrote it; the coordinator resolves it to a full name
-  std::string dataset;
+  std::string dataset;                   ///< empty for a mixture
+  std::vector<std::string> datasets;     ///< of a mixture, distinct; empty for one data set
+  std::vector<double> dataset_weights;   ///< one for each of `datasets`, or empty: by their sizes
   std::string validation_dataset;
   Quantization quantization = Quantization::kNone;
   bool double_quantization = true;  ///< of NF4's scales; without effect otherwise

@@ -12,6 +12,7 @@
 #include "core/gguf_import.h"
 #include "core/model_folder.h"
 #include "core/model_writer.h"
+#include "core/sentencepiece.h"
 
 namespace sbora::core {
 namespace {
@@ -82,6 +83,25 @@ void MergeEndTokens(const std::string& generation_config, ModelConfig& config) {
   }
 }
 
+/// A folder with a sentencepiece tokenizer.model alone.
+StatusOr<std::string> FromSentencePiece(const fs::path& dir) {
+  SBORA_ASSIGN_OR_RETURN(const std::string model, ReadFile(dir / "tokenizer.model", kMaxTokenizerBytes));
+  std::error_code ec;
+  std::string settings;
+  if (fs::exists(dir / "tokenizer_config.json", ec)) {
+    SBORA_ASSIGN_OR_RETURN(settings, ReadJsonObject(dir / "tokenizer_config.json", kMaxSmallJsonBytes));
+  }
+  // transformers reads it only without the decoder.
+  if (fs::exists(dir / "added_tokens.json", ec) && settings.find("added_tokens_decoder") == std::string::npos) {
+    return Unimplemented("TOKENIZER_UNSUPPORTED",
+                         fmt::format("{} has tokens in added_tokens.json and no added_tokens_decoder in tokenizer_config.json; save "
+                                     "the tokenizer with its tokenizer.json", dir.string()));
+  }
+  auto tokenizer = TokenizerJsonOfSentencePiece(model, settings);
+  if (!tokenizer.ok()) return tokenizer.status().WithContext((dir / "tokenizer.model").string());
+  return tokenizer;
+}
+
 class Importer {
  public:
   Importer(const fs::path& out_dir, const ImportOptions& options) : out_dir_(out_dir), options_(options) {}
@@ -91,10 +111,10 @@ class Importer {
     SBORA_ASSIGN_OR_RETURN(const ModelFolder source, ModelFolder::Open(dir));
     model_.config = source.config();
     std::error_code ec;
-    if (!fs::exists(dir / "tokenizer.json", ec)) {
+    if (!fs::exists(dir / "tokenizer.json", ec) && !fs::exists(dir / "tokenizer.model", ec)) {
       return NotFound("MODEL_FILE_MISSING",
-                      fmt::format("{} holds no tokenizer.json; save the tokenizer as a fast tokenizer (transformers: "
-                                  "AutoTokenizer.from_pretrained(...).save_pretrained(...))", dir.string()));
+                      fmt::format("{} holds neither tokenizer.json nor tokenizer.model; save the tokenizer as a fast tokenizer "
+                                  "(transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...))", dir.string()));
     }
     SBORA_RETURN_IF_ERROR(CopyTokenizerFiles(dir));
     std::vector<TensorSpec> specs = ExpectedTensors(source.config());
@@ -133,7 +153,9 @@ class Importer {
 
   Status CopyTokenizerFiles(const fs::path& dir) {
     std::error_code ec;
-    SBORA_ASSIGN_OR_RETURN(const std::string tokenizer, ReadJsonObject(dir / "tokenizer.json", kMaxTokenizerBytes));
+    SBORA_ASSIGN_OR_RETURN(const std::string tokenizer, fs::exists(dir / "tokenizer.json", ec)
+                                                            ? ReadJsonObject(dir / "tokenizer.json", kMaxTokenizerBytes)
+                                                            : FromSentencePiece(dir));
     SBORA_RETURN_IF_ERROR(Write("tokenizer.json", tokenizer));
     for (const char* name : {"tokenizer_config.json", "generation_config.json", "special_tokens_map.json"}) {
       if (!fs::exists(dir / name, ec)) continue;

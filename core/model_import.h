@@ -2,6 +2,8 @@
 ///   config.json, tokenizer.json, tokenizer_config.json, model.safetensors
 ///   (or model-00001-of-0000N.safetensors + model.safetensors.index.json), chat_template.jinja when there is one.
 ///
+/// A folder without tokenizer.json gets one out of its sentencepiece tokenizer.model (core/sentencepiece.h).
+///
 /// Never executed or read: pickles (.bin, .pt, .pth, .ckpt), TorchScript, archives.
 #pragma once
 

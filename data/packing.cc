@@ -36,9 +36,11 @@ int64_t CountLabels(const TokenSample& sample) {
   return count;
 }
 
-StatusOr<PackedMicroBatch> PackMicroBatch(const TokenCache& cache, std::span<const int64_t> sample_indices) {
+TokenSample SampleOfDraw(const TokenCache& cache, int64_t draw) { return cache.Sample(draw % cache.size()); }
+
+StatusOr<PackedMicroBatch> PackMicroBatch(const TokenCache& cache, std::span<const int64_t> draws) {
   int64_t total = 0;
-  for (const int64_t index : sample_indices) total += static_cast<int64_t>(cache.Sample(index).ids.size());
+  for (const int64_t draw : draws) total += static_cast<int64_t>(SampleOfDraw(cache, draw).ids.size());
   if (total > std::numeric_limits<int32_t>::max()) {
     return OutOfRange("MICRO_BATCH_TOO_LARGE", fmt::format("a micro-batch of {} tokens exceeds 2^31-1; lower the "
                                                            "micro-batch size or the cutoff", total));
@@ -47,9 +49,9 @@ StatusOr<PackedMicroBatch> PackMicroBatch(const TokenCache& cache, std::span<con
   batch.ids_T.reserve(static_cast<size_t>(total));
   batch.position_ids_T.reserve(static_cast<size_t>(total));
   batch.cu_seqlens.push_back(0);
-  batch.sample_indices_S.assign(sample_indices.begin(), sample_indices.end());
-  for (const int64_t index : sample_indices) {
-    const TokenSample sample = cache.Sample(index);
+  batch.draws_S.assign(draws.begin(), draws.end());
+  for (const int64_t draw : draws) {
+    const TokenSample sample = SampleOfDraw(cache, draw);
     const auto begin = static_cast<int32_t>(batch.ids_T.size());
     const auto length = static_cast<int32_t>(sample.ids.size());
     batch.ids_T.insert(batch.ids_T.end(), sample.ids.begin(), sample.ids.end());
@@ -71,26 +73,49 @@ BatchPlan::BatchPlan(const BatchPlanOptions& options) : options_(options) {
               options.micro_batch_size);
   SBORA_CHECK(options.max_steps > 0 || options.epochs > 0, "a plan of {} steps and {} epochs", options.max_steps,
               options.epochs);
-  steps_per_epoch_ = (options.samples + options.batch_size - 1) / options.batch_size;
+  epoch_samples_ = options.samples;
+  if (!options.part_sizes.empty()) {
+    mixture_.emplace(options.part_sizes, options.part_counts, options.seed);
+    epoch_samples_ = mixture_->epoch_samples();
+  }
+  steps_per_epoch_ = (epoch_samples_ + options.batch_size - 1) / options.batch_size;
   const double steps = std::ceil(options.epochs * static_cast<double>(steps_per_epoch_) - 1e-9);
   total_steps_ = options.max_steps > 0 ? options.max_steps : std::max<int64_t>(1, static_cast<int64_t>(steps));
 }
 
 double BatchPlan::EpochsAfter(int64_t step) const {
-  const int64_t in_epoch = std::min(step % steps_per_epoch_ * options_.batch_size, options_.samples);
+  const int64_t in_epoch = std::min(step % steps_per_epoch_ * options_.batch_size, epoch_samples_);
   return static_cast<double>(step / steps_per_epoch_) +
-         static_cast<double>(in_epoch) / static_cast<double>(options_.samples);
+         static_cast<double>(in_epoch) / static_cast<double>(epoch_samples_);
+}
+
+int64_t BatchPlan::DrawAt(int64_t epoch, int64_t position) const {
+  if (!mixture_) return core::SeededPermutation(options_.seed, static_cast<uint64_t>(epoch), options_.samples)(position);
+  const MixtureDraw draw = mixture_->Draw(epoch, position);
+  return draw.repeat * options_.samples + draw.sample;
 }
 
 std::vector<int64_t> BatchPlan::Batch(int64_t step) const {
   SBORA_CHECK(step >= 0, "step {}", step);
-  const core::SeededPermutation order(options_.seed, static_cast<uint64_t>(Epoch(step)), options_.samples);
+  const int64_t epoch = Epoch(step);
   const int64_t begin = step % steps_per_epoch_ * options_.batch_size;
-  const int64_t end = std::min(begin + options_.batch_size, options_.samples);
-  std::vector<int64_t> batch;
-  batch.reserve(static_cast<size_t>(end - begin));
-  for (int64_t position = begin; position < end; ++position) batch.push_back(order(position));
-  return batch;
+  const int64_t end = std::min(begin + options_.batch_size, epoch_samples_);
+  int64_t from = begin;
+  int64_t to = end;
+  if (options_.length) {
+    const int64_t batches = std::clamp<int64_t>(epoch_samples_ / (options_.batch_size * 4), 1, kLengthGroupBatches);
+    const int64_t group = batches * options_.batch_size;
+    from = begin / group * group;
+    to = std::min(from + group, epoch_samples_);
+  }
+  std::vector<int64_t> draws;
+  draws.reserve(static_cast<size_t>(to - from));
+  for (int64_t position = from; position < to; ++position) draws.push_back(DrawAt(epoch, position));
+  if (!options_.length) return draws;
+  std::stable_sort(draws.begin(), draws.end(), [&](int64_t a, int64_t b) {
+    return options_.length(a % options_.samples) > options_.length(b % options_.samples);
+  });
+  return {draws.begin() + (begin - from), draws.begin() + (end - from)};
 }
 
 std::vector<std::vector<int64_t>> BatchPlan::MicroBatches(int64_t step, int64_t rank, int64_t world_size) const {

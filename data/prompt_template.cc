@@ -69,7 +69,8 @@ StatusOr<std::vector<Segment>> RenderChat(const std::vector<Message>& messages, 
   return segments;
 }
 
-StatusOr<std::string> TextPrompt(const Record& record, PromptTemplate prompt_template) {
+/// `generating`: the text to go on from; LLM-Adapters words it otherwise than in training.
+StatusOr<std::string> TextPrompt(const Record& record, PromptTemplate prompt_template, bool generating) {
   if (record.format == DatasetFormat::kChat) {
     return InvalidArgument("TEMPLATE_MISMATCH", fmt::format("line {}: records of messages need the chat template, not {}",
                                                             record.line, PromptTemplateName(prompt_template)));
@@ -77,7 +78,9 @@ StatusOr<std::string> TextPrompt(const Record& record, PromptTemplate prompt_tem
   const bool alpaca = record.format == DatasetFormat::kAlpaca;
   const std::string& instruction = alpaca ? record.instruction : record.prompt;
   if (prompt_template == PromptTemplate::kAlpaca) return AlpacaPrompt(instruction, record.input);
-  if (prompt_template == PromptTemplate::kLlmAdapters) return LlmAdaptersPrompt(instruction, record.input);
+  if (prompt_template == PromptTemplate::kLlmAdapters) {
+    return generating ? LlmAdaptersEvaluationPrompt(instruction, record.input) : LlmAdaptersPrompt(instruction, record.input);
+  }
   return alpaca ? Joined(record) : record.prompt;
 }
 
@@ -113,18 +116,31 @@ std::string AlpacaPrompt(std::string_view instruction, std::string_view input) {
                      "Input:\n{}\n\n### Response:", instruction, input);
 }
 
+namespace {
+
+/// Both forms write the template inside a function: its indentation, and the spaces that end a line, are part of the text.
+constexpr std::string_view kAdaptersIndent = "                ";
+constexpr std::string_view kAdaptersTask = "Below is an instruction that describes a task";
+constexpr std::string_view kAdaptersInput = ", paired with an input that provides further context";
+constexpr std::string_view kAdaptersRequest = ". Write a response that appropriately completes the request.";
+
+/// `blank`: what stands on the empty lines between the parts. `spaces`: behind the first line.
+std::string AdaptersText(std::string_view instruction, std::string_view input, std::string_view spaces,
+                         std::string_view blank) {
+  std::string text = fmt::format("{}{}{}{}\n\n", kAdaptersTask, input.empty() ? "" : kAdaptersInput, kAdaptersRequest, spaces);
+  text += fmt::format("{0}### Instruction:\n{0}{1}\n{2}\n", kAdaptersIndent, instruction, blank);
+  if (!input.empty()) text += fmt::format("{0}### Input:\n{0}{1}\n{2}\n", kAdaptersIndent, input, blank);
+  return text + fmt::format("{0}### Response:\n{0}", kAdaptersIndent);
+}
+
+}  // namespace
+
 std::string LlmAdaptersPrompt(std::string_view instruction, std::string_view input) {
-  // The indentation and the linter's mark are part of the text that published results were trained with.
-  constexpr std::string_view kIndent = "                ";
-  if (input.empty()) {
-    return fmt::format("Below is an instruction that describes a task. Write a response that appropriately completes the "
-                       "request.  # noqa: E501\n\n{0}### Instruction:\n{0}{1}\n{0}\n{0}### Response:\n{0}",
-                       kIndent, instruction);
-  }
-  return fmt::format("Below is an instruction that describes a task, paired with an input that provides further context. "
-                     "Write a response that appropriately completes the request.  # noqa: E501\n\n{0}### "
-                     "Instruction:\n{0}{1}\n{0}\n{0}### Input:\n{0}{2}\n{0}\n{0}### Response:\n{0}",
-                     kIndent, instruction, input);
+  return AdaptersText(instruction, input, input.empty() ? "  " : " ", kAdaptersIndent);
+}
+
+std::string LlmAdaptersEvaluationPrompt(std::string_view instruction, std::string_view input) {
+  return AdaptersText(instruction, input, input.empty() ? " " : "", "");
 }
 
 std::string ChoicePrompt(std::string_view question, std::span<const std::string> choices) {
@@ -151,14 +167,14 @@ StatusOr<std::vector<Segment>> RenderRecord(const Record& record, PromptTemplate
     if (!segments.ok()) return segments.status().WithContext(fmt::format("line {}", record.line));
     return segments;
   }
-  SBORA_ASSIGN_OR_RETURN(std::string prompt, TextPrompt(record, resolved));
+  SBORA_ASSIGN_OR_RETURN(std::string prompt, TextPrompt(record, resolved, /*generating=*/false));
   const bool alpaca = record.format == DatasetFormat::kAlpaca;
   return std::vector<Segment>{{std::move(prompt), false}, {alpaca ? record.output : record.completion, true}};
 }
 
 StatusOr<std::string> RenderPrompt(const Record& record, PromptTemplate prompt_template, const TextModel& model) {
   const PromptTemplate resolved = ResolveTemplate(prompt_template, record.format);
-  if (resolved != PromptTemplate::kChat) return TextPrompt(record, resolved);
+  if (resolved != PromptTemplate::kChat) return TextPrompt(record, resolved, /*generating=*/true);
   const std::vector<Message> messages = AsMessages(record);
   size_t count = messages.size();
   if (count > 0 && messages.back().role == "assistant") --count;

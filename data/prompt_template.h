@@ -38,8 +38,11 @@ std::string_view PromptTemplateName(core::PromptTemplate prompt_template);
 
 /// Stanford Alpaca's prompt, to the character; `input` empty: the form without input.
 std::string AlpacaPrompt(std::string_view instruction, std::string_view input);
-/// LLM-Adapters' prompt, to the character (with its indentation).
+/// The prompts of LLM-Adapters (arXiv 2304.01933; DoRA's commonsense experiments have the same), to the character: since
+/// 2023-04-07, with the indentation and the spaces at line ends. Its evaluation scripts word the prompt otherwise than its
+/// training script: other spaces behind the first line, and empty lines where training has indented ones.
 std::string LlmAdaptersPrompt(std::string_view instruction, std::string_view input);
+std::string LlmAdaptersEvaluationPrompt(std::string_view instruction, std::string_view input);
 
 /// A question with its choices lettered from A, and "Answer:"; as Hendrycks' test of MMLU (arXiv 2009.03300) has it, to
 /// the character, for any number of choices up to 26.
@@ -56,7 +59,8 @@ std::string FewShotPrompt(std::string_view subject, std::span<const Record> shot
 StatusOr<std::vector<Segment>> RenderRecord(const Record& record, core::PromptTemplate prompt_template,
                                             const TextModel& model);
 
-/// The text to generate from: all of the record but its last response. The same templates as in training.
+/// The text to generate from: all of the record but its last response. The same templates as in training, but for
+/// kLlmAdapters, which has its own (LlmAdaptersEvaluationPrompt).
 StatusOr<std::string> RenderPrompt(const Record& record, core::PromptTemplate prompt_template, const TextModel& model);
 /// Tokens of RenderPrompt as a training sample would begin with.
 StatusOr<std::vector<int32_t>> TokenizePrompt(std::string_view prompt, core::PromptTemplate prompt_template,

@@ -36,7 +36,7 @@ struct Header {
   int64_t max_sample_tokens;
   char key[64];
   char body_sha256[64];
-  char reserved[8];
+  int64_t parts;
   char header_sha256[64];  ///< of all bytes before it
 };
 static_assert(sizeof(Header) == kHeaderBytes && std::is_trivially_copyable_v<Header>);
@@ -65,11 +65,12 @@ StatusOr<Header> ReadHeader(const std::filesystem::path& path, std::span<const s
   }
   const auto in_range = [](int64_t value) { return value >= 0 && value <= kMaxCount; };
   if (header.header_bytes != kHeaderBytes || !in_range(header.samples) || !in_range(header.tokens) ||
-      !in_range(header.supervised_tokens) || !in_range(header.max_sample_tokens) || header.vocab_bound < 0) {
+      !in_range(header.supervised_tokens) || !in_range(header.max_sample_tokens) || header.vocab_bound < 0 ||
+      !in_range(header.parts) || header.parts == 0) {
     return Malformed(path, "a count of the header is out of range");
   }
   const int64_t size = static_cast<int64_t>(kHeaderBytes) + PaddedIdBytes(header.tokens) +
-                       PaddedMaskBytes(header.tokens) + (header.samples + 1) * 8;
+                       PaddedMaskBytes(header.tokens) + (header.samples + 1 + header.parts) * 8;
   if (size != static_cast<int64_t>(bytes.size())) {
     return DataLoss("TOKEN_CACHE_CORRUPT", fmt::format("{} has {} bytes, its header implies {}", path.string(),
                                                        bytes.size(), size));
@@ -106,10 +107,12 @@ StatusOr<TokenCache> TokenCache::Open(const std::filesystem::path& path, const O
   cache.supervised_tokens_ = header.supervised_tokens;
   cache.vocab_bound_ = header.vocab_bound;
   cache.max_sample_tokens_ = header.max_sample_tokens;
+  cache.parts_ = header.parts;
   const std::byte* body = bytes.data() + kHeaderBytes;
   cache.ids_ = reinterpret_cast<const int32_t*>(body);
   cache.supervised_ = reinterpret_cast<const uint8_t*>(body + PaddedIdBytes(header.tokens));
   cache.offsets_ = reinterpret_cast<const int64_t*>(body + PaddedIdBytes(header.tokens) + PaddedMaskBytes(header.tokens));
+  cache.part_ends_ = cache.offsets_ + header.samples + 1;
   if (!options.verify) return cache;
   Sha256 hash;
   hash.Update(bytes.subspan(kHeaderBytes));
@@ -128,6 +131,11 @@ Status TokenCache::Verify(const std::filesystem::path& path) const {
       return Malformed(path, fmt::format("sample {} spans [{}, {})", i, offsets_[i], offsets_[i + 1]));
     }
   }
+  for (int64_t i = 0; i < parts_; ++i) {
+    if (part_ends_[i] >= (i == 0 ? 0 : part_ends_[i - 1]) && part_ends_[i] <= samples_) continue;
+    return Malformed(path, fmt::format("part {} ends at sample {}", i, part_ends_[i]));
+  }
+  if (part_ends_[parts_ - 1] != samples_) return Malformed(path, "the parts do not span the samples");
   int64_t supervised = 0;
   for (int64_t i = 0; i < tokens_; ++i) {
     if (ids_[i] < 0 || ids_[i] >= vocab_bound_ || supervised_[i] > 1) return Malformed(path, fmt::format("token {} is bad", i));
@@ -144,6 +152,12 @@ TokenSample TokenCache::Sample(int64_t i) const {
   return {.ids = {ids_ + begin, count}, .supervised = {supervised_ + begin, count}};
 }
 
+std::vector<int64_t> TokenCache::part_sizes() const {
+  std::vector<int64_t> sizes;
+  for (int64_t i = 0; i < parts_; ++i) sizes.push_back(part_ends_[i] - (i == 0 ? 0 : part_ends_[i - 1]));
+  return sizes;
+}
+
 /// Ids stream into the final file, masks into a second temporary that is appended at the end.
 struct TokenCacheWriter::Impl {
   std::filesystem::path path;
@@ -155,6 +169,7 @@ struct TokenCacheWriter::Impl {
   std::string ids_buffer;
   std::string mask_buffer;
   std::vector<int64_t> offsets = {0};
+  std::vector<int64_t> part_ends;
   Header header{};
 
   Impl() = default;
@@ -242,13 +257,20 @@ Status TokenCacheWriter::Add(std::span<const int32_t> ids, std::span<const uint8
 
 int64_t TokenCacheWriter::size() const { return impl_->header.samples; }
 
+void TokenCacheWriter::EndPart() { impl_->part_ends.push_back(impl_->header.samples); }
+
 Status TokenCacheWriter::Finish() {
   Impl& impl = *impl_;
   Header& header = impl.header;
+  if (impl.part_ends.empty()) EndPart();
+  SBORA_CHECK(impl.part_ends.back() == header.samples, "{} samples behind the last part",
+              header.samples - impl.part_ends.back());
+  header.parts = static_cast<int64_t>(impl.part_ends.size());
   SBORA_RETURN_IF_ERROR(impl.Flush(1));
   SBORA_RETURN_IF_ERROR(impl.AppendHashed(std::string(static_cast<size_t>(PaddedIdBytes(header.tokens) - 4 * header.tokens), '\0')));
   SBORA_RETURN_IF_ERROR(impl.AppendMasks());
   SBORA_RETURN_IF_ERROR(impl.AppendHashed(Chars(std::span<const int64_t>(impl.offsets))));
+  SBORA_RETURN_IF_ERROR(impl.AppendHashed(Chars(std::span<const int64_t>(impl.part_ends))));
   const std::string body = impl.hash.FinishHex();
   std::memcpy(header.body_sha256, body.data(), 64);
   const std::string digest = Sha256Hex(BytesOf(header));

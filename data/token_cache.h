@@ -2,7 +2,8 @@
 /// by every rank. This header needs neither tokenizer nor service.
 ///
 /// File (little-endian): 256-byte header; ids int32 [tokens]; supervised uint8 [tokens], padded to 8; offsets int64
-/// [samples + 1]. The header holds magic, version, counts, key, the SHA-256 of all that follows and of itself.
+/// [samples + 1]; part ends int64 [parts]. The header holds magic, version, counts, key, the SHA-256 of all that follows
+/// and of itself. Parts are the data sets of a mixture, in its order; other caches have one.
 #pragma once
 
 #include <cstdint>
@@ -11,13 +12,14 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "common/file.h"
 #include "common/status.h"
 
 namespace sbora::data {
 
-inline constexpr uint32_t kTokenCacheVersion = 2;
+inline constexpr uint32_t kTokenCacheVersion = 3;
 
 /// Spans into the mapped file, valid while the TokenCache lives.
 struct TokenSample {
@@ -43,6 +45,8 @@ class TokenCache {
   /// Largest id plus one: must not exceed the model's vocabulary.
   int64_t vocab_bound() const { return vocab_bound_; }
   int64_t max_sample_tokens() const { return max_sample_tokens_; }
+  /// Samples of each part, at least one part.
+  std::vector<int64_t> part_sizes() const;
   const std::string& key() const { return key_; }
   /// REQUIRED: 0 <= i < size().
   TokenSample Sample(int64_t i) const;
@@ -57,10 +61,12 @@ class TokenCache {
   int64_t supervised_tokens_ = 0;
   int64_t vocab_bound_ = 0;
   int64_t max_sample_tokens_ = 0;
+  int64_t parts_ = 0;
   std::string key_;
   const int32_t* ids_ = nullptr;
   const uint8_t* supervised_ = nullptr;
   const int64_t* offsets_ = nullptr;
+  const int64_t* part_ends_ = nullptr;
 };
 
 /// Streams samples into a cache file; memory is 8 bytes a sample. Nothing appears under `path` before Finish, which
@@ -76,6 +82,9 @@ class TokenCacheWriter {
   /// REQUIRED: as many masks as ids. Errors: INVALID_ARGUMENT SAMPLE_EMPTY, TOKEN_ID_NEGATIVE; file system errors.
   Status Add(std::span<const int32_t> ids, std::span<const uint8_t> supervised);
   int64_t size() const;
+  /// Ends a part: what was added since the last one. Without any, the whole is one. REQUIRED: after the last EndPart comes
+  /// no Add.
+  void EndPart();
   Status Finish();
 
  private:

@@ -71,23 +71,47 @@ std::string Decorate(const TokenizedSample& sample, const TextModel& model) {
   return text + "…";
 }
 
-/// One pass over one file, or two: the first counts and checks, so that nothing is written for bad data.
+/// A file to read, and what messages about its lines begin with.
+struct Source {
+  fs::path path;
+  ReaderOptions reader;
+  std::string role;         ///< empty for the one training file
+  bool validation = false;  ///< all of it
+};
+
+std::vector<Source> SourcesOf(const TokenCacheInputs& inputs, const TokenCacheOptions& options) {
+  std::vector<Source> sources;
+  if (inputs.mixture.empty()) sources.push_back({.path = inputs.dataset, .reader = options.reader, .role = ""});
+  for (const MixtureInput& part : inputs.mixture) {
+    sources.push_back({.path = part.path, .reader = options.reader, .role = fmt::format("data set {}: ", part.name)});
+    sources.back().reader.format = part.format;
+  }
+  if (!inputs.validation_dataset.empty()) {
+    sources.push_back({.path = inputs.validation_dataset, .reader = options.reader, .role = "validation data: ", .validation = true});
+    if (options.validation_format) sources.back().reader.format = *options.validation_format;
+  }
+  return sources;
+}
+
+/// One pass over the files, or two: the first counts and checks, so that nothing is written for bad data.
 class Pass {
  public:
-  Pass(const TokenCacheInputs& inputs, const TokenCacheOptions& options) : inputs_(inputs), options_(options) {
-    std::error_code ec;
-    bytes_total_ = static_cast<int64_t>(fs::file_size(inputs.dataset, ec));
-    if (ec) bytes_total_ = 0;
+  Pass(const TokenCacheInputs& inputs, const TokenCacheOptions& options)
+      : inputs_(inputs), options_(options), sources_(SourcesOf(inputs, options)) {
+    for (const Source& source : sources_) {
+      std::error_code ec;
+      const auto bytes = fs::file_size(source.path, ec);
+      if (!ec) bytes_total_ += static_cast<int64_t>(bytes);
+    }
     report_.with_validation = !inputs.validation_dataset.empty() || options.validation_samples > 0;
   }
 
   ValidationReport& report() { return report_; }
-  TokenStatisticsBuilder& train() { return train_; }
-  TokenStatisticsBuilder& validation() { return validation_; }
+  const std::vector<Source>& sources() const { return sources_; }
 
-  /// Reads every record of `path` without tokenising.
-  StatusOr<int64_t> Count(const fs::path& path) {
-    SBORA_ASSIGN_OR_RETURN(const auto reader, DatasetReader::Open(path, ReaderFor(path)));
+  /// Reads every record of `source` without tokenising.
+  StatusOr<int64_t> Count(const Source& source) {
+    SBORA_ASSIGN_OR_RETURN(const auto reader, DatasetReader::Open(source.path, source.reader));
     for (int64_t n = 0;; ++n) {
       SBORA_ASSIGN_OR_RETURN(const auto record, reader->Next());
       if (!record) break;
@@ -99,30 +123,50 @@ class Pass {
     report_.records += stats.records;
     report_.bad_records += stats.bad_records;
     for (RecordError error : stats.errors) {
-      error.message = Role(path) + error.message;
+      error.message = source.role + error.message;
       report_.errors.push_back(std::move(error));
     }
-    SBORA_RETURN_IF_ERROR(ToStatus(stats, path.filename().string()));
+    SBORA_RETURN_IF_ERROR(ToStatus(stats, inputs_.mixture.empty() ? source.path.filename().string()
+                                                                  : source.role + source.path.filename().string()));
     return stats.records;
   }
 
-  /// Tokenises every record of `path`. `held_out[i]` sends record i to validation. Writers may be null.
-  Status Tokens(const fs::path& path, bool all_validation, const std::vector<bool>& held_out, TokenCacheWriter* train,
+  /// Tokenises every record of `source`. `held_out[i]` sends record i of all training data to validation. Writers may be
+  /// null. Sources must come in their order.
+  Status Tokens(const Source& source, const std::vector<bool>& held_out, TokenCacheWriter* train,
                 TokenCacheWriter* validation) {
-    SBORA_ASSIGN_OR_RETURN(const auto reader, DatasetReader::Open(path, ReaderFor(path)));
+    SBORA_ASSIGN_OR_RETURN(const auto reader, DatasetReader::Open(source.path, source.reader));
+    DatasetShare share;
+    TokenStatisticsBuilder share_train;
     for (int64_t n = 0;; ++n) {
       SBORA_ASSIGN_OR_RETURN(const auto record, reader->Next());
-      if (!record) return OkStatus();
+      if (!record) break;
       SBORA_RETURN_IF_ERROR(CheckCancelled(n));
-      if (options_.progress && n % kProgressEvery == 0) options_.progress(reader->stats().bytes, bytes_total_);
-      const bool to_validation =
-          all_validation || (static_cast<size_t>(n) < held_out.size() && held_out[static_cast<size_t>(n)]);
-      SBORA_ASSIGN_OR_RETURN(const auto sample, MakeSample(*record, Role(path)));
+      if (options_.progress && n % kProgressEvery == 0) options_.progress(bytes_before_ + reader->stats().bytes, bytes_total_);
+      const auto number = static_cast<size_t>(records_before_ + n);
+      const bool to_validation = source.validation || (number < held_out.size() && held_out[number]);
+      SBORA_ASSIGN_OR_RETURN(const auto sample, MakeSample(*record, source.role));
       if (!sample) continue;
-      (to_validation ? validation_ : train_).Add(static_cast<int64_t>(sample->ids.size()), Labels(*sample));
+      const auto tokens = static_cast<int64_t>(sample->ids.size());
+      (to_validation ? validation_ : train_).Add(tokens, Labels(*sample));
+      if (to_validation) {
+        ++share.validation_samples;
+      } else {
+        share_train.Add(tokens, Labels(*sample));
+      }
       TokenCacheWriter* writer = to_validation ? validation : train;
       if (writer != nullptr) SBORA_RETURN_IF_ERROR(writer->Add(sample->ids, sample->supervised));
     }
+    bytes_before_ += reader->stats().bytes;
+    if (source.validation) return OkStatus();
+    records_before_ += reader->stats().records;
+    if (inputs_.mixture.empty()) return OkStatus();
+    if (train != nullptr) train->EndPart();
+    share.name = inputs_.mixture[report_.datasets.size()].name;
+    share.records = reader->stats().records;
+    share.train = share_train.Finish();
+    report_.datasets.push_back(std::move(share));
+    return OkStatus();
   }
 
   void FinishReport() {
@@ -133,15 +177,6 @@ class Pass {
  private:
   static int64_t Labels(const TokenizedSample& sample) {
     return CountLabels({.ids = sample.ids, .supervised = sample.supervised});
-  }
-
-  /// Which of two files a line number is of; the training file needs no word.
-  std::string Role(const fs::path& path) const { return path == inputs_.validation_dataset ? "validation data: " : ""; }
-
-  ReaderOptions ReaderFor(const fs::path& path) const {
-    ReaderOptions reader = options_.reader;
-    if (path == inputs_.validation_dataset && options_.validation_format) reader.format = *options_.validation_format;
-    return reader;
   }
 
   Status CheckCancelled(int64_t n) const {
@@ -197,7 +232,10 @@ class Pass {
 
   const TokenCacheInputs& inputs_;
   const TokenCacheOptions& options_;
+  std::vector<Source> sources_;
   int64_t bytes_total_ = 0;
+  int64_t bytes_before_ = 0;    // of the sources that were tokenised
+  int64_t records_before_ = 0;  // the same, of training data
   ValidationReport report_;
   TokenStatisticsBuilder train_;
   TokenStatisticsBuilder validation_;
@@ -218,12 +256,8 @@ StatusOr<std::vector<bool>> HeldOut(const TokenCacheOptions& options, int64_t re
   return held_out;
 }
 
-Status RunTokens(Pass& pass, const TokenCacheInputs& inputs, const std::vector<bool>& held_out, TokenCacheWriter* train,
-                 TokenCacheWriter* validation) {
-  SBORA_RETURN_IF_ERROR(pass.Tokens(inputs.dataset, false, held_out, train, validation));
-  if (!inputs.validation_dataset.empty()) {
-    SBORA_RETURN_IF_ERROR(pass.Tokens(inputs.validation_dataset, true, {}, train, validation));
-  }
+Status RunTokens(Pass& pass, const std::vector<bool>& held_out, TokenCacheWriter* train, TokenCacheWriter* validation) {
+  for (const Source& source : pass.sources()) SBORA_RETURN_IF_ERROR(pass.Tokens(source, held_out, train, validation));
   pass.FinishReport();
   return OkStatus();
 }
@@ -260,7 +294,11 @@ StatusOr<std::string> TokenCacheKey(const TokenCacheInputs& inputs, const TokenC
     SBORA_ASSIGN_OR_RETURN(FileDigest found, DigestFile(path));
     return found.sha256;
   };
-  SBORA_ASSIGN_OR_RETURN(const std::string data, digest(inputs.dataset, dataset_sha256));
+  SBORA_ASSIGN_OR_RETURN(std::string data, digest(inputs.dataset, dataset_sha256));
+  for (const MixtureInput& part : inputs.mixture) {
+    SBORA_ASSIGN_OR_RETURN(const std::string sha256, digest(part.path, ""));
+    data += fmt::format("\npart={} {}", sha256, DatasetFormatName(part.format));
+  }
   SBORA_ASSIGN_OR_RETURN(const std::string validation, digest(inputs.validation_dataset, validation_sha256));
   // Said only where it differs, so that the keys of older caches stay what they were.
   const DatasetFormat validation_format = options.validation_format.value_or(options.reader.format);
@@ -290,14 +328,18 @@ StatusOr<TokenCacheFiles> BuildTokenCache(const TokenCacheInputs& inputs, const 
   files.train = out_dir / (key + ".train.tokens");
   if (has_validation) files.validation = out_dir / (key + ".validation.tokens");
   const fs::path report_path = out_dir / (key + ".report.json");
-  if (auto report = ReuseReport(files, report_path, key)) {
+  if (auto report = ReuseReport(files, report_path, key); report && report->datasets.size() == inputs.mixture.size()) {
     files.report = std::move(*report);
+    for (size_t i = 0; i < inputs.mixture.size(); ++i) files.report.datasets[i].name = inputs.mixture[i].name;
     files.reused = true;
     return files;
   }
   Pass pass(inputs, options);
-  SBORA_ASSIGN_OR_RETURN(const int64_t records, pass.Count(inputs.dataset));
-  if (!inputs.validation_dataset.empty()) SBORA_RETURN_IF_ERROR(pass.Count(inputs.validation_dataset).status());
+  int64_t records = 0;
+  for (const Source& source : pass.sources()) {
+    SBORA_ASSIGN_OR_RETURN(const int64_t count, pass.Count(source));
+    if (!source.validation) records += count;
+  }
   std::vector<bool> held_out;
   if (inputs.validation_dataset.empty()) {
     SBORA_ASSIGN_OR_RETURN(held_out, HeldOut(options, records));
@@ -307,7 +349,7 @@ StatusOr<TokenCacheFiles> BuildTokenCache(const TokenCacheInputs& inputs, const 
   if (has_validation) {
     SBORA_ASSIGN_OR_RETURN(validation, TokenCacheWriter::Create(files.validation, key));
   }
-  SBORA_RETURN_IF_ERROR(RunTokens(pass, inputs, held_out, &train, validation ? &*validation : nullptr));
+  SBORA_RETURN_IF_ERROR(RunTokens(pass, held_out, &train, validation ? &*validation : nullptr));
   SBORA_RETURN_IF_ERROR(CheckUsable(pass.report()));
   SBORA_RETURN_IF_ERROR(train.Finish());
   if (validation) SBORA_RETURN_IF_ERROR(validation->Finish());
@@ -318,18 +360,21 @@ StatusOr<TokenCacheFiles> BuildTokenCache(const TokenCacheInputs& inputs, const 
 
 StatusOr<ValidationReport> ValidateDataset(const TokenCacheInputs& inputs, const TokenCacheOptions& options) {
   Pass pass(inputs, options);
-  std::vector<bool> held_out;
-  for (const fs::path& path : {inputs.dataset, inputs.validation_dataset}) {
-    if (path.empty()) continue;
-    const auto records = pass.Count(path);
-    if (!records.ok() && records.status().reason() != "DATASET_INVALID" && records.status().reason() != "DATASET_EMPTY") {
-      return records.status();
+  int64_t records = 0;
+  bool readable = true;
+  for (const Source& source : pass.sources()) {
+    const auto count = pass.Count(source);
+    if (!count.ok() && count.status().reason() != "DATASET_INVALID" && count.status().reason() != "DATASET_EMPTY") {
+      return count.status();
     }
-    if (records.ok() && path == inputs.dataset && inputs.validation_dataset.empty()) {
-      SBORA_ASSIGN_OR_RETURN(held_out, HeldOut(options, *records));
-    }
+    if (!source.validation) readable = readable && count.ok();
+    if (!source.validation && count.ok()) records += *count;
   }
-  SBORA_RETURN_IF_ERROR(RunTokens(pass, inputs, held_out, nullptr, nullptr));
+  std::vector<bool> held_out;
+  if (readable && inputs.validation_dataset.empty()) {
+    SBORA_ASSIGN_OR_RETURN(held_out, HeldOut(options, records));
+  }
+  SBORA_RETURN_IF_ERROR(RunTokens(pass, held_out, nullptr, nullptr));
   return pass.report();
 }
 

@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <bit>
 #include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "data/mixture.h"
 
 namespace sbora::data {
 namespace {
@@ -68,9 +71,32 @@ Status CheckUsable(const ValidationReport& report) {
                                        "responses are empty. Raise cutoff_tokens or train with loss on all tokens",
                                        report.masked_samples));
   }
+  for (const DatasetShare& share : report.datasets) {
+    if (share.train.samples > 0) continue;
+    return InvalidArgument("MIXTURE_PART_EMPTY",
+                           fmt::format("data set {} of the mixture has no sample to train on: {} of its {} records are held out, "
+                                       "the others are over the cutoff or have no supervised token. Leave it out, or raise "
+                                       "cutoff_tokens", share.name, share.validation_samples, share.records));
+  }
   if (report.with_validation && report.validation.samples == 0) {
     return InvalidArgument("VALIDATION_EMPTY", "no validation sample has a supervised token within the cutoff; give other "
                                                "validation data, raise cutoff_tokens, or train without validation");
+  }
+  return OkStatus();
+}
+
+Status PlanMixture(std::span<const double> weights, int64_t epoch_samples, ValidationReport& report) {
+  if (report.datasets.empty()) return OkStatus();
+  std::vector<int64_t> sizes;
+  for (const DatasetShare& share : report.datasets) sizes.push_back(share.train.samples);
+  const std::vector<int64_t> counts = MixtureCounts(sizes, weights, epoch_samples);
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    report.datasets[i].epoch_samples = counts[i];
+    if (counts[i] > 0) continue;
+    return InvalidArgument("MIXTURE_PART_UNSEEN",
+                           fmt::format("the weight of data set {} gives it no sample in an epoch of {}; raise its weight or "
+                                       "epoch_samples, or leave it out", report.datasets[i].name,
+                                       std::accumulate(counts.begin(), counts.end(), int64_t{0})));
   }
   return OkStatus();
 }
@@ -83,6 +109,11 @@ std::string Summary(const ValidationReport& report) {
   std::string text = fmt::format("{} training samples, {} tokens, {:.1f} % of them supervised; {} validation samples",
                                  report.train.samples, report.train.tokens, 100.0 * report.train.supervised_share(),
                                  report.validation.samples);
+  for (const DatasetShare& share : report.datasets) {
+    text += fmt::format("; {}: {} samples, {} tokens, {} held out", share.name, share.train.samples, share.train.tokens,
+                        share.validation_samples);
+    if (share.epoch_samples > 0) text += fmt::format(", {} drawn in each epoch", share.epoch_samples);
+  }
   if (!Lossy(report)) return text;
   return text + fmt::format("; {} samples were shortened to the cutoff, {} left out as too long, {} left out because no "
                             "supervised token was left",
@@ -92,7 +123,7 @@ std::string Summary(const ValidationReport& report) {
 std::string ToJson(const ValidationReport& report) {
   Json errors = Json::array();
   for (const RecordError& error : report.errors) errors.push_back(ErrorJson(error));
-  const Json json = {{"ok", report.bad_records == 0 && CheckUsable(report).ok()},
+  Json json = {{"ok", report.bad_records == 0 && CheckUsable(report).ok()},
                      {"format", DatasetFormatName(report.format)},
                      {"promptTemplate", report.prompt_template},
                      {"records", report.records},
@@ -106,7 +137,15 @@ std::string ToJson(const ValidationReport& report) {
                      {"firstRejection", report.first_rejection ? ErrorJson(*report.first_rejection) : Json()},
                      {"withValidation", report.with_validation},
                      {"maskedSamples", report.masked_samples},
+                     {"datasets", Json::array()},
                      {"example", report.example}};
+  for (const DatasetShare& share : report.datasets) {
+    json["datasets"].push_back({{"name", share.name},
+                                {"records", share.records},
+                                {"train", StatisticsJson(share.train)},
+                                {"validationSamples", share.validation_samples},
+                                {"epochSamples", share.epoch_samples}});
+  }
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
@@ -124,8 +163,8 @@ std::optional<ValidationReport> ParseValidationReport(std::string_view json_text
     ok = ok && value.is_string();
     return value.is_string() ? value.get<std::string>() : std::string();
   };
-  const auto statistics = [&](const char* key) {
-    const Json object = json.value(key, Json());
+  const auto statistics = [&](const Json& parent, const char* key) {
+    const Json object = parent.is_object() ? parent.value(key, Json()) : Json();
     return TokenStatistics{.samples = integer(object, "samples"),
                            .tokens = integer(object, "tokens"),
                            .supervised_tokens = integer(object, "supervisedTokens"),
@@ -151,9 +190,16 @@ std::optional<ValidationReport> ParseValidationReport(std::string_view json_text
   };
   for (const Json& error : json.value("errors", Json::array())) report.errors.push_back(record_error(error));
   if (json.value("firstRejection", Json()).is_object()) report.first_rejection = record_error(json["firstRejection"]);
+  for (const Json& share : json.value("datasets", Json::array())) {
+    report.datasets.push_back({.name = text(share, "name"),
+                               .records = integer(share, "records"),
+                               .train = statistics(share, "train"),
+                               .validation_samples = integer(share, "validationSamples"),
+                               .epoch_samples = integer(share, "epochSamples")});
+  }
   report.with_validation = json.value("withValidation", Json()) == true;
-  report.train = statistics("train");
-  report.validation = statistics("validation");
+  report.train = statistics(json, "train");
+  report.validation = statistics(json, "validation");
   report.truncated_samples = integer(json, "truncatedSamples");
   report.dropped_samples = integer(json, "droppedSamples");
   report.rejected_samples = integer(json, "rejectedSamples");

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,6 +29,15 @@ struct TokenStatistics {
   }
 };
 
+/// What one data set of a mixture brings.
+struct DatasetShare {
+  std::string name;
+  int64_t records = 0;
+  TokenStatistics train;
+  int64_t validation_samples = 0;  ///< held out
+  int64_t epoch_samples = 0;       ///< drawn in an epoch; 0 until PlanMixture
+};
+
 struct ValidationReport {
   DatasetFormat format = DatasetFormat::kAuto;
   std::string prompt_template;
@@ -45,14 +55,21 @@ struct ValidationReport {
   std::string example;
 
   bool with_validation = false;  ///< a validation file or a split was asked for
+  std::vector<DatasetShare> datasets;  ///< of a mixture, in its order; empty for one data set
 };
 
 /// Whether a job can train on what was found.
 /// Errors: INVALID_ARGUMENT SAMPLE_TOO_LONG naming line and byte of the first, DATASET_ALL_DROPPED, ALL_LABELS_MASKED,
-/// VALIDATION_EMPTY. Records that cannot be read are the reader's to tell (dataset_reader.h, ToStatus).
+/// MIXTURE_PART_EMPTY naming the data set, VALIDATION_EMPTY. Records that cannot be read are the reader's to tell (dataset_reader.h, ToStatus).
 Status CheckUsable(const ValidationReport& report);
 
-/// Counts in one line, for people: samples, tokens, share that is supervised, and what was cut or left out.
+/// Fills in what an epoch draws from each data set of a mixture (MixtureCounts); without a mixture nothing.
+/// REQUIRED: CheckUsable(report) is OK; as many weights as data sets, or none.
+/// Errors: INVALID_ARGUMENT MIXTURE_PART_UNSEEN naming the data set.
+Status PlanMixture(std::span<const double> weights, int64_t epoch_samples, ValidationReport& report);
+
+/// Counts in one line, for people: samples, tokens, share that is supervised, those of each data set of a mixture, and what
+/// was cut or left out.
 std::string Summary(const ValidationReport& report);
 /// True when the cutoff or the mask took something away.
 bool Lossy(const ValidationReport& report);

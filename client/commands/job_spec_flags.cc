@@ -23,14 +23,15 @@ StatusOr<v1::FineTuningSpec> JobSpecFlags::Build(const Client& client) const {
     SBORA_RETURN_IF_ERROR(SetField(out, pair.first, pair.second));
   }
   for (const char* field : {"model", "dataset"}) {
-    const bool missing = field[0] == 'm' ? out.model().empty() : out.dataset().empty();
+    const bool missing = field[0] == 'm' ? out.model().empty() : out.dataset().empty() && out.datasets().empty();
     if (missing) {
       return InvalidArgument("FIELD_REQUIRED", fmt::format("--{} is required, as a flag or in --file", field))
           .WithViolation(fmt::format("fine_tuning_job.spec.{}", field), "required");
     }
   }
   out.set_model(client.ResourceName("models", out.model()));
-  out.set_dataset(client.ResourceName("datasets", out.dataset()));
+  if (!out.dataset().empty()) out.set_dataset(client.ResourceName("datasets", out.dataset()));
+  for (std::string& name : *out.mutable_datasets()) name = client.ResourceName("datasets", name);
   if (!out.validation_dataset().empty()) out.set_validation_dataset(client.ResourceName("datasets", out.validation_dataset()));
   return out;
 }

@@ -185,6 +185,26 @@ std::string ToTable(const v1::ListDatasetsResponse& datasets) {
   return FormatTable({"NAME", "FORMAT", "SAMPLES", "SIZE", "CREATED"}, rows);
 }
 
+namespace {
+
+/// The data sets of a mixture with their weights.
+std::string MixtureText(const v1::FineTuningSpec& spec) {
+  std::string text;
+  for (int i = 0; i < spec.datasets_size(); ++i) {
+    text += fmt::format("{}{}", i == 0 ? "" : ", ", ShortName(spec.datasets(i)));
+    if (i < spec.dataset_weights_size()) text += fmt::format(" ({:g})", spec.dataset_weights(i));
+  }
+  return text;
+}
+
+std::string DatasetText(const v1::FineTuningSpec& spec) {
+  if (spec.datasets_size() == 0) return ShortName(spec.dataset());
+  const std::string first = ShortName(spec.datasets(0));
+  return spec.datasets_size() == 1 ? first : fmt::format("{} +{}", first, spec.datasets_size() - 1);
+}
+
+}  // namespace
+
 std::string ToTable(const v1::FineTuningJob& job) {
   const v1::FineTuningSpec& spec = job.spec();
   const v1::JobProgress& progress = job.progress();
@@ -194,6 +214,8 @@ std::string ToTable(const v1::FineTuningJob& job) {
        {"reason", EndText(job.termination_reason(), job.failure())},
        {"model", spec.model()},
        {"dataset", spec.dataset()},
+       {"datasets", MixtureText(spec)},
+       {"method", fmt::format("{}, rank {}", MethodText(spec), spec.adapter().rank())},
        {"method", fmt::format("{}, rank {}{}", MethodText(spec), spec.adapter().rank(),
                               spec.adapter().rank_pattern_size() > 0 ? " and others by module" : "")},
        {"trainable", job.trainable_parameters() == 0 ? "" : FormatCount(job.trainable_parameters())},
@@ -216,7 +238,7 @@ std::string ToTable(const v1::ListFineTuningJobsResponse& jobs) {
   Rows rows;
   for (const v1::FineTuningJob& job : jobs.fine_tuning_jobs()) {
     rows.push_back({ShortName(job.name()), StateName(job.state()), MethodText(job.spec()),
-                    ShortName(job.spec().model()), ShortName(job.spec().dataset()), Steps(job.progress()),
+                    ShortName(job.spec().model()), DatasetText(job.spec()), Steps(job.progress()),
                     Number(job.progress().loss()), FormatTime(job.create_time())});
   }
   return FormatTable({"NAME", "STATE", "METHOD", "MODEL", "DATASET", "STEP", "LOSS", "CREATED"}, rows);

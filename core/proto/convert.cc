@@ -210,6 +210,8 @@ TrainingSpec ReadTraining(const v1::TrainingSpec& in, SpecReader& reader) {
   if (in.has_epsilon()) out.epsilon = in.epsilon();
   if (in.has_max_gradient_norm()) out.max_gradient_norm = in.max_gradient_norm();
   if (in.has_seed()) out.seed = in.seed();
+  if (in.has_epoch_samples()) out.epoch_samples = in.epoch_samples();
+  if (in.has_group_by_length()) out.group_by_length = in.group_by_length();
   return out;
 }
 
@@ -243,6 +245,8 @@ StatusOr<JobSpec> ParseSpec(const v1::FineTuningSpec& in, SpecPurpose purpose) {
   JobSpec out;
   out.model = in.model();
   out.dataset = in.dataset();
+  out.datasets.assign(in.datasets().begin(), in.datasets().end());
+  out.dataset_weights.assign(in.dataset_weights().begin(), in.dataset_weights().end());
   out.validation_dataset = in.validation_dataset();
   reader.Enum(kQuantizations, in.quantization(), "spec.quantization", out.quantization);
   if (in.has_double_quantization()) out.double_quantization = in.double_quantization();
@@ -303,6 +307,8 @@ void WriteTraining(const TrainingSpec& in, v1::TrainingSpec& out) {
   out.set_epsilon(in.epsilon);
   out.set_max_gradient_norm(in.max_gradient_norm);
   out.set_seed(in.seed);
+  out.set_epoch_samples(in.epoch_samples);
+  out.set_group_by_length(in.group_by_length);
 }
 
 }  // namespace
@@ -311,6 +317,8 @@ v1::FineTuningSpec ToProto(const JobSpec& in) {
   v1::FineTuningSpec out;
   out.set_model(in.model);
   out.set_dataset(in.dataset);
+  for (const std::string& name : in.datasets) out.add_datasets(name);
+  for (const double weight : in.dataset_weights) out.add_dataset_weights(weight);
   out.set_validation_dataset(in.validation_dataset);
   out.set_quantization(ToEnum(kQuantizations, in.quantization));
   out.set_double_quantization(in.double_quantization);

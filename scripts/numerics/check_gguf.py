@@ -5,7 +5,8 @@
 
 Each tensor's bytes must be those of gguf.quants on the folder's values under gguf's own names and llama.cpp's order of
 q and k rows: F16 rounded to nearest even, Q8_0 quantised bit for bit, norms float32 unchanged. The config, the tokens,
-the merges and the chat template must be the folder's. An F16 file must give, in transformers' own GGUF loader, the
+the merges (of a sentencepiece tokenizer: what transformers makes of the scores, and the ids of the hostile texts) and
+the chat template must be the folder's. An F16 file must give, in transformers' own GGUF loader, the
 logits of the folder's model rounded to F16. Exit status: 0 all hold, 1 something differs.
 """
 import argparse
@@ -18,8 +19,10 @@ import gguf
 import numpy as np
 import torch
 import transformers
+from hostile_texts import hostile_texts
 from reference_model import largest_difference, load, logits_of
 from safetensors import safe_open
+from transformers.tokenization_utils_base import generate_merges
 
 PROMPTS = ["The capital of France is", "1, 2, 3, 5, 8, 13,", "Grüße 👋🏽, Zoë"]
 LOGIT_TOLERANCE = 1e-4  # the same float32 weights through the same code
@@ -87,10 +90,17 @@ def check_metadata(reader, folder, config):
         "llama.context_length": config["max_position_embeddings"],
         "llama.vocab_size": config["vocab_size"],
         "tokenizer.ggml.tokens": [by_id.get(i, f"[PAD{i}]") for i in range(config["vocab_size"])],
-        "tokenizer.ggml.merges": merges,
         "tokenizer.chat_template": settings.get("chat_template"),
     }
+    pieces = tokenizer["model"].get("byte_fallback")
+    if not pieces:
+        wanted["tokenizer.ggml.merges"] = merges
     wrong = [key for key, expected in wanted.items() if value(reader, key) != expected]
+    if pieces:
+        scores = dict(zip(wanted["tokenizer.ggml.tokens"], value(reader, "tokenizer.ggml.scores")))
+        derived = generate_merges(tokenizer["model"]["vocab"], {t: scores[t] for t in tokenizer["model"]["vocab"]})
+        if set(map(" ".join, derived)) != set(merges):
+            wrong.append("tokenizer.ggml.scores")
     types = value(reader, "tokenizer.ggml.token_type")
     if {i for i, kind in enumerate(types) if kind == gguf.TokenType.CONTROL} != special:
         wrong.append("tokenizer.ggml.token_type")
@@ -117,6 +127,12 @@ def check_gguf(checks, path, folder):
     checks.note(not wrong, f"{path.name} tensors", f"{count} compared bit for bit, {len(wrong)} differ {wrong[:3]}")
     keys = check_metadata(reader, folder, config)
     checks.note(not keys, f"{path.name} metadata", f"{len(keys)} keys differ {keys}")
+    if value(reader, "tokenizer.ggml.model") == "llama":
+        ours = transformers.PreTrainedTokenizerFast.from_pretrained(path.parent, gguf_file=path.name)
+        theirs = transformers.LlamaTokenizer.from_pretrained(folder)
+        texts = hostile_texts(200, seed=5)
+        count = sum(ours(text)["input_ids"] != theirs(text)["input_ids"] for text in texts)
+        checks.note(count == 0, f"{path.name} tokenizer", f"{len(texts)} hostile texts, {count} differ")
     if value(reader, "general.file_type") == gguf.LlamaFileType.MOSTLY_F16:
         worst = largest_logit_difference(path, folder)
         checks.note(worst <= LOGIT_TOLERANCE, f"{path.name} in transformers", f"max abs logit difference {worst:.2e}")

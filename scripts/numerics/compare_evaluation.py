@@ -33,8 +33,9 @@ INDENT = " " * 16
 
 
 def adapters_prompt(instruction):
-    return ("Below is an instruction that describes a task. Write a response that appropriately completes the request.  "
-            f"# noqa: E501\n\n{INDENT}### Instruction:\n{INDENT}{instruction}\n{INDENT}\n{INDENT}### Response:\n{INDENT}")
+    """As LLM-Adapters' evaluation scripts write it; the training script's has other spaces."""
+    return (f"Below is an instruction that describes a task. Write a response that appropriately completes the request. \n\n"
+            f"{INDENT}### Instruction:\n{INDENT}{instruction}\n\n{INDENT}### Response:\n{INDENT}")
 
 
 def find_word(text):

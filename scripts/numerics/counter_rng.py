@@ -58,3 +58,18 @@ def permutation(seed, epoch, count):
             value = encrypt(value)
         order.append(value)
     return order
+
+
+def mixture(sizes, counts, seed, epochs):
+    """Samples, and how often each came before in its epoch: passes over each data set go on from epoch to epoch."""
+    samples, repeats = [], []
+    for epoch in range(epochs):
+        for slot in permutation(seed, epoch, sum(counts)):
+            part = next(i for i in range(len(counts)) if slot < sum(counts[:i + 1]))
+            low, high = derive_key("sbora.mixture.v1", seed, str(part))
+            first = epoch * counts[part]
+            draw = first + slot - sum(counts[:part])
+            order = permutation(high << 32 | low, draw // sizes[part], sizes[part])
+            samples.append(sum(sizes[:part]) + order[draw % sizes[part]])
+            repeats.append(draw // sizes[part] - first // sizes[part])
+    return samples, repeats

@@ -74,24 +74,26 @@ Status CheckDatasetForm(const std::filesystem::path& file, v1::DatasetFormat& fo
   return OkStatus();
 }
 
-StatusOr<data::ValidationReport> CheckDatasetAgainstModel(const std::filesystem::path& file,
-                                                          const std::filesystem::path& validation_file,
-                                                          v1::DatasetFormat format, v1::DatasetFormat validation_format,
-                                                          const core::JobSpec& spec,
+StatusOr<data::ValidationReport> CheckDatasetAgainstModel(const JobData& files, const core::JobSpec& spec,
                                                           const std::filesystem::path& model_directory,
                                                           const std::function<bool()>& cancelled) {
   SBORA_ASSIGN_OR_RETURN(const data::TextModel model, data::TextModel::Open(model_directory));
   data::TokenCacheInputs inputs;
-  inputs.dataset = file;
-  inputs.validation_dataset = validation_file;
+  inputs.dataset = files.file;
+  inputs.validation_dataset = files.validation_file;
   inputs.model = &model;
+  for (size_t i = 0; i < files.mixture.size(); ++i) {
+    inputs.mixture.push_back({files.mixture[i], ToDataFormat(files.mixture_formats.at(i)), spec.datasets.at(i)});
+  }
   data::TokenCacheOptions options = data::FromDataSpec(spec.data, spec.training.seed);
   options.cancelled = cancelled;
-  options.reader.format = ToDataFormat(format);
-  if (!validation_file.empty()) options.validation_format = ToDataFormat(validation_format);
+  options.reader.format = ToDataFormat(files.format);
+  if (!files.validation_file.empty()) options.validation_format = ToDataFormat(files.validation_format);
   SBORA_ASSIGN_OR_RETURN(data::ValidationReport report, data::ValidateDataset(inputs, options));
-  if (report.bad_records > 0 || report.records == 0) return Invalid(report.errors, report.records, report.bad_records, "spec.dataset");
+  if (report.bad_records > 0 || report.records == 0) return Invalid(report.errors, report.records, report.bad_records,
+                                                                      spec.datasets.empty() ? "spec.dataset" : "spec.datasets");
   SBORA_RETURN_IF_ERROR(data::CheckUsable(report));
+  SBORA_RETURN_IF_ERROR(data::PlanMixture(spec.dataset_weights, spec.training.epoch_samples, report));
   return report;
 }
 

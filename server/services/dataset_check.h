@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "common/status.h"
 #include "core/job_spec.h"
@@ -21,14 +22,21 @@ data::DatasetFormat ToDataFormat(v1::DatasetFormat format);
 /// with the first problems as violations of `upload` (line number and byte offset in the text); the report is filled then, too.
 Status CheckDatasetForm(const std::filesystem::path& file, v1::DatasetFormat& format, v1::ValidationReport& report);
 
-/// What a job would train on. `validation_format` counts with a `validation_file` only. `model_directory` holds the model's config.json, tokenizer.json and, if it has them,
-/// tokenizer_config.json and chat_template.jinja; `validation_file` is empty when there is none.
-/// Errors: INVALID_ARGUMENT INVALID_DATASET, those of data::CheckUsable and the others of data/;
+/// Files of a job's data and their formats.
+struct JobData {
+  std::filesystem::path file;  ///< empty for a mixture
+  v1::DatasetFormat format = v1::DATASET_FORMAT_UNSPECIFIED;
+  std::vector<std::filesystem::path> mixture;  ///< as many as the spec's datasets, and the formats
+  std::vector<v1::DatasetFormat> mixture_formats;
+  std::filesystem::path validation_file;  ///< empty when there is none
+  v1::DatasetFormat validation_format = v1::DATASET_FORMAT_UNSPECIFIED;
+};
+
+/// What a job would train on. `model_directory` holds the model's config.json, tokenizer.json and, if it has them,
+/// tokenizer_config.json and chat_template.jinja.
+/// Errors: INVALID_ARGUMENT INVALID_DATASET, those of data::CheckUsable, data::PlanMixture and the others of data/;
 /// CANCELLED once `cancelled` says so.
-StatusOr<data::ValidationReport> CheckDatasetAgainstModel(const std::filesystem::path& file,
-                                                          const std::filesystem::path& validation_file,
-                                                          v1::DatasetFormat format, v1::DatasetFormat validation_format,
-                                                          const core::JobSpec& spec,
+StatusOr<data::ValidationReport> CheckDatasetAgainstModel(const JobData& files, const core::JobSpec& spec,
                                                           const std::filesystem::path& model_directory,
                                                           const std::function<bool()>& cancelled = {});
 

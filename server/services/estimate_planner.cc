@@ -32,7 +32,7 @@ struct Subject {
   core::StepLoad load;
   bool full_length = true;      ///< tokens_per_sample is the cutoff
   bool all_supervised = true;
-  std::optional<int64_t> samples;  ///< of the data set, when it is stored
+  std::optional<int64_t> samples;  ///< in an epoch, when the data are stored
 };
 
 /// A finished job's speed.
@@ -87,12 +87,30 @@ Status ResolveLoad(const v1::EstimateFineTuningJobRequest& request, bool cuda, S
   return OkStatus();
 }
 
+/// Nothing when a data set is not stored: a job.yaml may name one that is not uploaded yet; then the number of steps stays
+/// open.
+StatusOr<std::optional<int64_t>> SamplesInEpoch(const ServiceContext& services, const Subject& subject) {
+  const core::JobSpec& spec = subject.spec;
+  if (spec.training.epoch_samples > 0) return std::optional<int64_t>(spec.training.epoch_samples);
+  int64_t samples = -spec.data.validation_samples;
+  const bool mixture = !spec.datasets.empty();
+  for (const std::string& name : mixture ? spec.datasets : std::vector<std::string>{spec.dataset}) {
+    const auto row = FindResourceOrId(services, name, core::Collection::kDatasets, subject.project,
+                                      mixture ? "spec.datasets" : "spec.dataset");
+    if (!row.ok() && row.status().code() == StatusCode::kNotFound) return std::optional<int64_t>();
+    if (!row.ok()) return row.status();
+    SBORA_ASSIGN_OR_RETURN(const v1::Dataset stored, DatasetOf(*row));
+    samples += stored.validation_report().samples();
+  }
+  return std::optional<int64_t>(std::max<int64_t>(0, samples));
+}
+
 StatusOr<Subject> Resolve(const ServiceContext& services, const v1::EstimateFineTuningJobRequest& request) {
   Subject subject;
   SBORA_ASSIGN_OR_RETURN(subject.project, core::ParseProject(request.parent(), "parent"));
   // What an estimate does not need may be left out; the parser wants all of a job.
   v1::FineTuningSpec complete = request.spec();
-  const bool has_dataset = !complete.dataset().empty();
+  const bool has_dataset = !complete.dataset().empty() || complete.datasets_size() > 0;
   if (!has_dataset) complete.set_dataset("not-needed");
   if (!request.model_config_json().empty() && complete.model().empty()) complete.set_model("by-config");
   SBORA_ASSIGN_OR_RETURN(subject.spec, core::ParseSpec(complete, core::SpecPurpose::kEstimate));
@@ -105,12 +123,7 @@ StatusOr<Subject> Resolve(const ServiceContext& services, const v1::EstimateFine
                     (subject.spec.device == core::DeviceKind::kAuto && HasCudaWorker(services));
   SBORA_RETURN_IF_ERROR(ResolveLoad(request, cuda, subject));
   if (!has_dataset) return subject;
-  // A job.yaml may name a data set that is not uploaded yet; then the number of steps stays open.
-  const auto dataset = FindResourceOrId(services, subject.spec.dataset, core::Collection::kDatasets, subject.project, "spec.dataset");
-  if (!dataset.ok() && dataset.status().code() == StatusCode::kNotFound) return subject;
-  if (!dataset.ok()) return dataset.status();
-  SBORA_ASSIGN_OR_RETURN(const v1::Dataset stored, DatasetOf(*dataset));
-  subject.samples = std::max<int64_t>(0, stored.validation_report().samples() - subject.spec.data.validation_samples);
+  SBORA_ASSIGN_OR_RETURN(subject.samples, SamplesInEpoch(services, subject));
   return subject;
 }
 

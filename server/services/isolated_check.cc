@@ -162,11 +162,22 @@ StatusOr<data::ValidationReport> CheckDirectory(const std::filesystem::path& dir
   worker::v1::TrainTask train;
   SBORA_RETURN_IF_ERROR(ParseStored(request, "task", train));
   SBORA_ASSIGN_OR_RETURN(const core::JobSpec spec, core::ParseSpec(train.spec()));
-  std::filesystem::path validation = directory / "validation.data";
+  JobData files{.validation_file = directory / "validation.data", .validation_format = train.validation_format()};
   std::error_code ignored;
-  if (!std::filesystem::exists(validation, ignored)) validation.clear();
-  return CheckDatasetAgainstModel(directory / "dataset.data", validation, train.dataset_format(), train.validation_format(), spec,
-                                  directory, cancelled);
+  if (!std::filesystem::exists(files.validation_file, ignored)) files.validation_file.clear();
+  if (spec.datasets.empty()) {
+    files.file = directory / "dataset.data";
+    files.format = train.dataset_format();
+  }
+  if (static_cast<size_t>(train.mixture_formats_size()) != spec.datasets.size()) {
+    return Internal("TASK_MALFORMED", fmt::format("{} formats for a mixture of {} data sets", train.mixture_formats_size(),
+                                                  spec.datasets.size()));
+  }
+  for (int i = 0; i < train.mixture_formats_size(); ++i) {
+    files.mixture.push_back(directory / fmt::format("dataset-{}.data", i));
+    files.mixture_formats.push_back(train.mixture_formats(i));
+  }
+  return CheckDatasetAgainstModel(files, spec, directory, cancelled);
 }
 
 int RunCheckChild(const std::filesystem::path& directory, uint64_t max_bytes) {

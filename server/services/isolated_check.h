@@ -1,7 +1,8 @@
 /// The check of a job's data in a process of its own. Tokenizer and chat template are foreign code in effect: a template
 /// may ask for all memory there is, and that must end the check, not the server.
 ///
-/// Parent and child share one folder, made by the parent: the model's tokenizer files, `dataset.data`, maybe
+/// Parent and child share one folder, made by the parent: the model's tokenizer files, `dataset.data` (of a mixture
+/// `dataset-0.data`, `dataset-1.data`...), maybe
 /// `validation.data`, and `request` (serialised sbora.worker.v1.TrainTask); the child answers in `result`.
 #pragma once
 

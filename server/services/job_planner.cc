@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <vector>
+
 #include "common/ids.h"
 #include "common/status_macros.h"
 #include "core/adapter.h"
@@ -24,7 +27,7 @@ constexpr size_t kMaxDisplayName = 128;
 struct References {
   v1::Model model;
   core::ModelConfig config;
-  v1::Dataset dataset;
+  std::vector<v1::Dataset> datasets;  ///< one, or those of the mixture
   std::optional<v1::Dataset> validation;
 };
 
@@ -49,15 +52,29 @@ Status CheckLabels(const v1::FineTuningJob& job) {
   return bad.violations().empty() ? OkStatus() : bad;
 }
 
+/// `name` becomes the full one.
+Status ResolveDataset(const ServiceContext& services, const std::string& project, std::string_view field, std::string& name,
+                      References& found) {
+  SBORA_ASSIGN_OR_RETURN(const ResourceRow row, FindResourceOrId(services, name, core::Collection::kDatasets, project, field));
+  SBORA_ASSIGN_OR_RETURN(found.datasets.emplace_back(), DatasetOf(row));
+  name = row.name;
+  return OkStatus();
+}
+
 StatusOr<References> Resolve(const ServiceContext& services, const std::string& project, core::JobSpec& spec) {
   References found;
   SBORA_ASSIGN_OR_RETURN(const ResourceRow model, FindResourceOrId(services, spec.model, core::Collection::kModels, project, "spec.model"));
   SBORA_ASSIGN_OR_RETURN(found.model, ModelOf(model));
-  SBORA_ASSIGN_OR_RETURN(const ResourceRow dataset,
-                         FindResourceOrId(services, spec.dataset, core::Collection::kDatasets, project, "spec.dataset"));
-  SBORA_ASSIGN_OR_RETURN(found.dataset, DatasetOf(dataset));
   spec.model = model.name;
-  spec.dataset = dataset.name;
+  if (spec.datasets.empty()) {
+    SBORA_RETURN_IF_ERROR(ResolveDataset(services, project, "spec.dataset", spec.dataset, found));
+  }
+  for (std::string& name : spec.datasets) {
+    SBORA_RETURN_IF_ERROR(ResolveDataset(services, project, "spec.datasets", name, found));
+    if (std::count(spec.datasets.begin(), spec.datasets.end(), name) == 1) continue;
+    return InvalidArgument("INVALID_SPEC", fmt::format("spec.datasets names {} twice", name))
+        .WithViolation("spec.datasets", fmt::format("names {} twice; raise its weight instead", name));
+  }
   if (!spec.validation_dataset.empty()) {
     SBORA_ASSIGN_OR_RETURN(const ResourceRow validation, FindResourceOrId(services, spec.validation_dataset, core::Collection::kDatasets,
                                                                           project, "spec.validation_dataset"));
@@ -72,7 +89,9 @@ StatusOr<References> Resolve(const ServiceContext& services, const std::string& 
 Status CheckAgainstModel(const References& references, core::JobSpec& spec) {
   Status bad = core::ResolveAgainstModel(references.config, spec);
   const bool chat = spec.data.prompt_template == core::PromptTemplate::kChat ||
-                    (spec.data.prompt_template == core::PromptTemplate::kAuto && references.dataset.format() == v1::DATASET_FORMAT_CHAT);
+                    (spec.data.prompt_template == core::PromptTemplate::kAuto &&
+                     std::any_of(references.datasets.begin(), references.datasets.end(),
+                                 [](const v1::Dataset& dataset) { return dataset.format() == v1::DATASET_FORMAT_CHAT; }));
   if (!chat || references.model.has_chat_template()) return bad;
   if (bad.ok()) bad = InvalidArgument("INVALID_SPEC", "the spec does not fit the model; see the field violations");
   return bad.WithViolation("spec.data.prompt_template", fmt::format("{} has no chat template; choose PROMPT_TEMPLATE_PLAIN or _ALPACA",
@@ -94,7 +113,10 @@ void AddInput(worker::v1::Task& task, const std::string& name, const v1::File& f
 worker::v1::Task TrainTaskOf(const References& references, const core::JobSpec& spec, const core::RegionSet& regions) {
   worker::v1::Task task;
   AddInput(task, "model", references.model.files());
-  AddInput(task, "dataset", references.dataset.file());
+  const bool mixture = !spec.datasets.empty();
+  for (size_t i = 0; i < references.datasets.size(); ++i) {
+    AddInput(task, mixture ? fmt::format("dataset-{}", i) : "dataset", references.datasets[i].file());
+  }
   if (references.validation) AddInput(task, "validation", references.validation->file());
   worker::v1::TrainTask& train = *task.mutable_train();
   *train.mutable_spec() = core::ToProto(spec);
@@ -105,7 +127,9 @@ worker::v1::Task TrainTaskOf(const References& references, const core::JobSpec& 
     entry.mutable_indices()->Assign(region.indices.begin(), region.indices.end());
   }
   train.set_base_hash(references.model.base_hash());
-  train.set_dataset_format(references.dataset.format());
+  for (const v1::Dataset& dataset : references.datasets) {
+    mixture ? train.add_mixture_formats(dataset.format()) : train.set_dataset_format(dataset.format());
+  }
   if (references.validation) train.set_validation_format(references.validation->format());
   return task;
 }
@@ -191,8 +215,10 @@ StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::Cr
   submit.uid = NewUuid7();
   SetLimits(spec, submit);
   submit.payload = {Serialize(planned.job), Serialize(task)};
-  submit.uses = {spec.model, spec.dataset};
-  if (references.validation && spec.validation_dataset != spec.dataset) submit.uses.push_back(spec.validation_dataset);
+  submit.uses = {spec.model};
+  for (const v1::Dataset& dataset : references.datasets) submit.uses.push_back(dataset.name());
+  const bool known = std::count(submit.uses.begin(), submit.uses.end(), spec.validation_dataset) > 0;
+  if (references.validation && !known) submit.uses.push_back(spec.validation_dataset);
   submit.reserves = {FullName(project, core::Collection::kAdapters, id)};
   submit.extra = {ReservationOf(regions, base, submit.reserves.front(), submit.uid)};
   submit.request_id = request.request_id();

@@ -37,6 +37,7 @@ std::optional<std::string> TokenCacheKey(const worker::v1::Task& task) {
   }
   text += fmt::format("seed {}\nformats {} {}\n", train.spec().training().seed(),
                       static_cast<int>(train.dataset_format()), static_cast<int>(train.validation_format()));
+  for (const int format : train.mixture_formats()) text += fmt::format("mixed format {}\n", format);
   text += Bytes(train.spec().data());
   return Sha256Hex(text);
 }

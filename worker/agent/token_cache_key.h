@@ -9,7 +9,7 @@
 namespace sbora::agent {
 
 /// Raised when the trainer writes its caches in another way.
-inline constexpr int kTokenCacheVersion = 1;
+inline constexpr int kTokenCacheVersion = 2;
 
 /// 64 hex characters, or nullopt for tasks other than training, which read their data themselves. Goes in: the model's files except its weights, the
 /// data sets' files, their formats, the part of the spec about data, and for held-out samples the seed.

@@ -245,7 +245,7 @@ function renderFacts() {
   const progress = job.progress || {};
   const end = job.endTime ? Date.parse(job.endTime) : Date.now();
   byId('job-facts').replaceChildren(
-    fact('Name', job.name, 'wide'), fact('Model', leaf(spec.model)), fact('Data set', leaf(spec.dataset)),
+    fact('Name', job.name, 'wide'), fact('Model', leaf(spec.model)), fact('Data set', spec.dataset ? leaf(spec.dataset) : (spec.datasets || []).map(leaf).join(', ')),
     fact('Method', methodOf(spec) + ', r ' + number(adapter.rank) + ', α ' + number(adapter.alpha)),
     fact('Target modules', (adapter.targetModules || []).join(', ')), fact('Trainable parameters', formatCount(job.trainableParameters)),
     fact('Peak learning rate', training.learningRate), fact('Batch size', training.batchSize),

@@ -261,6 +261,48 @@ TEST_F(JobsTest, WhatTheDataHoldsIsAnEventOfTheJob) {
   EXPECT_NE(found->message().find("[["), std::string::npos) << "no decoded example: " << found->message();
 }
 
+TEST_F(JobsTest, AMixtureIsCheckedToldAndHandedToTheWorker) {
+  MakeDataset("more");
+  v1::CreateFineTuningJobRequest request = GoodJob("first");
+  v1::FineTuningSpec& spec = *request.mutable_fine_tuning_job()->mutable_spec();
+  spec.clear_dataset();
+  spec.add_datasets("data");
+  spec.add_datasets("projects/default/datasets/data");
+  const grpc::Status twice = Create(request);
+  EXPECT_TRUE(Fails(twice, grpc::INVALID_ARGUMENT, "INVALID_SPEC"));
+  EXPECT_THAT(ViolatedFields(twice), ::testing::ElementsAre("fine_tuning_job.spec.datasets"));
+  spec.set_datasets(1, "missing");
+  EXPECT_TRUE(Fails(Create(request), grpc::NOT_FOUND, "DATASET_NOT_FOUND"));
+  spec.set_datasets(1, "more");
+  spec.add_dataset_weights(1);
+  spec.add_dataset_weights(1e-6);
+  spec.mutable_training()->set_epoch_samples(10);
+  request.set_validate_only(true);
+  EXPECT_TRUE(Fails(Create(request), grpc::INVALID_ARGUMENT, "MIXTURE_PART_UNSEEN"));
+  spec.set_dataset_weights(1, 0.25);
+  request.set_validate_only(false);
+  ASSERT_TRUE(Create(request).ok());
+  WaitForState("first", v1::FineTuningJob::STATE_QUEUED);
+  EXPECT_EQ(GetJob("first").spec().datasets(1), "projects/default/datasets/more");
+  v1::ListFineTuningEventsRequest list;
+  list.set_parent(GetJob("first").name());
+  v1::ListFineTuningEventsResponse events;
+  ASSERT_TRUE(Call(*jobs_, &Stub::ListFineTuningEvents, list, &events).ok());
+  const auto found = std::find_if(events.events().begin(), events.events().end(),
+                                  [](const v1::FineTuningEvent& event) { return event.type() == "DATA_CHECKED"; });
+  ASSERT_NE(found, events.events().end());
+  EXPECT_THAT(found->message(), ::testing::ContainsRegex("datasets/data: .* 8 drawn in each epoch; .*datasets/more: .* 2 drawn"));
+  google::protobuf::Empty empty;
+  v1::DeleteDatasetRequest remove;
+  remove.set_name("projects/default/datasets/more");
+  EXPECT_TRUE(Fails(Call(*datasets_, &v1::DatasetService::Stub::DeleteDataset, remove, &empty), grpc::FAILED_PRECONDITION, "DATASET_IN_USE"));
+  const worker::v1::Lease lease = NextLease();
+  std::vector<std::string> groups;
+  for (const auto& group : lease.task().inputs()) groups.push_back(group.name());
+  EXPECT_THAT(groups, ::testing::ElementsAre("model", "dataset-0", "dataset-1"));
+  EXPECT_EQ(lease.task().train().mixture_formats_size(), 2);
+}
+
 TEST_F(JobsTest, CancelPauseResumeAndDeleteFollowTheState) {
   ASSERT_TRUE(Create(GoodJob("first")).ok());
   WaitForState("first", v1::FineTuningJob::STATE_QUEUED);

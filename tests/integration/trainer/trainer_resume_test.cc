@@ -88,6 +88,46 @@ TEST_F(TrainerProcessTest, AKilledRunGivesTheSameBytesWithEitherMethodAndSeveral
   }
 }
 
+/// A mixture of 22 and 3 samples, half and half in epochs of 20: the small set comes again within an epoch, with other
+/// dropout masks. Batches of similar length.
+TEST_F(TrainerProcessTest, AKilledRunOnAMixtureGroupedByLengthGivesTheSameBytes) {
+  ASSERT_TRUE(WriteTinyDataset(Path("small") / "data.jsonl", 3).ok());
+  const auto assignment = [&](const std::string& work) {
+    TaskAssignment task = TrainAssignment(work);
+    task.mutable_directories()->erase("dataset");
+    (*task.mutable_directories())["dataset-0"] = Path("dataset").string();
+    (*task.mutable_directories())["dataset-1"] = Path("small").string();
+    auto& train = *task.mutable_task()->mutable_train();
+    train.mutable_spec()->clear_dataset();
+    for (const auto& [name, weight] : {std::pair{"sums", 2.0}, {"few", 2.0}}) {
+      train.mutable_spec()->add_datasets(name);
+      train.mutable_spec()->add_dataset_weights(weight);
+      train.add_mixture_formats(sbora::v1::DATASET_FORMAT_PROMPT_COMPLETION);
+    }
+    train.mutable_spec()->mutable_training()->set_epoch_samples(20);
+    train.mutable_spec()->mutable_training()->set_group_by_length(true);
+    train.mutable_spec()->mutable_data()->set_validation_samples(2);
+    return task;
+  };
+  TaskAssignment prepare = assignment("prepare");
+  prepare.set_prepare_only(true);
+  const TrainerRun prepared = RunTrainer(prepare, Log());
+  ASSERT_EQ(prepared.exit_code, 0) << Slurp(Log());
+  EXPECT_THAT(prepared.FindEvent("DATA_PREPARED")->message(),
+              ::testing::ContainsRegex("; sums: .*10 drawn in each epoch; few: .*10 drawn in each epoch"));
+  const TrainerRun whole = RunTrainer(assignment("whole"), Log());
+  ASSERT_EQ(whole.exit_code, 0) << Slurp(Log());
+  EXPECT_DOUBLE_EQ(whole.metrics.at(3).epoch(), 1.0);  // 20 samples in batches of 5
+  const TrainerRun killed = RunTrainer(assignment("killed"), Log(), [](TrainerProcess& process, const TrainerMessage& message) {
+    if (message.has_checkpoint() && message.checkpoint().step() == 4) process.Signal(SIGKILL);
+  });
+  ASSERT_EQ(killed.exit_code, 128 + SIGKILL);
+  const TrainerRun resumed = RunTrainer(assignment("killed"), Log());
+  ASSERT_EQ(resumed.exit_code, 0) << Slurp(Log());
+  EXPECT_EQ(resumed.metrics.front().step(), 5);
+  EXPECT_TRUE(AdapterBytes("killed") == AdapterBytes("whole"));
+}
+
 TEST_F(TrainerProcessTest, AResumeTakesTheThreadsOfItsCheckpointOrSaysThatItCannot) {
   ASSERT_NO_FATAL_FAILURE(Prepare());
   TaskAssignment two = TrainAssignment("two");

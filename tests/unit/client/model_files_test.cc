@@ -37,6 +37,13 @@ TEST_F(PickModelFilesTest, TakesWhatAnImportNeedsAndNothingElse) {
                                                    "model.safetensors", "chat_template.jinja"));
 }
 
+TEST_F(PickModelFilesTest, ASentencePieceModelStandsInForTokenizerJson) {
+  for (const char* name : {"config.json", "tokenizer.model", "model.safetensors"}) Put(name);
+  EXPECT_THAT(Names(*PickModelFiles(folder_.path())), UnorderedElementsAre("config.json", "tokenizer.model", "model.safetensors"));
+  Put("tokenizer.json");
+  EXPECT_THAT(Names(*PickModelFiles(folder_.path())), UnorderedElementsAre("config.json", "tokenizer.json", "model.safetensors"));
+}
+
 TEST_F(PickModelFilesTest, IndexDecidesWhichShards) {
   for (const char* name : {"config.json", "tokenizer.json", "a.safetensors", "b.safetensors", "old.safetensors"})
     Put(name);

@@ -35,6 +35,11 @@ class GgufBuilder {
     for (const auto value : values) body += Le(value);
     return RawKey(key, 9, body);
   }
+  GgufBuilder& Floats(std::string_view key, const std::vector<float>& values) {
+    std::string body = Le(uint32_t{6}) + Le(uint64_t{values.size()});
+    for (const auto value : values) body += Le(value);
+    return RawKey(key, 9, body);
+  }
   /// `extents` in GGUF's order: fastest first.
   GgufBuilder& Tensor(std::string_view name, uint32_t type, const std::vector<int64_t>& extents, std::string_view data) {
     data_.append((32 - data_.size() % 32) % 32, '\0');

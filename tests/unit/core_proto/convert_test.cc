@@ -3,6 +3,7 @@
 #include <google/protobuf/util/message_differencer.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <fstream>
 #include <set>
 #include <sstream>
@@ -69,10 +70,8 @@ void SetDistinctive(Message& message, const FieldDescriptor& field) {
     SetDistinctive(entry, *field.message_type()->map_value());
     return;
   }
-  if (field.is_repeated()) {
-    reflection.AddString(&message, &field, field.name() == "target_layers" ? "3-5" : "o_proj");
-    return;
-  }
+  if (field.is_repeated() && field.cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE) return reflection.AddDouble(&message, &field, number);
+  if (field.is_repeated()) return reflection.AddString(&message, &field, field.name() == "target_layers" ? "3-5" : "o_proj");
   switch (field.cpp_type()) {
     case FieldDescriptor::CPPTYPE_INT32: reflection.SetInt32(&message, &field, static_cast<int32_t>(number)); break;
     case FieldDescriptor::CPPTYPE_INT64: reflection.SetInt64(&message, &field, static_cast<int64_t>(number)); break;
@@ -129,6 +128,10 @@ TEST(ConvertTest, NoFieldIsLost) {
     v1::FineTuningSpec spec = MinimalSpec();
     Message& owner = Descend(spec, leaf.parents);
     SetDistinctive(owner, *leaf.field);
+    if (leaf.path == "datasets" || leaf.path == "dataset_weights" || leaf.path == "training.epoch_samples") {
+      spec.clear_dataset();  // they are a mixture's
+      if (leaf.path != "datasets") spec.add_datasets("tickets");
+    }
     if (leaf.path == "validation.keep_best") spec.set_validation_dataset("held-out");
     if (leaf.path == "adapter.frozen_a") spec.mutable_adapter()->set_method(v1::METHOD_LORA);
     if (leaf.path == "resources.compute_dtype") spec.mutable_resources()->set_device(v1::DEVICE_CUDA);
@@ -147,6 +150,46 @@ TEST(ConvertTest, NoFieldIsLost) {
     google::protobuf::util::MessageDifferencer differencer;
     EXPECT_TRUE(differencer.CompareWithFields(owner, read, {leaf.field}, {leaf.field}));
   }
+}
+
+TEST(ConvertTest, MixturesAreCheckedAndKept) {
+  v1::FineTuningSpec spec = MinimalSpec();
+  spec.clear_dataset();
+  spec.add_datasets("a");
+  spec.add_datasets("b");
+  spec.add_dataset_weights(0.75);
+  spec.add_dataset_weights(0.25);
+  spec.mutable_training()->set_epoch_samples(50000);
+  const auto parsed = ParseSpec(spec);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->datasets, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(parsed->dataset_weights, (std::vector<double>{0.75, 0.25}));
+  EXPECT_EQ(parsed->training.epoch_samples, 50000);
+  const v1::FineTuningSpec stored = ToProto(*parsed);
+  EXPECT_EQ(std::vector<std::string>(stored.datasets().begin(), stored.datasets().end()), parsed->datasets);
+  const auto violated = [&](auto change) {
+    v1::FineTuningSpec other = spec;
+    change(other);
+    return ViolatedFields(ParseSpec(other).status());
+  };
+  using Fields = std::set<std::string>;
+  EXPECT_EQ(violated([](auto& s) { s.set_dataset("c"); }), Fields{"spec.datasets"});
+  EXPECT_EQ(violated([](auto& s) { s.set_datasets(1, "a"); }), Fields{"spec.datasets"});
+  EXPECT_EQ(violated([](auto& s) { s.add_datasets("c"); }), Fields{"spec.dataset_weights"});
+  EXPECT_EQ(violated([](auto& s) { s.set_dataset_weights(0, 0); }), Fields{"spec.dataset_weights"});
+  EXPECT_EQ(violated([](auto& s) { s.set_dataset_weights(0, std::nan("")); }), Fields{"spec.dataset_weights"});
+  EXPECT_EQ(violated([](auto& s) { s.mutable_training()->set_epoch_samples(-1); }), Fields{"spec.training.epoch_samples"});
+  EXPECT_EQ(violated([](auto& s) {
+              s.clear_datasets();
+              s.clear_dataset_weights();
+              s.set_dataset("a");
+            }),
+            Fields{"spec.training.epoch_samples"});
+  EXPECT_EQ(violated([](auto& s) {
+              for (int i = 0; i < 65; ++i) s.add_datasets(std::to_string(i));
+              s.clear_dataset_weights();
+            }),
+            Fields{"spec.datasets"});
 }
 
 TEST(ConvertTest, BFloat16NeedsAGpu) {

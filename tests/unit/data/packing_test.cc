@@ -31,8 +31,12 @@ TEST(PackMicroBatch, ConcatenatesWithoutPaddingAndLabelsTheNextToken) {
   // The first token of a sample is never a label, even when supervised: nothing of its own precedes it.
   EXPECT_THAT(batch->label_positions_L, ElementsAre(0, 4, 5, 7));
   EXPECT_THAT(batch->label_ids_L, ElementsAre(31, 12, 13, 21));
-  EXPECT_THAT(batch->sample_indices_S, ElementsAre(2, 0, 1));
+  EXPECT_THAT(batch->draws_S, ElementsAre(2, 0, 1));
   EXPECT_EQ(CountLabels(cache->Sample(1)), 1);
+  // A sample that comes again is packed again, under the number that its dropout masks are drawn from.
+  const auto again = PackMicroBatch(*cache, std::vector<int64_t>{1, 4});
+  EXPECT_THAT(again->ids_T, ElementsAre(20, 21, 20, 21));
+  EXPECT_THAT(again->draws_S, ElementsAre(1, 4));
   const auto empty = PackMicroBatch(*cache, {});
   EXPECT_THAT(empty->cu_seqlens, ElementsAre(0));
 }
@@ -84,6 +88,57 @@ TEST(BatchPlan, RanksShareTheSameBatchContiguously) {
     }
   }
   EXPECT_THAT(plan.MicroBatches(3, 0, 20), IsEmpty());  // 2 samples left, 20 ranks
+}
+
+TEST(BatchPlan, AMixtureFollowsItsOrder) {
+  BatchPlanOptions options{.samples = 9, .batch_size = 4, .micro_batch_size = 2, .epochs = 3, .max_steps = 0, .seed = 5};
+  options.part_sizes = {7, 2};
+  options.part_counts = {5, 5};
+  const BatchPlan plan(options);
+  const MixtureOrder order({7, 2}, {5, 5}, 5);
+  EXPECT_EQ(plan.steps_per_epoch(), 3);
+  EXPECT_EQ(plan.total_steps(), 9);
+  for (int64_t step = 0; step < 9; ++step) {
+    std::vector<int64_t> expected;
+    for (int64_t position = step % 3 * 4; position < std::min<int64_t>(step % 3 * 4 + 4, 10); ++position) {
+      const MixtureDraw draw = order.Draw(step / 3, position);
+      expected.push_back(draw.sample + 9 * draw.repeat);
+    }
+    EXPECT_EQ(plan.Batch(step), expected);
+  }
+  EXPECT_DOUBLE_EQ(plan.EpochsAfter(1), 0.4);
+}
+
+TEST(BatchPlan, GroupsByLengthWithinWindowsOfTheSameOrder) {
+  BatchPlanOptions options{.samples = 1003, .batch_size = 4, .micro_batch_size = 2, .epochs = 2, .max_steps = 0, .seed = 5};
+  const BatchPlan plain(options);
+  options.length = [](int64_t sample) { return sample * 7919 % 97; };
+  const BatchPlan grouped(options);
+  ASSERT_EQ(grouped.total_steps(), plain.total_steps());
+  const auto window = [](const BatchPlan& plan, int64_t begin, int64_t end) {
+    std::vector<int64_t> samples;
+    for (int64_t step = begin; step < end; ++step) {
+      const auto batch = plan.Batch(step);
+      samples.insert(samples.end(), batch.begin(), batch.end());
+    }
+    return samples;
+  };
+  // 50 batches are sorted at a time; the last window of an epoch of 251 batches has one.
+  for (const auto& [begin, end] : {std::pair{0, 50}, {50, 100}, {200, 250}, {250, 251}, {251, 301}}) {
+    std::vector<int64_t> expected = window(plain, begin, end);
+    std::stable_sort(expected.begin(), expected.end(),
+                     [&](int64_t a, int64_t b) { return options.length(a) > options.length(b); });
+    EXPECT_EQ(window(grouped, begin, end), expected);
+  }
+  EXPECT_EQ(BatchPlan(options).Batch(123), grouped.Batch(123));  // no state: any step alone
+  // In small data a window is a quarter of the epoch, at least a batch.
+  options.samples = 40;
+  const BatchPlan small(options);
+  const auto longer = [&](int64_t a, int64_t b) { return options.length(a) > options.length(b); };
+  const auto first = window(small, 0, 2);
+  const auto four = window(small, 0, 4);
+  EXPECT_TRUE(std::is_sorted(first.begin(), first.end(), longer));
+  EXPECT_FALSE(std::is_sorted(four.begin(), four.end(), longer));
 }
 
 TEST(BatchPlan, SeedDecidesTheOrder) {

@@ -49,10 +49,60 @@ TEST_F(PromptTemplateTest, AlpacaToTheCharacter) {
             "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
             "response that appropriately completes the request.\n\n### Instruction:\nDo it\n\n### Input:\nx\n\n### "
             "Response:");
-  EXPECT_EQ(LlmAdaptersPrompt("Do {it}", ""),
-            "Below is an instruction that describes a task. Write a response that appropriately completes the request.  # "
-            "noqa: E501\n\n                ### Instruction:\n                Do {it}\n                \n                "
-            "### Response:\n                ");
+}
+
+TEST_F(PromptTemplateTest, LlmAdaptersToTheCharacter) {
+  // Each line ends with ⏎ so that the spaces before it are seen.
+  const auto lines = [](std::string_view marked) {
+    std::string text;
+    for (size_t at = 0, end; at < marked.size(); at = end + 4) {  // "⏎\n"
+      end = marked.find("\u23ce\n", at);
+      if (end == std::string_view::npos) return text + std::string(marked.substr(at));
+      text += std::string(marked.substr(at, end - at)) + "\n";
+    }
+    return text;
+  };
+  EXPECT_EQ(LlmAdaptersPrompt("Do {it}", ""), lines(
+      R"(Below is an instruction that describes a task. Write a response that appropriately completes the request.  ⏎
+⏎
+                ### Instruction:⏎
+                Do {it}⏎
+                ⏎
+                ### Response:⏎
+                )"));
+  EXPECT_EQ(LlmAdaptersPrompt("Do it", "x"), lines(
+      R"(Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request. ⏎
+⏎
+                ### Instruction:⏎
+                Do it⏎
+                ⏎
+                ### Input:⏎
+                x⏎
+                ⏎
+                ### Response:⏎
+                )"));
+  EXPECT_EQ(LlmAdaptersEvaluationPrompt("Do it", ""), lines(
+      R"(Below is an instruction that describes a task. Write a response that appropriately completes the request. ⏎
+⏎
+                ### Instruction:⏎
+                Do it⏎
+⏎
+                ### Response:⏎
+                )"));
+  EXPECT_EQ(LlmAdaptersEvaluationPrompt("Do it", "x"), lines(
+      R"(Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request.⏎
+⏎
+                ### Instruction:⏎
+                Do it⏎
+⏎
+                ### Input:⏎
+                x⏎
+⏎
+                ### Response:⏎
+                )"));
+  const Record record = Alpaca("Do it", "", "done");
+  EXPECT_EQ(RenderRecord(record, PromptTemplate::kLlmAdapters, model_)->front().text, LlmAdaptersPrompt("Do it", ""));
+  EXPECT_EQ(RenderPrompt(record, PromptTemplate::kLlmAdapters, model_).value(), LlmAdaptersEvaluationPrompt("Do it", ""));
 }
 
 TEST_F(PromptTemplateTest, IdsEqualThoseOfTheWholeTextAndEndIsAppended) {
@@ -130,7 +180,7 @@ TEST_F(PromptTemplateTest, RecordsOfOtherShapesBecomeATurnEach) {
 }
 
 TEST_F(PromptTemplateTest, PromptIsTheBeginningOfTheTrainingSample) {
-  for (const PromptTemplate prompt_template : {PromptTemplate::kAlpaca, PromptTemplate::kLlmAdapters, PromptTemplate::kPlain,
+  for (const PromptTemplate prompt_template : {PromptTemplate::kAlpaca, PromptTemplate::kPlain,
                                                PromptTemplate::kChat}) {
     const Record record = Alpaca("the task", "ab", "out");
     const auto prompt = RenderPrompt(record, prompt_template, model_);

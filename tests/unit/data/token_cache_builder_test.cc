@@ -4,6 +4,7 @@
 
 #include <fstream>
 #include <set>
+#include <utility>
 
 #include "data/token_cache.h"
 #include "tests/unit/data/tiny_text_model.h"
@@ -161,6 +162,71 @@ TEST_F(TokenCacheBuilderTest, SplitIsDeterministicAndDisjoint) {
   EXPECT_EQ(seen.size(), 20u);
   options_.validation_samples = 20;
   EXPECT_EQ(Build().status().reason(), "VALIDATION_TOO_LARGE");
+}
+
+TEST_F(TokenCacheBuilderTest, AMixtureIsOneCacheOfSeveralParts) {
+  options_.cutoff_tokens = 2000;
+  const auto alpaca = dir_.path() / "alpaca.jsonl";
+  std::ofstream(alpaca) << "{\"instruction\":\"a\",\"output\":\"b\"}\n{\"instruction\":\"c\",\"output\":\"d\"}\n";
+  inputs_.mixture = {{inputs_.dataset, DatasetFormat::kPromptCompletion, "plain"}, {alpaca, DatasetFormat::kAuto, "told"}};
+  const std::filesystem::path plain = std::exchange(inputs_.dataset, {});
+  const auto files = Build();
+  ASSERT_TRUE(files.ok()) << files.status();
+  EXPECT_THAT(TokenCache::Open(files->train)->part_sizes(), ::testing::ElementsAre(20, 2));
+  ASSERT_EQ(files->report.datasets.size(), 2u);
+  EXPECT_EQ(files->report.records, 22);
+  EXPECT_EQ(files->report.datasets[1].name, "told");
+  EXPECT_EQ(files->report.datasets[1].records, 2);
+  EXPECT_EQ(files->report.datasets[0].train.tokens + files->report.datasets[1].train.tokens, files->report.train.tokens);
+  inputs_.mixture[1].name = "renamed";  // a name is no content
+  const auto again = Build();
+  EXPECT_TRUE(again->reused);
+  EXPECT_EQ(again->report.datasets.at(1).name, "renamed");
+
+  const std::string key = *TokenCacheKey(inputs_, options_);
+  TokenCacheInputs other = inputs_;
+  std::swap(other.mixture[0], other.mixture[1]);
+  EXPECT_NE(*TokenCacheKey(other, options_), key);
+  other = inputs_;
+  other.mixture[1].format = DatasetFormat::kAlpaca;
+  EXPECT_NE(*TokenCacheKey(other, options_), key);
+  std::ofstream(alpaca, std::ios::app) << "{\"instruction\":\"e\",\"output\":\"f\"}\n";
+  EXPECT_NE(*TokenCacheKey(inputs_, options_), key);
+
+  // The split is over the records of all: some of either are held out, and none is lost.
+  options_.validation_samples = 12;
+  const auto split = Build();
+  ASSERT_TRUE(split.ok()) << split.status();
+  const auto& shares = split->report.datasets;
+  EXPECT_EQ(shares[0].train.samples + shares[0].validation_samples, 20);
+  EXPECT_EQ(shares[1].train.samples + shares[1].validation_samples, 3);
+  EXPECT_EQ(shares[0].validation_samples + shares[1].validation_samples, 12);
+  EXPECT_EQ(TokenCache::Open(split->validation)->size(), 12);
+
+  std::ofstream(alpaca) << "{\"instruction\":\"a\"}\n";
+  EXPECT_THAT(Build().status().message(), ::testing::HasSubstr("data set renamed: "));
+  EXPECT_TRUE(std::filesystem::exists(plain));
+}
+
+TEST_F(TokenCacheBuilderTest, AMixtureNeedsSamplesAndAShareOfEachDataSet) {
+  const auto other = dir_.path() / "other.jsonl";
+  std::ofstream(other) << "{\"prompt\":\"" << std::string(80, 'x') << "\",\"completion\":\"y\"}\n";
+  inputs_.mixture = {{inputs_.dataset, DatasetFormat::kAuto, "one"}, {other, DatasetFormat::kAuto, "two"}};
+  const Status empty = Build().status();
+  EXPECT_EQ(empty.reason(), "MIXTURE_PART_EMPTY");
+  EXPECT_THAT(empty.message(), ::testing::HasSubstr("data set two"));
+  options_.cutoff_tokens = 200;
+  auto files = Build();
+  ASSERT_TRUE(files.ok()) << files.status();
+  const std::vector<double> weights = {3, 1};
+  ASSERT_TRUE(PlanMixture(weights, 8, files->report).ok());
+  EXPECT_EQ(files->report.datasets[0].epoch_samples, 6);
+  EXPECT_EQ(files->report.datasets[1].epoch_samples, 2);
+  EXPECT_THAT(Summary(files->report), ::testing::HasSubstr("; two: 1 samples, "));
+  EXPECT_THAT(Summary(files->report), ::testing::HasSubstr("2 drawn in each epoch"));
+  const Status unseen = PlanMixture(std::vector<double>{1000, 1}, 8, files->report);
+  EXPECT_EQ(unseen.reason(), "MIXTURE_PART_UNSEEN");
+  EXPECT_THAT(unseen.message(), ::testing::HasSubstr("data set two"));
 }
 
 TEST_F(TokenCacheBuilderTest, ValidationFileOfAnotherFormat) {

@@ -46,6 +46,23 @@ TEST_F(TokenCacheTest, ReadsBackWhatWasWritten) {
   EXPECT_EQ(files, 1u);  // no temporary is left
 }
 
+TEST_F(TokenCacheTest, PartsAreKept) {
+  EXPECT_THAT(TokenCache::Open(path_)->part_sizes(), ::testing::ElementsAre(2));
+  auto writer = TokenCacheWriter::Create(path_, kKey);
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  ASSERT_TRUE(writer->Add(std::vector<int32_t>{5}, std::vector<uint8_t>{1}).ok());
+  writer->EndPart();
+  writer->EndPart();
+  ASSERT_TRUE(writer->Add(std::vector<int32_t>{6}, std::vector<uint8_t>{1}).ok());
+  ASSERT_TRUE(writer->Add(std::vector<int32_t>{7}, std::vector<uint8_t>{1}).ok());
+  writer->EndPart();
+  ASSERT_TRUE(writer->Finish().ok());
+  const auto cache = TokenCache::Open(path_);
+  ASSERT_TRUE(cache.ok()) << cache.status();
+  EXPECT_THAT(cache->part_sizes(), ::testing::ElementsAre(1, 0, 2));
+  EXPECT_THAT(cache->Sample(2).ids, ::testing::ElementsAre(7));
+}
+
 TEST_F(TokenCacheTest, EveryTruncationAndEveryFlippedByteIsSeen) {
   const std::string good = Bytes();
   for (size_t size = 0; size < good.size(); ++size) {

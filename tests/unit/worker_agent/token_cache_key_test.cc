@@ -38,6 +38,15 @@ TEST(TokenCacheKeyTest, ChangesWithWhatDecidesTheContentOnly) {
   EXPECT_NE(with([&](auto& t) { t.mutable_inputs(2)->mutable_files(0)->set_sha256(other); }), key);
   EXPECT_NE(with([&](auto& t) { t.mutable_train()->mutable_spec()->mutable_data()->set_cutoff_tokens(64); }), key);
   EXPECT_NE(with([&](auto& t) { t.mutable_train()->mutable_spec()->mutable_training()->set_seed(7); }), key);
+  EXPECT_NE(with([&](auto& t) { t.mutable_train()->add_mixture_formats(sbora::v1::DATASET_FORMAT_CHAT); }), key);
+  EXPECT_NE(with([&](auto& t) {
+              *t.add_inputs() = t.inputs(2);
+              t.mutable_inputs(3)->set_name("dataset-1");
+            }),
+            key);
+  // Weights and grouping decide the order, not the content: such jobs share a cache.
+  EXPECT_EQ(with([&](auto& t) { t.mutable_train()->mutable_spec()->add_dataset_weights(0.5); }), key);
+  EXPECT_EQ(with([&](auto& t) { t.mutable_train()->mutable_spec()->mutable_training()->set_group_by_length(true); }), key);
 }
 
 TEST(TokenCacheKeyTest, OnlyForTraining) {

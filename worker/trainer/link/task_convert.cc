@@ -108,12 +108,32 @@ StatusOr<std::filesystem::path> DirectoryOf(const v1::TaskAssignment& assignment
   return InvalidArgument("TASK_MALFORMED", fmt::format("the task has no folder \"{}\"", name));
 }
 
+namespace {
+
+Status ReadMixture(const v1::TaskAssignment& assignment, PrepareRequest& request) {
+  const auto& formats = assignment.task().train().mixture_formats();
+  if (static_cast<size_t>(formats.size()) != request.spec.datasets.size()) {
+    return InvalidArgument("TASK_MALFORMED", fmt::format("{} formats for a mixture of {} data sets", formats.size(),
+                                                         request.spec.datasets.size()));
+  }
+  for (int i = 0; i < formats.size(); ++i) {
+    SBORA_ASSIGN_OR_RETURN(request.mixture.emplace_back(), DirectoryOf(assignment, fmt::format("dataset-{}", i)));
+    SBORA_ASSIGN_OR_RETURN(request.mixture_formats.emplace_back(), ParseFormat(formats.Get(i)));
+  }
+  return OkStatus();
+}
+
+}  // namespace
+
 StatusOr<PrepareRequest> ToPrepareRequest(const v1::TaskAssignment& assignment) {
   const auto& task = assignment.task().train();
   PrepareRequest request;
   SBORA_ASSIGN_OR_RETURN(request.model_dir, DirectoryOf(assignment, "model"));
   SBORA_ASSIGN_OR_RETURN(request.spec, ResolvedSpec(task, request.model_dir));
-  SBORA_ASSIGN_OR_RETURN(request.dataset, DirectoryOf(assignment, "dataset"));
+  if (request.spec.datasets.empty()) {
+    SBORA_ASSIGN_OR_RETURN(request.dataset, DirectoryOf(assignment, "dataset"));
+  }
+  SBORA_RETURN_IF_ERROR(ReadMixture(assignment, request));
   request.validation_dataset = OptionalDirectory(assignment, "validation");
   SBORA_ASSIGN_OR_RETURN(request.dataset_format, ParseFormat(task.dataset_format()));
   SBORA_ASSIGN_OR_RETURN(request.validation_format, ParseFormat(task.validation_format()));

@@ -29,10 +29,11 @@ struct Data {
 
 StatusOr<Data> OpenData(const TrainRequest& request, int64_t vocab_size) {
   Data data;
-  SBORA_ASSIGN_OR_RETURN(data.train, BatchSource::Open(request.token_cache, request.spec.training, vocab_size));
+  SBORA_ASSIGN_OR_RETURN(data.train, BatchSource::Open(request.token_cache, request.spec.training, vocab_size, request.spec.dataset_weights));
   if (!request.validation_cache.empty()) {
-    SBORA_ASSIGN_OR_RETURN(data.validation,
-                           BatchSource::Open(request.validation_cache, request.spec.training, vocab_size));
+    core::TrainingSpec in_order = request.spec.training;
+    in_order.epoch_samples = 0;
+    SBORA_ASSIGN_OR_RETURN(data.validation, BatchSource::Open(request.validation_cache, in_order, vocab_size));
   }
   return data;
 }

@@ -50,7 +50,13 @@ Status PrepareTokenCaches(const PrepareRequest& request, TaskObserver& observer)
   observer.OnProgress({.phase = "reading the tokenizer"});
   SBORA_ASSIGN_OR_RETURN(const auto model, data::TextModel::Open(request.model_dir));
   data::TokenCacheInputs inputs{.dataset = {}, .validation_dataset = {}, .model = &model};
-  SBORA_ASSIGN_OR_RETURN(inputs.dataset, OnlyFile(request.dataset));
+  if (request.mixture.empty()) {
+    SBORA_ASSIGN_OR_RETURN(inputs.dataset, OnlyFile(request.dataset));
+  }
+  for (size_t i = 0; i < request.mixture.size(); ++i) {
+    SBORA_ASSIGN_OR_RETURN(auto path, OnlyFile(request.mixture[i]));
+    inputs.mixture.push_back({.path = std::move(path), .format = request.mixture_formats[i], .name = spec.datasets[i]});
+  }
   if (!request.validation_dataset.empty()) {
     SBORA_ASSIGN_OR_RETURN(inputs.validation_dataset, OnlyFile(request.validation_dataset));
   }
@@ -61,7 +67,8 @@ Status PrepareTokenCaches(const PrepareRequest& request, TaskObserver& observer)
     observer.OnProgress({.phase = fmt::format("tokenising the data ({} of {} bytes)", done, total)});
   };
   options.cancelled = [&] { return observer.StopRequested(); };
-  SBORA_ASSIGN_OR_RETURN(const auto files, data::BuildTokenCache(inputs, request.token_cache_dir, options));
+  SBORA_ASSIGN_OR_RETURN(auto files, data::BuildTokenCache(inputs, request.token_cache_dir, options));
+  SBORA_RETURN_IF_ERROR(data::PlanMixture(spec.dataset_weights, spec.training.epoch_samples, files.report));
   Report(files.report, observer);
   if (files.validation.empty() || request.validation_cache_dir.empty()) return OkStatus();
   // Beside each other on one disk: the folders are the agent's.

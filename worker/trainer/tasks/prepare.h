@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <vector>
 
 #include "common/status.h"
 #include "core/job_spec.h"
@@ -13,10 +14,13 @@ namespace sbora::trainer {
 struct PrepareRequest {
   core::JobSpec spec;
   std::filesystem::path model_dir;
-  std::filesystem::path dataset;             ///< file, or a folder that holds one file
+  std::filesystem::path dataset;             ///< file, or a folder that holds one file; empty for a mixture
   std::filesystem::path validation_dataset;  ///< the same; empty for none
   data::DatasetFormat dataset_format = data::DatasetFormat::kAuto;
   data::DatasetFormat validation_format = data::DatasetFormat::kAuto;  ///< of validation_dataset
+  /// Of a mixture: files, or folders that hold one file, and formats; as many as spec.datasets and in its order.
+  std::vector<std::filesystem::path> mixture;
+  std::vector<data::DatasetFormat> mixture_formats;
   std::filesystem::path token_cache_dir;       ///< receives `<key>.train.tokens`
   std::filesystem::path validation_cache_dir;  ///< receives `<key>.validation.tokens` when there is validation data
 };
