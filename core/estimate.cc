@@ -135,7 +135,10 @@ int64_t WeightBytes(const ModelConfig& model, const JobSpec& spec, int64_t eleme
 
 int64_t ScratchBytes(const ModelConfig& model, const JobSpec& spec, const StepLoad& load, int64_t element) {
   // Logits and their log-softmax of one chunk, or the gradients of gate, up and their product in the last block.
-  const int64_t loss = 2 * std::min(kChunkRows, load.supervised_tokens) * model.vocab_size * kFloatBytes;
+  int64_t loss = 2 * std::min(kChunkRows, load.supervised_tokens) * model.vocab_size * kFloatBytes;
+  if (spec.adapter.method == AdapterMethod::kFull) {  // the head's gradient, until the backward pass takes it over
+    loss += model.vocab_size * model.hidden_size * kFloatBytes;
+  }
   const int64_t mlp = load.tokens * (4 * model.intermediate_size + 2 * model.hidden_size) * element;
   int64_t scratch = std::max(loss, mlp);
   if (spec.adapter.dropout > 0 && spec.adapter.method != AdapterMethod::kSboraFa) {
@@ -203,6 +206,7 @@ MemoryEstimate EstimateMemory(const ModelConfig& model, const JobSpec& spec, con
     const auto targets = static_cast<int64_t>(adapter.target_modules.size());
     memory.adapter += kIndexCopies * targets * model.num_layers * adapter.rank * static_cast<int64_t>(sizeof(int32_t));
   }
+  if (spec.keep_best) memory.adapter += trained * kFloatBytes;
   memory.gradients = trained * kFloatBytes;
   memory.optimizer = 2 * trained * kFloatBytes;
   memory.activations = KeptActivationBytes(model, adapter, load, element);

@@ -26,8 +26,8 @@ inline constexpr bool kTrainerUsesGpus = false;
 
 struct AdapterSpec {
   AdapterMethod method = AdapterMethod::kSboraFa;
-  int64_t rank = 32;
-  double alpha = 64.0;  ///< default 2 * rank
+  int64_t rank = 32;    ///< 0 with kFull
+  double alpha = 64.0;  ///< default 2 * rank; 0 with kFull
   double dropout = 0.0;
   std::vector<LinearModule> target_modules;  ///< distinct, in kAllLinearModules order
   uint64_t index_seed = 42;                  ///< of the index vectors, or of A as it is drawn
@@ -86,6 +86,10 @@ struct JobSpec {
   double max_attempt_seconds = 0.0;
   double max_total_seconds = 0.0;
 };
+
+/// Makes it full fine-tuning, which has no rank, no scale and no choice of modules: rank and alpha are 0, targets all
+/// seven, whatever stood there.
+void TrainAllWeights(AdapterSpec& adapter);
 
 /// What the job trains against.
 BaseQuantization BaseQuantizationOf(const JobSpec& spec);

@@ -118,6 +118,7 @@ AdapterSpec ReadAdapter(const v1::AdapterSpec& in, uint64_t seed, SpecReader& re
   if (in.has_share_indices()) out.share_indices = in.share_indices();
   out.disjoint_from.assign(in.disjoint_from().begin(), in.disjoint_from().end());
   if (in.has_disjoint_from_all()) out.disjoint_from_all = in.disjoint_from_all();
+  if (out.method == AdapterMethod::kFull) TrainAllWeights(out);
   return out;
 }
 

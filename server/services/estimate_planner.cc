@@ -97,9 +97,6 @@ StatusOr<Subject> Resolve(const ServiceContext& services, const v1::EstimateFine
   if (!request.model_config_json().empty() && complete.model().empty()) complete.set_model("by-config");
   SBORA_ASSIGN_OR_RETURN(subject.spec, core::ParseSpec(complete, core::SpecPurpose::kEstimate));
   SBORA_RETURN_IF_ERROR(ResolveModel(services, request, subject));
-  if (subject.spec.adapter.method == core::AdapterMethod::kFull) {  // trains all, whatever the targets say
-    subject.spec.adapter.target_modules.assign(std::begin(core::kAllLinearModules), std::end(core::kAllLinearModules));
-  }
   SBORA_RETURN_IF_ERROR(core::ResolveAgainstModel(subject.model, subject.spec));
   const bool cuda = subject.spec.device == core::DeviceKind::kCuda ||
                     (core::kTrainerUsesGpus && subject.spec.device == core::DeviceKind::kAuto && HasCudaWorker(services));

@@ -70,6 +70,7 @@ StatusOr<BenchRequest> ToRequest(const Flags& flags) {
   request.adapter.alpha = 2.0 * static_cast<double>(request.adapter.rank);
   request.adapter.target_modules = {core::LinearModule::kQ, core::LinearModule::kK, core::LinearModule::kV,
                                     core::LinearModule::kUp, core::LinearModule::kDown};
+  if (request.adapter.method == core::AdapterMethod::kFull) core::TrainAllWeights(request.adapter);
   SBORA_ASSIGN_OR_RETURN(request.micro_batch, flags.Int("micro-batch", request.micro_batch, 1, kMaxCount));
   SBORA_ASSIGN_OR_RETURN(request.steps, flags.Int("steps", request.steps, 1, kMaxCount));
   SBORA_ASSIGN_OR_RETURN(const int64_t threads, flags.Int("threads", 0, 0, kMaxCount));

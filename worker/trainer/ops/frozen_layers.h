@@ -1,4 +1,4 @@
-/// The parts of a LLaMA block that are not linear layers, with frozen weights: each keeps its inputs only (or what
+/// The parts of a LLaMA block that are not linear layers: each keeps its inputs only (or what
 /// flash attention needs) and recomputes the rest in its backward pass.
 ///
 /// Legend: T tokens, H hidden, F intermediate, D head_dim, N samples.
@@ -11,8 +11,10 @@
 
 namespace sbora::trainer::ops {
 
-/// weight * x / sqrt(mean(x^2) + eps), the mean in float32. Keeps x and one float per row.
-at::Tensor RmsNorm(const at::Tensor& x_TH, const at::Tensor& weight_H, double eps);
+/// weight * x / sqrt(mean(x^2) + eps), the mean in float32. Keeps x and one float per row. The backward pass adds the
+/// weight's gradient to weight_gradient_H ([H] float32); undefined: the weight is frozen.
+at::Tensor RmsNorm(const at::Tensor& x_TH, const at::Tensor& weight_H, double eps,
+                   const at::Tensor& weight_gradient_H = {});
 
 /// silu(gate) * up. Keeps gate and up.
 at::Tensor SwiGlu(const at::Tensor& gate_TF, const at::Tensor& up_TF);
