@@ -22,7 +22,7 @@ bool IsTarget(const AdapterSpec& adapter, LinearModule module) {
 /// Walks the layers as LlamaModel does, knowing which tensors require a gradient: what comes before the first adapted
 /// module is not differentiated.
 ///
-/// visit.Norm(grad), visit.Linear(module, x_grad, x_kept_already) -> true when the whole input is now kept,
+/// visit.BeginLayer(), visit.Norm(grad), visit.Linear(module, x_grad, x_kept_already) -> true when the whole input is now kept,
 /// visit.Attention(grad), visit.SwiGlu(grad).
 template <typename Visit>
 void WalkLayers(const ModelConfig& model, const AdapterSpec& adapter, Visit& visit) {
@@ -32,6 +32,7 @@ void WalkLayers(const ModelConfig& model, const AdapterSpec& adapter, Visit& vis
     return x_grad || IsTarget(adapter, module);
   };
   for (int64_t layer = 0; layer < model.num_layers; ++layer) {
+    visit.BeginLayer();
     visit.Norm(grad);
     bool x_kept = false;
     bool attention_grad = false;
@@ -57,7 +58,13 @@ struct KeptBytes {
   const AdapterSpec& adapter;
   int64_t element;
   int64_t bytes = 0;
+  int64_t layer_start = 0;
+  int64_t largest_layer = 0;  // of those that a BeginLayer follows
 
+  void BeginLayer() {
+    largest_layer = std::max(largest_layer, bytes - layer_start);
+    layer_start = bytes;
+  }
   void Norm(bool grad) {
     if (grad) bytes += model.hidden_size * element + kFloatBytes;
   }
@@ -93,18 +100,20 @@ struct KeptBytes {
 struct LinearFlops {
   const ModelConfig& model;
   const AdapterSpec& adapter;
+  bool recompute;  // a second forward pass
   double multiply_adds = 0;
   double attention_passes = 0;  // layers, a backward pass counted as 2.5 forward passes
 
+  void BeginLayer() {}
   void Norm(bool) {}
   void SwiGlu(bool) {}
-  void Attention(bool grad) { attention_passes += grad ? 3.5 : 1.0; }
+  void Attention(bool grad) { attention_passes += (grad ? 3.5 : 1.0) + (recompute ? 1.0 : 0.0); }
   bool Linear(LinearModule module, bool x_grad, bool) {
     const ModuleShape shape = LinearModuleShape(model, module);
     const auto d = static_cast<double>(shape.out_features);
     const auto k = static_cast<double>(shape.in_features);
     const auto r = static_cast<double>(adapter.rank);
-    const double passes = x_grad ? 2 : 1;  // forward, input gradient
+    const double passes = (x_grad ? 2 : 1) + (recompute ? 1 : 0);  // forward, input gradient, forward again
     multiply_adds += passes * d * k;
     if (!IsTarget(adapter, module)) return false;
     switch (adapter.method) {
@@ -114,7 +123,7 @@ struct LinearFlops {
         if (adapter.dropout > 0) multiply_adds += passes * d * k;  // the masked input has a product of its own
         [[fallthrough]];
       case AdapterMethod::kLora:
-        multiply_adds += 3 * d * r + (passes + (adapter.frozen_a == FrozenFactor::kNone ? 1 : 0)) * k * r;
+        multiply_adds += (recompute ? 4 : 3) * d * r + (passes + (adapter.frozen_a == FrozenFactor::kNone ? 1 : 0)) * k * r;
         break;
       case AdapterMethod::kFull: multiply_adds += d * k; break;
     }
@@ -177,13 +186,21 @@ OperationCounts LinearOperations(AdapterMethod method, const ModuleShape& shape,
 
 StepLoad FullLoad(const JobSpec& spec, bool cuda) {
   const int64_t tokens = spec.training.micro_batch_size * spec.data.cutoff_tokens;
-  return {.cuda = cuda, .tokens = tokens, .supervised_tokens = tokens, .samples = spec.training.micro_batch_size};
+  return {.cuda = cuda, .tokens = tokens, .supervised_tokens = tokens, .samples = spec.training.micro_batch_size,
+          .gradient_checkpointing = spec.training.gradient_checkpointing};
 }
 
 int64_t KeptActivationBytes(const ModelConfig& model, const AdapterSpec& adapter, const StepLoad& load,
                             int64_t element_bytes) {
   KeptBytes kept{.model = model, .adapter = adapter, .element = element_bytes};
   WalkLayers(model, adapter, kept);
+  kept.BeginLayer();  // ends the last one
+  if (load.gradient_checkpointing) {
+    // Each layer's input; and all that one layer keeps, whose first norm shares that input.
+    const int64_t input = model.hidden_size * element_bytes;
+    const bool shared = model.num_layers > 1 || adapter.method == AdapterMethod::kFull;
+    kept.bytes = model.num_layers * input + kept.largest_layer - (shared ? input : 0);
+  }
   const int64_t angles = load.tokens * model.head_dim * kFloatBytes;  // cosines and sines, head_dim / 2 each
   // The last norm keeps its input, the loss the gradient of its own.
   const int64_t head = load.supervised_tokens * (2 * model.hidden_size * element_bytes + kFloatBytes);
@@ -219,7 +236,7 @@ MemoryEstimate EstimateMemory(const ModelConfig& model, const JobSpec& spec, con
 
 double EstimateFlops(const ModelConfig& model, const AdapterSpec& adapter, const StepLoad& load) {
   SBORA_CHECK(load.samples > 0, "a micro-batch of {} samples", load.samples);
-  LinearFlops linear{.model = model, .adapter = adapter};
+  LinearFlops linear{.model = model, .adapter = adapter, .recompute = load.gradient_checkpointing};
   WalkLayers(model, adapter, linear);
   const auto tokens = static_cast<double>(load.tokens);
   const double length = tokens / static_cast<double>(load.samples);

@@ -41,6 +41,7 @@ struct StepLoad {
   int64_t tokens = 0;             ///< of one micro-batch
   int64_t supervised_tokens = 0;  ///< of those, rows that reach the head
   int64_t samples = 0;            ///< of one micro-batch; attention stays within each
+  bool gradient_checkpointing = false;  ///< each layer's input is kept, and one layer's operations at a time
 };
 
 /// The largest micro-batch that a spec allows: micro_batch_size samples of cutoff_tokens, every token supervised.
@@ -63,14 +64,15 @@ struct MemoryEstimate {
 };
 MemoryEstimate EstimateMemory(const ModelConfig& model, const JobSpec& spec, const StepLoad& load);
 
-/// Bytes that the operations of one micro-batch keep for its backward pass. Part of EstimateMemory, apart for tests: FA
+/// Most bytes that the operations of one micro-batch keep for its backward pass at a time. Part of EstimateMemory, apart for tests: FA
 /// keeps r columns of each adapted input, FB the whole input (shared by q, k, v and by gate, up), LoRA the input and x A^T (with a frozen A
 /// the latter alone),
 /// DoRA also the unscaled output, full fine-tuning every input.
 int64_t KeptActivationBytes(const ModelConfig& model, const AdapterSpec& adapter, const StepLoad& load,
                             int64_t element_bytes);
 
-/// Floating-point operations (a multiply-add is two) of one micro-batch, forward and backward: frozen products and their
+/// Floating-point operations (a multiply-add is two) of one micro-batch, forward (twice with gradient checkpointing, the
+/// head once) and backward: frozen products and their
 /// input gradients, adapter products, causal attention within samples of equal length, the head on supervised tokens.
 double EstimateFlops(const ModelConfig& model, const AdapterSpec& adapter, const StepLoad& load);
 

@@ -62,6 +62,7 @@ struct TrainingSpec {
   double epsilon = 1e-8;
   double max_gradient_norm = 1.0;
   uint64_t seed = 42;
+  bool gradient_checkpointing = false;  ///< compute each layer again in the backward pass instead of keeping it
 };
 
 struct JobSpec {

@@ -149,6 +149,7 @@ TrainingSpec ReadTraining(const v1::TrainingSpec& in, SpecReader& reader) {
   if (in.has_epsilon()) out.epsilon = in.epsilon();
   if (in.has_max_gradient_norm()) out.max_gradient_norm = in.max_gradient_norm();
   if (in.has_seed()) out.seed = in.seed();
+  if (in.has_gradient_checkpointing()) out.gradient_checkpointing = in.gradient_checkpointing();
   return out;
 }
 
@@ -240,6 +241,7 @@ void WriteTraining(const TrainingSpec& in, v1::TrainingSpec& out) {
   out.set_epsilon(in.epsilon);
   out.set_max_gradient_norm(in.max_gradient_norm);
   out.set_seed(in.seed);
+  out.set_gradient_checkpointing(in.gradient_checkpointing);
 }
 
 }  // namespace

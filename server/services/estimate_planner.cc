@@ -132,7 +132,8 @@ std::optional<Calibration> MeasuredBy(const ServiceContext& services, const Work
   const core::StepLoad whole{.cuda = subject.load.cuda,
                              .tokens = train.trained_tokens(),
                              .supervised_tokens = static_cast<int64_t>(supervised),
-                             .samples = std::max<int64_t>(1, train.steps() * spec->training.batch_size)};
+                             .samples = std::max<int64_t>(1, train.steps() * spec->training.batch_size),
+                             .gradient_checkpointing = spec->training.gradient_checkpointing};
   const double flops = core::EstimateFlops(*config, spec->adapter, whole);
   const auto theirs = static_cast<double>(core::ParameterCount(*config));
   const auto ours = static_cast<double>(core::ParameterCount(subject.model));

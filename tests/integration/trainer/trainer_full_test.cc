@@ -85,6 +85,16 @@ TEST_P(FullTest, AKilledAndResumedRunGivesTheSameBytes) {
   EXPECT_TRUE(Weights("killed") == Weights("reference"));
 }
 
+TEST_P(FullTest, GradientCheckpointingGivesTheSameBytes) {
+  ASSERT_NO_FATAL_FAILURE(Train());
+  TaskAssignment task = FullAssignment("recomputed");
+  task.mutable_task()->mutable_train()->mutable_spec()->mutable_training()->set_gradient_checkpointing(true);
+  const TrainerRun run = RunTrainer(task, Log());
+  ASSERT_EQ(run.exit_code, 0) << Slurp(Log());
+  EXPECT_TRUE(Weights("recomputed") == Weights("reference"));
+  for (size_t i = 0; i < run.metrics.size(); ++i) EXPECT_EQ(run.metrics[i].loss(), reference_.metrics[i].loss());
+}
+
 TEST_P(FullTest, GeneratesAndBecomesGgufButIsNoAdapter) {
   ASSERT_NO_FATAL_FAILURE(Train());
   TaskAssignment generate = Assignment("generate");

@@ -76,6 +76,8 @@ StatusOr<BenchRequest> ToRequest(const Flags& flags) {
   SBORA_ASSIGN_OR_RETURN(const int64_t threads, flags.Int("threads", 0, 0, kMaxCount));
   request.device.threads = static_cast<int>(threads);
   request.device.device = flags.Text("device", "cpu");
+  SBORA_ASSIGN_OR_RETURN(const int64_t checkpointing, flags.Int("gradient-checkpointing", 0, 0, 1));
+  request.gradient_checkpointing = checkpointing == 1;
   return request;
 }
 
@@ -115,7 +117,7 @@ void Print(const BenchReport& report, bool json) {
 
 ExitCode BenchCommand(const std::vector<std::string>& arguments) {
   const auto flags = Flags::Parse(arguments, {"model", "data", "method", "rank", "micro-batch", "cutoff", "steps",
-                                              "cache-dir", "threads", "device", "output"});
+                                              "cache-dir", "threads", "device", "gradient-checkpointing", "output"});
   if (!flags.ok()) {
     fmt::print(stderr, "{}\n", flags.status().message());
     return ExitCode::kUsage;

@@ -2,8 +2,12 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "worker/trainer/ops/adapter_linear.h"
 #include "worker/trainer/ops/frozen_layers.h"
+#include "worker/trainer/ops/recomputed.h"
 #include "worker/trainer/ops/sbora_linear.h"
 
 namespace sbora::trainer {
@@ -45,12 +49,24 @@ at::Tensor RunLayer(const LayerPass& pass, int64_t number, const at::Tensor& inp
   return h_TH + linear(LinearModule::kDown, ops::SwiGlu(gate_TF, up_TF));
 }
 
+bool TrainsIn(const LayerPass& pass, int64_t layer) {
+  if (pass.gradients != nullptr) return true;
+  return pass.adapter != nullptr &&
+         std::any_of(std::begin(core::kAllLinearModules), std::end(core::kAllLinearModules),
+                     [&](core::LinearModule module) { return pass.adapter->Find(layer, module) != nullptr; });
+}
+
 }  // namespace
 
-at::Tensor RunLayers(const LayerPass& pass, at::Tensor h_TH) {
-  for (int64_t layer = 0; layer < pass.config->num_layers; ++layer) {
-    h_TH = RunLayer(pass, layer, h_TH);
-    if (*pass.layer_done) (*pass.layer_done)();
+at::Tensor RunLayers(const std::shared_ptr<const LayerPass>& pass, at::Tensor h_TH) {
+  for (int64_t layer = 0; layer < pass->config->num_layers; ++layer) {
+    if (pass->recompute) {
+      h_TH = ops::Recomputed(h_TH, TrainsIn(*pass, layer),
+                             [pass, layer](const at::Tensor& input_TH) { return RunLayer(*pass, layer, input_TH); });
+    } else {
+      h_TH = RunLayer(*pass, layer, h_TH);
+    }
+    if (*pass->layer_done) (*pass->layer_done)();
   }
   return h_TH;
 }

@@ -16,7 +16,7 @@
 
 namespace sbora::trainer {
 
-/// What all layers of a pass share. What it points to outlives it.
+/// What all layers of a pass share. What it points to outlives the pass and its graph.
 struct LayerPass {
   /// Attention of packed rows, the one thing that differs between training and the two steps of generation.
   using Attend = std::function<at::Tensor(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)>;
@@ -26,7 +26,8 @@ struct LayerPass {
   const LlamaWeights* weights = nullptr;
   const LlamaGradients* gradients = nullptr;  ///< null: the weights are frozen
   const AdapterSet* adapter = nullptr;
-  bool train = false;  ///< with a graph
+  bool train = false;      ///< with a graph
+  bool recompute = false;  ///< ops::Recomputed for each layer; the graph then owns the pass
   ops::DropoutPlan dropout = {};
   at::Tensor cos_TD2 = {};
   at::Tensor sin_TD2 = {};
@@ -37,6 +38,6 @@ struct LayerPass {
 };
 
 /// h_TH after all layers.
-at::Tensor RunLayers(const LayerPass& pass, at::Tensor h_TH);
+at::Tensor RunLayers(const std::shared_ptr<const LayerPass>& pass, at::Tensor h_TH);
 
 }  // namespace sbora::trainer

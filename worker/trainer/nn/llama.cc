@@ -67,31 +67,34 @@ at::Tensor LlamaModel::Weight(int64_t layer, core::LinearModule module) const {
   return weights_->layers.at(static_cast<size_t>(layer)).linear[static_cast<size_t>(module)].Materialize();
 }
 
-LayerPass LlamaModel::NewPass(const AdapterSet* adapter) const {
-  return {.config = &weights_->config, .layer_done = &weights_->options.layer_done, .weights = weights_.get(),
-          .adapter = adapter};
+std::shared_ptr<LayerPass> LlamaModel::NewPass(const AdapterSet* adapter) const {
+  return std::make_shared<LayerPass>(LayerPass{.config = &weights_->config, .layer_done = &weights_->options.layer_done,
+                                               .weights = weights_.get(), .adapter = adapter});
 }
 
 at::Tensor LlamaModel::Hidden(const PackedBatch& batch, const std::vector<int64_t>& rows, AdapterSet* adapter,
                               const TrainContext& context) const {
   CheckBatch(batch, weights_->config);
-  LayerPass pass = NewPass(adapter);
-  pass.gradients = GradientsFor(adapter, context);
-  pass.train = context.training && (adapter != nullptr || pass.gradients != nullptr);
-  at::AutoGradMode grad_mode(pass.train);
-  if (adapter != nullptr) pass.dropout = PlanDropout(batch, *adapter, context);
-  SetAngles(pass, batch.positions, weights_->inverse_frequency_D2);
-  pass.attend = [&](int64_t, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-    return ops::PackedCausalAttention(q, k, v, weights_->config.head_dim, batch.cu_seqlens);
+  const std::shared_ptr<LayerPass> pass = NewPass(adapter);
+  const LlamaGradients* const gradients = GradientsFor(adapter, context);
+  pass->gradients = gradients;
+  pass->train = context.training && (adapter != nullptr || gradients != nullptr);
+  pass->recompute = pass->train && context.gradient_checkpointing;
+  at::AutoGradMode grad_mode(pass->train);
+  if (adapter != nullptr) pass->dropout = PlanDropout(batch, *adapter, context);
+  SetAngles(*pass, batch.positions, weights_->inverse_frequency_D2);
+  // By value: a graph that computes layers again outlives the batch.
+  pass->attend = [head_dim = weights_->config.head_dim, borders = batch.cu_seqlens](
+                     int64_t, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+    return ops::PackedCausalAttention(q, k, v, head_dim, borders);
   };
   const at::Tensor ids_T = LongTensor(batch.ids, device());
   const at::Tensor embedded_TH =
-      pass.gradients == nullptr
-          ? at::embedding(weights_->embedding_VH, ids_T)
-          : ops::TrainedEmbedding(ids_T, weights_->embedding_VH, pass.GradientOf(pass.gradients->embedding_VH));
+      gradients == nullptr ? at::embedding(weights_->embedding_VH, ids_T)
+                           : ops::TrainedEmbedding(ids_T, weights_->embedding_VH, pass->GradientOf(gradients->embedding_VH));
   const at::Tensor h_TH = RunLayers(pass, embedded_TH);
   return ops::RmsNorm(h_TH.index_select(0, LongTensor(rows, device())), weights_->norm_H, weights_->config.rms_norm_eps,
-                      pass.gradients == nullptr ? at::Tensor() : pass.gradients->norm_H);
+                      gradients == nullptr ? at::Tensor() : gradients->norm_H);
 }
 
 const LlamaGradients* LlamaModel::GradientsFor(const AdapterSet* adapter, const TrainContext& context) const {
@@ -137,10 +140,10 @@ at::Tensor LlamaModel::Prefill(const std::vector<std::vector<int64_t>>& prompts,
     cache.SetLength(row, static_cast<int64_t>(prompt.size()));
   }
   CheckBatch(batch, weights_->config);
-  LayerPass pass = NewPass(adapter);
-  SetAngles(pass, batch.positions, weights_->inverse_frequency_D2);
+  const std::shared_ptr<LayerPass> pass = NewPass(adapter);
+  SetAngles(*pass, batch.positions, weights_->inverse_frequency_D2);
   const int64_t head_dim = weights_->config.head_dim;
-  pass.attend = [&](int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  pass->attend = [&](int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
     for (int64_t n = 0; n < batch.samples(); ++n) {
       const int64_t begin = batch.cu_seqlens[static_cast<size_t>(n)];
       const int64_t length = batch.cu_seqlens[static_cast<size_t>(n) + 1] - begin;
@@ -164,15 +167,15 @@ at::Tensor LlamaModel::Step(const std::vector<int64_t>& tokens, KvCache& cache, 
   const int64_t span = cache.max_length() + 1;
   cache.Reserve(span);
   for (int64_t row = 0; row < batch; ++row) cache.SetLength(row, positions[static_cast<size_t>(row)] + 1);
-  LayerPass pass = NewPass(adapter);
-  SetAngles(pass, positions, weights_->inverse_frequency_D2);
+  const std::shared_ptr<LayerPass> pass = NewPass(adapter);
+  SetAngles(*pass, positions, weights_->inverse_frequency_D2);
   const int64_t head_dim = weights_->config.head_dim;
   const int64_t kv_heads = weights_->config.num_kv_heads;
   const at::Tensor position_B = LongTensor(positions, device());
   const at::Tensor row_B = at::arange(batch, position_B.options());
   const at::Tensor mask =
       (at::arange(span, position_B.options()).unsqueeze(0) <= position_B.unsqueeze(1)).view({batch, 1, 1, span});
-  pass.attend = [&](int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  pass->attend = [&](int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
     const auto append = [&](at::Tensor& side, const at::Tensor& x) {
       side.transpose(1, 2).index_put_({row_B, position_B}, x.view({batch, kv_heads, head_dim}));
       return side.narrow(2, 0, span);

@@ -6,7 +6,8 @@
 ///
 /// Memory: frozen layers keep no activations beyond what their input gradient needs (norm inputs, gate and up, and
 /// attention's q, k, v, output); what an adapted layer keeps beyond that, ops/*_linear.h say.
-/// Logits exist for supervised rows only, a chunk at a time.
+/// With TrainContext::gradient_checkpointing each layer keeps its input alone, and one layer at a time what the above
+/// says; losses and gradients have the same bits either way. Logits exist for supervised rows only, a chunk at a time.
 /// Types: weights and activations in Options::dtype (float32 on CPU), adapter factors, gradients and losses float32.
 /// Linear weights of an NF4 base stay in 4 bits and are de-quantised for each use into one buffer as large as the
 /// largest of them (ops/linear_weight.h).
@@ -108,7 +109,7 @@ class LlamaModel {
  private:
   struct Weights;
   explicit LlamaModel(std::unique_ptr<Weights> weights);
-  LayerPass NewPass(const AdapterSet* adapter) const;
+  std::shared_ptr<LayerPass> NewPass(const AdapterSet* adapter) const;
   /// Null: the weights are frozen in this pass.
   const LlamaTensors<at::Tensor>* GradientsFor(const AdapterSet* adapter, const TrainContext& context) const;
   at::Tensor Hidden(const PackedBatch& batch, const std::vector<int64_t>& rows, AdapterSet* adapter,

@@ -74,7 +74,8 @@ TrainLoop::Pending TrainLoop::Launch(int64_t step) {
                   .batch = parts_.data->Step(step),
                   .learning_rate = LearningRateAt(schedule_, step),
                   .readback = {}};
-  const TrainContext context{.training = true, .seed = spec_.training.seed, .epoch = pending.batch.epoch_index};
+  const TrainContext context{.training = true, .seed = spec_.training.seed, .epoch = pending.batch.epoch_index,
+                             .gradient_checkpointing = spec_.training.gradient_checkpointing};
   // Divided by the whole step's count before the backward pass: any split into micro-batches adds up to one mean.
   const double count = static_cast<double>(std::max<int64_t>(1, pending.batch.supervised_tokens));
   at::Tensor loss_sum = at::zeros({}, at::TensorOptions(at::kDouble).device(parts_.model->device()));
