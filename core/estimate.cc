@@ -1,6 +1,9 @@
 #include "core/estimate.h"
 
 #include <algorithm>
+#include <functional>
+#include <numeric>
+#include <vector>
 
 #include "common/check.h"
 
@@ -184,6 +187,27 @@ OperationCounts LinearOperations(AdapterMethod method, const ModuleShape& shape,
   return counts;
 }
 
+int64_t OptimizerBytes(const ModelConfig& model, const AdapterSpec& adapter, OptimizerKind optimizer) {
+  int64_t bytes = 0;
+  const auto add = [&](const std::vector<int64_t>& shape, int64_t copies) {
+    const int64_t elements = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+    const bool in_8_bits = optimizer == OptimizerKind::kAdamW8Bit && elements >= kMin8BitElements;
+    const int64_t blocks = (elements + k8BitBlock - 1) / k8BitBlock;
+    bytes += 2 * copies * (in_8_bits ? elements + blocks * kFloatBytes : elements * kFloatBytes);
+  };
+  if (adapter.method == AdapterMethod::kFull) {
+    for (const TensorSpec& spec : ExpectedTensors(model)) add(spec.shape, 1);
+    return bytes;
+  }
+  for (const LinearModule module : adapter.target_modules) {
+    const AdapterForm form{adapter.method, adapter.rank, adapter.frozen_a};
+    for (const ModuleTensor& tensor : ModuleTensors(form, /*layer=*/0, module, LinearModuleShape(model, module))) {
+      if (tensor.trained) add(tensor.shape, model.num_layers);
+    }
+  }
+  return bytes;
+}
+
 StepLoad FullLoad(const JobSpec& spec, bool cuda) {
   const int64_t tokens = spec.training.micro_batch_size * spec.data.cutoff_tokens;
   return {.cuda = cuda, .tokens = tokens, .supervised_tokens = tokens, .samples = spec.training.micro_batch_size,
@@ -225,7 +249,7 @@ MemoryEstimate EstimateMemory(const ModelConfig& model, const JobSpec& spec, con
   }
   if (spec.keep_best) memory.adapter += trained * kFloatBytes;
   memory.gradients = trained * kFloatBytes;
-  memory.optimizer = 2 * trained * kFloatBytes;
+  memory.optimizer = OptimizerBytes(model, adapter, spec.training.optimizer);
   memory.activations = KeptActivationBytes(model, adapter, load, element);
   memory.scratch = ScratchBytes(model, spec, load, element);
   if (load.cuda) return memory;

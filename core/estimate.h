@@ -35,6 +35,12 @@ struct OperationCounts {
 /// norms cost once per step, not per token). Full fine-tuning is the frozen layer alone.
 OperationCounts LinearOperations(AdapterMethod method, const ModuleShape& shape, int64_t rank);
 
+/// Of OptimizerKind::kAdamW8Bit, as in bitsandbytes: smaller tensors keep float32 moments; elements with one scale.
+inline constexpr int64_t kMin8BitElements = 4096;
+inline constexpr int64_t k8BitBlock = 256;
+/// Bytes of the optimiser's state: two float32 moments, or those in 8 bits with a scale each for every block.
+int64_t OptimizerBytes(const ModelConfig& model, const AdapterSpec& adapter, OptimizerKind optimizer);
+
 /// What one forward and backward pass works on.
 struct StepLoad {
   bool cuda = false;              ///< bfloat16 weights and activations unless the spec says float32; else float32
@@ -53,7 +59,7 @@ struct MemoryEstimate {
   int64_t weights = 0;      ///< frozen, or all with full fine-tuning; NF4 as the spec asks for it
   int64_t adapter = 0;      ///< float32 factors, index vectors; what keep_best keeps of all that is trained
   int64_t gradients = 0;    ///< float32, of what is trained
-  int64_t optimizer = 0;    ///< two float32 moments
+  int64_t optimizer = 0;    ///< OptimizerBytes
   int64_t activations = 0;  ///< kept for the backward pass
   int64_t scratch = 0;      ///< largest transient: logits of a chunk, or the last MLP's backward pass
   int64_t runtime = 0;      ///< the program itself: code, allocator, threads. 0 on CUDA: not measured

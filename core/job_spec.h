@@ -16,6 +16,7 @@ namespace sbora::core {
 enum class PromptTemplate { kAuto, kAlpaca, kLlmAdapters, kPlain, kChat };
 enum class LossOn { kResponse, kAll };
 enum class CutoffPolicy { kTruncate, kDrop, kReject };
+enum class OptimizerKind { kAdamW, kAdamW8Bit };
 enum class Schedule { kConstant, kLinear, kCosine };
 enum class DeviceKind { kAuto, kCpu, kCuda };
 enum class ComputeDtype { kAuto, kFloat32, kBFloat16 };
@@ -62,6 +63,8 @@ struct TrainingSpec {
   double epsilon = 1e-8;
   double max_gradient_norm = 1.0;
   uint64_t seed = 42;
+  OptimizerKind optimizer = OptimizerKind::kAdamW;
+  bool paged_optimizer = false;         ///< without effect on the CPU
   bool gradient_checkpointing = false;  ///< compute each layer again in the backward pass instead of keeping it
 };
 

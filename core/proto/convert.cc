@@ -42,6 +42,8 @@ constexpr EnumTable<v1::CutoffPolicy, CutoffPolicy, 3> kCutoffPolicies = {
 constexpr EnumTable<v1::Schedule, Schedule, 3> kSchedules = {{{v1::SCHEDULE_LINEAR, Schedule::kLinear},
                                                               {v1::SCHEDULE_CONSTANT, Schedule::kConstant},
                                                               {v1::SCHEDULE_COSINE, Schedule::kCosine}}};
+constexpr EnumTable<v1::Optimizer, OptimizerKind, 2> kOptimizers = {{{v1::OPTIMIZER_ADAMW, OptimizerKind::kAdamW},
+                                                                     {v1::OPTIMIZER_ADAMW_8BIT, OptimizerKind::kAdamW8Bit}}};
 constexpr EnumTable<v1::Device, DeviceKind, 3> kDevices = {{{v1::DEVICE_AUTO, DeviceKind::kAuto},
                                                             {v1::DEVICE_CPU, DeviceKind::kCpu},
                                                             {v1::DEVICE_CUDA, DeviceKind::kCuda}}};
@@ -150,6 +152,8 @@ TrainingSpec ReadTraining(const v1::TrainingSpec& in, SpecReader& reader) {
   if (in.has_max_gradient_norm()) out.max_gradient_norm = in.max_gradient_norm();
   if (in.has_seed()) out.seed = in.seed();
   if (in.has_gradient_checkpointing()) out.gradient_checkpointing = in.gradient_checkpointing();
+  reader.Enum(kOptimizers, in.optimizer(), "spec.training.optimizer", out.optimizer);
+  if (in.has_paged_optimizer()) out.paged_optimizer = in.paged_optimizer();
   return out;
 }
 
@@ -242,6 +246,8 @@ void WriteTraining(const TrainingSpec& in, v1::TrainingSpec& out) {
   out.set_max_gradient_norm(in.max_gradient_norm);
   out.set_seed(in.seed);
   out.set_gradient_checkpointing(in.gradient_checkpointing);
+  out.set_optimizer(ToEnum(kOptimizers, in.optimizer));
+  out.set_paged_optimizer(in.paged_optimizer);
 }
 
 }  // namespace

@@ -85,6 +85,40 @@ TEST_P(FullTest, AKilledAndResumedRunGivesTheSameBytes) {
   EXPECT_TRUE(Weights("killed") == Weights("reference"));
 }
 
+TEST_P(FullTest, InEightBitsAKilledAndResumedRunGivesTheSameBytesToo) {
+  ASSERT_NO_FATAL_FAILURE(Train());
+  const auto in_8_bits = [&](const std::string& work) {
+    TaskAssignment task = FullAssignment(work);
+    auto& training = *task.mutable_task()->mutable_train()->mutable_spec()->mutable_training();
+    training.set_optimizer(sbora::v1::OPTIMIZER_ADAMW_8BIT);
+    training.set_paged_optimizer(true);
+    return task;
+  };
+  const TrainerRun undisturbed = RunTrainer(in_8_bits("undisturbed"), Log());
+  ASSERT_EQ(undisturbed.exit_code, 0) << Slurp(Log());
+  EXPECT_NE(undisturbed.FindEvent("PAGED_OPTIMIZER_NO_EFFECT"), nullptr);
+  EXPECT_LT(undisturbed.metrics.back().loss(), undisturbed.metrics.front().loss());
+  EXPECT_FALSE(Weights("undisturbed") == Weights("reference"));
+
+  const auto kill_at_four = [](TrainerProcess& process, const TrainerMessage& message) {
+    if (message.has_checkpoint() && message.checkpoint().step() == 4) process.Signal(SIGKILL);
+  };
+  ASSERT_EQ(RunTrainer(in_8_bits("killed"), Log(), kill_at_four).exit_code, 128 + SIGKILL);
+  const auto state = core::SafetensorsFile::Open(Path("killed") / "checkpoints" / "ckpt-4" / "optimizer.safetensors");
+  ASSERT_TRUE(state.ok()) << state.status();
+  for (const char* name : {"m_codes", "v_codes"}) {
+    ASSERT_TRUE(state->Contains(name));
+    EXPECT_EQ(state->Tensor(name)->dtype, core::DType::kU8);
+  }
+  const TrainerRun refused = RunTrainer(FullAssignment("killed"), Log());  // other moments are another run
+  ASSERT_TRUE(refused.error);
+  EXPECT_EQ(refused.error->failure().reason(), "CHECKPOINT_OTHER_RUN");
+  const TrainerRun resumed = RunTrainer(in_8_bits("killed"), Log());
+  ASSERT_EQ(resumed.exit_code, 0) << Slurp(Log());
+  EXPECT_EQ(resumed.metrics.front().step(), 5);
+  EXPECT_TRUE(Weights("killed") == Weights("undisturbed"));
+}
+
 TEST_P(FullTest, GradientCheckpointingGivesTheSameBytes) {
   ASSERT_NO_FATAL_FAILURE(Train());
   TaskAssignment task = FullAssignment("recomputed");

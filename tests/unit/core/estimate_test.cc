@@ -233,6 +233,24 @@ TEST(EstimateMemory, HoldsWeightsTwiceWhileLoadingAndNf4InHalfAByte) {
   EXPECT_EQ(EstimateMemory(model, spec, FullLoad(spec, false)).adapter, 8030261248 * 4);
 }
 
+TEST(OptimizerBytes, SmallTensorsKeepFloatsAndLargeOnesTakeAQuarter) {
+  ModelConfig model = testing::TinyConfig();  // tied; 16 wide, nothing of 4096 elements
+  const AdapterSpec full = Adapter(AdapterMethod::kFull, 2, kSeven);
+  EXPECT_EQ(OptimizerBytes(model, full, OptimizerKind::kAdamW), 8 * ParameterCount(model));
+  EXPECT_EQ(OptimizerBytes(model, full, OptimizerKind::kAdamW8Bit), 8 * ParameterCount(model));
+  model.vocab_size = 257;  // an embedding of 4112, in 17 blocks
+  EXPECT_EQ(OptimizerBytes(model, full, OptimizerKind::kAdamW8Bit), 8 * (ParameterCount(model) - 4112) + 2 * (4112 + 17 * 4));
+  const ModelConfig llama = Load("llama-3-8b");
+  const AdapterSpec lora = Adapter(AdapterMethod::kLora, 64, kSeven);
+  const int64_t trained = TrainableParameters(llama, AdapterMethod::kLora, 64, kSeven);
+  EXPECT_EQ(OptimizerBytes(llama, lora, OptimizerKind::kAdamW), 8 * trained);
+  EXPECT_EQ(OptimizerBytes(llama, lora, OptimizerKind::kAdamW8Bit), 2 * (trained + trained / 256 * 4));
+  JobSpec spec;
+  spec.adapter = lora;
+  spec.training.optimizer = OptimizerKind::kAdamW8Bit;
+  EXPECT_EQ(EstimateMemory(llama, spec, {.cuda = false, .tokens = 8, .supervised_tokens = 8, .samples = 1}).optimizer, 2 * (trained + trained / 256 * 4));
+}
+
 TEST(EstimateFlops, CountsProductsGradientsAttentionAndHead) {
   ModelConfig model = testing::TinyConfig();
   model.num_layers = 1;

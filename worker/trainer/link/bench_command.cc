@@ -78,6 +78,11 @@ StatusOr<BenchRequest> ToRequest(const Flags& flags) {
   request.device.device = flags.Text("device", "cpu");
   SBORA_ASSIGN_OR_RETURN(const int64_t checkpointing, flags.Int("gradient-checkpointing", 0, 0, 1));
   request.gradient_checkpointing = checkpointing == 1;
+  const std::string optimizer = flags.Text("optimizer", "adamw");
+  if (optimizer != "adamw" && optimizer != "adamw_8bit") {
+    return InvalidArgument("OPTIMIZER_UNKNOWN", fmt::format("--optimizer {} is unknown; adamw and adamw_8bit are known", optimizer));
+  }
+  if (optimizer == "adamw_8bit") request.optimizer = core::OptimizerKind::kAdamW8Bit;
   return request;
 }
 
@@ -117,7 +122,7 @@ void Print(const BenchReport& report, bool json) {
 
 ExitCode BenchCommand(const std::vector<std::string>& arguments) {
   const auto flags = Flags::Parse(arguments, {"model", "data", "method", "rank", "micro-batch", "cutoff", "steps",
-                                              "cache-dir", "threads", "device", "gradient-checkpointing", "output"});
+                                              "cache-dir", "threads", "device", "gradient-checkpointing", "optimizer", "output"});
   if (!flags.ok()) {
     fmt::print(stderr, "{}\n", flags.status().message());
     return ExitCode::kUsage;

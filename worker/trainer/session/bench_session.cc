@@ -85,6 +85,7 @@ StatusOr<BenchReport> Bench(const BenchRequest& request) {
   spec.training.batch_size = spec.training.micro_batch_size = request.micro_batch;
   spec.training.max_steps = request.warmup_steps + request.steps;
   spec.training.gradient_checkpointing = request.gradient_checkpointing;
+  spec.training.optimizer = request.optimizer;
   spec.checkpoint_every_seconds = 0;
   SBORA_ASSIGN_OR_RETURN(const auto data,
                          BatchSource::Open(request.token_cache, spec.training, model->config().vocab_size));

@@ -15,7 +15,7 @@ std::string RunHash(const TrainRequest& request, const std::string& token_cache_
   nlohmann::json targets = nlohmann::json::array();
   for (const auto module : adapter.target_modules) targets.push_back(core::LinearModuleName(module));
   const core::BaseQuantization base = core::BaseQuantizationOf(request.spec);
-  const nlohmann::json run = {
+  nlohmann::json run = {
       {"adapter",
        {core::AdapterMethodName(adapter.method), adapter.rank, adapter.alpha, adapter.dropout, targets,
         adapter.rank_stabilized, core::FrozenFactorName(adapter.frozen_a)}},
@@ -30,6 +30,8 @@ std::string RunHash(const TrainRequest& request, const std::string& token_cache_
       {"indices", indices},
       // What the seed decides: for SBoRA the indices above, for the others A.
       {"a_seed", core::UsesIndices(adapter.method) ? uint64_t{0} : adapter.index_seed}};
+  // Only where it is not the default: checkpoints from before there was a choice keep their hash.
+  if (training.optimizer != core::OptimizerKind::kAdamW) run["optimizer"] = static_cast<int>(training.optimizer);
   return Sha256Hex(run.dump());
 }
 

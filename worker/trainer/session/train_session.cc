@@ -120,6 +120,10 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
     adapter->SetGradientReadyHook([&observer](const AdapterModule&) { observer.OnAlive(); });
   }
   const auto optimizer = MakeOptimizer(request.spec.training, *trainee);
+  if (request.spec.training.paged_optimizer && model->device().is_cpu()) {
+    observer.OnEvent(EventLevel::kInfo, "PAGED_OPTIMIZER_NO_EFFECT",
+                     "paged_optimizer has no effect on the CPU: the optimizer's state is in the host's memory already");
+  }
   CheckpointStore store(request.checkpoint_dir, trainee->layout(), StateLayout(*optimizer),
                         RunHash(request, data.train->key(), data.validation ? data.validation->key() : ""));
   const ArtifactPlan artifact{.config = config, .layout = trainee->layout(), .base_dir = request.model_dir};

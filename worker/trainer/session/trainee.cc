@@ -2,13 +2,20 @@
 
 #include <ATen/ATen.h>
 
+#include <utility>
+
 #include "common/check.h"
 #include "common/status_macros.h"
+#include "core/estimate.h"
+#include "kernels/adamw8bit/adamw8bit.h"
 #include "worker/trainer/optim/adamw.h"
+#include "worker/trainer/optim/adamw8bit.h"
 #include "worker/trainer/session/adapter_binding.h"
 
 namespace sbora::trainer {
 namespace {
+
+static_assert(core::k8BitBlock == kernels::kAdamW8BitBlock, "the estimate counts other blocks");
 
 AdapterLayout LayoutOf(const FullWeights& full, const core::AdapterConfig& config) {
   AdapterLayout layout;
@@ -21,6 +28,7 @@ AdapterLayout LayoutOf(const FullWeights& full, const core::AdapterConfig& confi
 }
 
 core::DType StateDType(const at::Tensor& tensor) {
+  if (tensor.scalar_type() == at::kByte) return core::DType::kU8;
   SBORA_CHECK(tensor.scalar_type() == at::kFloat, "an optimiser keeps {}", c10::toString(tensor.scalar_type()));
   return core::DType::kF32;
 }
@@ -51,7 +59,13 @@ std::unique_ptr<Optimizer> MakeOptimizer(const core::TrainingSpec& training, Tra
                              .beta2 = training.beta2,
                              .epsilon = training.epsilon,
                              .weight_decay = training.weight_decay};
-  return std::make_unique<AdamW>(trainee.trained().parameters(), options);
+  const at::Tensor& parameters = trainee.trained().parameters();
+  if (training.optimizer == core::OptimizerKind::kAdamW) return std::make_unique<AdamW>(parameters, options);
+  std::vector<AdamW8Bit::Part> parts;
+  for (const AdapterLayout::Factor& factor : trainee.layout().factors) {
+    parts.push_back({.offset = factor.offset, .size = c10::multiply_integers(factor.shape)});
+  }
+  return std::make_unique<AdamW8Bit>(parameters, options, std::move(parts), core::kMin8BitElements);
 }
 
 std::vector<core::TensorSpec> StateLayout(const Optimizer& optimizer) {
