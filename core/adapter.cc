@@ -13,6 +13,7 @@
 #include "common/file.h"
 #include "common/sha256.h"
 #include "common/status_macros.h"
+#include "core/model_writer.h"
 #include "core/r_index.h"
 
 namespace sbora::core {
@@ -358,8 +359,12 @@ std::vector<ModuleTensor> ModuleTensors(const AdapterForm& form, int64_t layer, 
 }
 
 std::vector<TensorSpec> ExpectedAdapterTensors(const AdapterConfig& config) {
-  if (config.method == AdapterMethod::kFull) return ExpectedTensors(config.base_config);
   std::vector<TensorSpec> specs;
+  if (config.method == AdapterMethod::kFull) {
+    specs = ExpectedTensors(config.base_config);
+    for (TensorSpec& spec : specs) spec.dtype = config.artifact_dtype;
+    return specs;
+  }
   for (const AdaptedModule& each : config.Modules()) {
     const AdapterForm form{config.method, each.rank, config.frozen_a};
     for (ModuleTensor& tensor : ModuleTensors(form, each.layer, each.module, each.shape)) {
@@ -372,7 +377,9 @@ std::vector<TensorSpec> ExpectedAdapterTensors(const AdapterConfig& config) {
 }
 
 int64_t ArtifactBytes(const AdapterConfig& config) {
-  const auto bytes = SafetensorsFileBytes(ExpectedAdapterTensors(config), AdapterMetadata(config));
+  const auto bytes = config.method == AdapterMethod::kFull
+                         ? ModelShardsBytes(ExpectedAdapterTensors(config))
+                         : SafetensorsFileBytes(ExpectedAdapterTensors(config), AdapterMetadata(config));
   SBORA_CHECK(bytes.ok(), "expected tensors of a checked config: {}", bytes.status().ToString());
   return *bytes;
 }
@@ -399,15 +406,31 @@ int64_t TrainableParameters(const ModelConfig& base, AdapterMethod method, int64
   return TrainableParameters(method, AdaptedModules(base, {targets, rank, 0, AdapterPattern()}), frozen_a);
 }
 
-StatusOr<AdapterFolder> AdapterFolder::Open(const std::filesystem::path& dir) {
+StatusOr<AdapterConfig> ReadAdapterConfig(const std::filesystem::path& dir) {
   std::error_code ec;
-  for (const std::string_view name : {kAdapterConfigFile, kAdapterModelFile}) {
-    if (!std::filesystem::exists(dir / name, ec)) {
-      return NotFound("ADAPTER_FILE_MISSING", fmt::format("{} holds no {}", dir.string(), name));
-    }
+  const bool full = std::filesystem::exists(dir / kFullConfigFile, ec);
+  const std::filesystem::path path = dir / (full ? kFullConfigFile : kAdapterConfigFile);
+  if (!std::filesystem::exists(path, ec)) {
+    return NotFound("ADAPTER_FILE_MISSING", fmt::format("{} holds no {}", dir.string(), kAdapterConfigFile));
   }
-  SBORA_ASSIGN_OR_RETURN(const std::string text, ReadFile(dir / kAdapterConfigFile, 1 << 20));
+  SBORA_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, 1 << 20));
   SBORA_ASSIGN_OR_RETURN(AdapterConfig config, ParseAdapterConfig(text));
+  if (full == (config.method == AdapterMethod::kFull)) return config;
+  return InvalidArgument("ADAPTER_CONFIG_MALFORMED", fmt::format("{} says method {}, which has a file of another name",
+                                                                 path.string(), AdapterMethodName(config.method)));
+}
+
+StatusOr<AdapterFolder> AdapterFolder::Open(const std::filesystem::path& dir) {
+  SBORA_ASSIGN_OR_RETURN(AdapterConfig config, ReadAdapterConfig(dir));
+  if (config.method == AdapterMethod::kFull) {
+    return FailedPrecondition("FULL_CHECKPOINT",
+                              fmt::format("{} holds no adapter: full fine-tuning leaves a whole checkpoint, which is used as "
+                                          "a model is", dir.string()));
+  }
+  std::error_code ec;
+  if (!std::filesystem::exists(dir / kAdapterModelFile, ec)) {
+    return NotFound("ADAPTER_FILE_MISSING", fmt::format("{} holds no {}", dir.string(), kAdapterModelFile));
+  }
   SBORA_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(dir / kAdapterModelFile));
   const auto expected = ExpectedAdapterTensors(config);
   const auto mismatch = [&](std::string what) {

@@ -57,6 +57,8 @@ double AdapterScale(double alpha, int64_t rank, bool rank_stabilized);
 
 inline constexpr std::string_view kAdapterConfigFile = "adapter_config.json";
 inline constexpr std::string_view kAdapterModelFile = "adapter_model.safetensors";
+/// adapter_config.json's place beside a checkpoint that full fine-tuning left (core/full_checkpoint.h).
+inline constexpr std::string_view kFullConfigFile = "sbora_config.json";
 
 struct AdapterConfig {
   AdapterMethod method = AdapterMethod::kSboraFa;
@@ -91,8 +93,13 @@ std::string ToJson(const AdapterConfig& config);
 /// of CheckAdapterConfig.
 StatusOr<AdapterConfig> ParseAdapterConfig(std::string_view json_text);
 
+/// The config in an artifact's folder, an adapter's or a full checkpoint's.
+/// Errors: NOT_FOUND ADAPTER_FILE_MISSING; those of ParseAdapterConfig; INVALID_ARGUMENT ADAPTER_CONFIG_MALFORMED for a
+/// method under the other's file name.
+StatusOr<AdapterConfig> ReadAdapterConfig(const std::filesystem::path& dir);
+
 /// Rank against each target's shape (MaxRank), targets present and distinct, alpha > 0, 0 <= dropout < 1, A frozen for
-/// LoRA only, the pattern as CheckPattern says.
+/// LoRA only, the pattern as CheckPattern says. Full fine-tuning has none of these.
 /// Errors: INVALID_ARGUMENT RANK_OUT_OF_RANGE, TARGET_MODULES_EMPTY, TARGET_MODULE_DUPLICATE, ALPHA_OUT_OF_RANGE,
 /// DROPOUT_OUT_OF_RANGE, FROZEN_FACTOR_METHOD, and those of CheckPattern, each naming value and limit with a field violation
 /// (`rank`, ...).
@@ -135,10 +142,10 @@ struct AdapterForm {
 std::vector<ModuleTensor> ModuleTensors(const AdapterForm& form, int64_t layer, LinearModule module,
                                         const ModuleShape& shape);
 
-/// All tensors of adapter_model.safetensors, ascending by name. For kFull: ExpectedTensors of the base.
+/// All tensors of adapter_model.safetensors, ascending by name. For kFull: those of the checkpoint, in forward order.
 std::vector<TensorSpec> ExpectedAdapterTensors(const AdapterConfig& config);
-/// Size of adapter_model.safetensors as SafetensorsWriter writes it (with AdapterMetadata), in bytes. For kFull: of all
-/// weights in one file; shards add some kilobytes of headers.
+/// Size of adapter_model.safetensors as SafetensorsWriter writes it (with AdapterMetadata), in bytes. For kFull: of the
+/// checkpoint's shards and their index.
 int64_t ArtifactBytes(const AdapterConfig& config);
 /// The __metadata__ every adapter_model.safetensors carries.
 std::map<std::string, std::string> AdapterMetadata(const AdapterConfig& config);
@@ -152,7 +159,8 @@ int64_t TrainableParameters(const ModelConfig& base, AdapterMethod method, int64
 /// An adapter folder opened and checked: config, all expected tensors with dtype and shape, index vectors in range.
 class AdapterFolder {
  public:
-  /// Errors: NOT_FOUND ADAPTER_FILE_MISSING, INVALID_ARGUMENT ADAPTER_TENSOR_MISMATCH and those of the readers.
+  /// Errors: NOT_FOUND ADAPTER_FILE_MISSING, INVALID_ARGUMENT ADAPTER_TENSOR_MISMATCH and those of the readers;
+  /// FAILED_PRECONDITION FULL_CHECKPOINT for what full fine-tuning left.
   static StatusOr<AdapterFolder> Open(const std::filesystem::path& dir);
 
   const AdapterConfig& config() const { return config_; }

@@ -1,6 +1,8 @@
 #include "core/estimate.h"
 
 #include <algorithm>
+#include <functional>
+#include <numeric>
 #include <vector>
 
 #include "common/check.h"
@@ -22,7 +24,7 @@ bool IsTrained(const AdapterSpec& adapter, int64_t layer, LinearModule module) {
 /// Walks the layers as LlamaModel does, knowing which tensors require a gradient: what comes before the first adapted
 /// module is not differentiated.
 ///
-/// visit.Norm(grad), visit.Linear(layer, module, x_grad, x_kept_already) -> true when the whole input is now kept,
+/// visit.BeginLayer(), visit.Norm(grad), visit.Linear(layer, module, x_grad, x_kept_already) -> true when the whole input is now kept,
 /// visit.Attention(grad), visit.SwiGlu(grad).
 template <typename Visit>
 void WalkLayers(const ModelConfig& model, const AdapterSpec& adapter, Visit& visit) {
@@ -32,6 +34,7 @@ void WalkLayers(const ModelConfig& model, const AdapterSpec& adapter, Visit& vis
       x_kept |= visit.Linear(layer, module, x_grad, x_kept);
       return x_grad || IsTrained(adapter, layer, module);
     };
+    visit.BeginLayer();
     visit.Norm(grad);
     bool x_kept = false;
     bool attention_grad = false;
@@ -57,7 +60,13 @@ struct KeptBytes {
   const AdapterSpec& adapter;
   int64_t element;
   int64_t bytes = 0;
+  int64_t layer_start = 0;
+  int64_t largest_layer = 0;  // of those that a BeginLayer follows
 
+  void BeginLayer() {
+    largest_layer = std::max(largest_layer, bytes - layer_start);
+    layer_start = bytes;
+  }
   void Norm(bool grad) {
     if (grad) bytes += model.hidden_size * element + kFloatBytes;
   }
@@ -94,18 +103,20 @@ struct KeptBytes {
 struct LinearFlops {
   const ModelConfig& model;
   const AdapterSpec& adapter;
+  bool recompute;  // a second forward pass
   double multiply_adds = 0;
   double attention_passes = 0;  // layers, a backward pass counted as 2.5 forward passes
 
+  void BeginLayer() {}
   void Norm(bool) {}
   void SwiGlu(bool) {}
-  void Attention(bool grad) { attention_passes += grad ? 3.5 : 1.0; }
+  void Attention(bool grad) { attention_passes += (grad ? 3.5 : 1.0) + (recompute ? 1.0 : 0.0); }
   bool Linear(int64_t layer, LinearModule module, bool x_grad, bool) {
     const ModuleShape shape = LinearModuleShape(model, module);
     const auto d = static_cast<double>(shape.out_features);
     const auto k = static_cast<double>(shape.in_features);
     const auto r = static_cast<double>(RankOf(adapter.placement(), layer, module));
-    const double passes = x_grad ? 2 : 1;  // forward, input gradient
+    const double passes = (x_grad ? 2 : 1) + (recompute ? 1 : 0);  // forward, input gradient, forward again
     multiply_adds += passes * d * k;
     if (!IsTrained(adapter, layer, module)) return false;
     switch (adapter.method) {
@@ -115,7 +126,7 @@ struct LinearFlops {
         if (adapter.dropout > 0) multiply_adds += passes * d * k;  // the masked input has a product of its own
         [[fallthrough]];
       case AdapterMethod::kLora:
-        multiply_adds += 3 * d * r + (passes + (adapter.frozen_a == FrozenFactor::kNone ? 1 : 0)) * k * r;
+        multiply_adds += (recompute ? 4 : 3) * d * r + (passes + (adapter.frozen_a == FrozenFactor::kNone ? 1 : 0)) * k * r;
         break;
       case AdapterMethod::kFull: multiply_adds += d * k; break;
     }
@@ -136,7 +147,10 @@ int64_t WeightBytes(const ModelConfig& model, const JobSpec& spec, int64_t eleme
 
 int64_t ScratchBytes(const ModelConfig& model, const JobSpec& spec, const StepLoad& load, int64_t element) {
   // Logits and their log-softmax of one chunk, or the gradients of gate, up and their product in the last block.
-  const int64_t loss = 2 * std::min(kChunkRows, load.supervised_tokens) * model.vocab_size * kFloatBytes;
+  int64_t loss = 2 * std::min(kChunkRows, load.supervised_tokens) * model.vocab_size * kFloatBytes;
+  if (spec.adapter.method == AdapterMethod::kFull) {  // the head's gradient, until the backward pass takes it over
+    loss += model.vocab_size * model.hidden_size * kFloatBytes;
+  }
   const int64_t mlp = load.tokens * (4 * model.intermediate_size + 2 * model.hidden_size) * element;
   int64_t scratch = std::max(loss, mlp);
   if (spec.adapter.dropout > 0 && spec.adapter.method != AdapterMethod::kSboraFa) {
@@ -173,15 +187,44 @@ OperationCounts LinearOperations(AdapterMethod method, const ModuleShape& shape,
   return counts;
 }
 
+int64_t OptimizerBytes(const ModelConfig& model, const AdapterSpec& adapter, OptimizerKind optimizer) {
+  int64_t bytes = 0;
+  const auto add = [&](const std::vector<int64_t>& shape, int64_t copies) {
+    const int64_t elements = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+    const bool in_8_bits = optimizer == OptimizerKind::kAdamW8Bit && elements >= kMin8BitElements;
+    const int64_t blocks = (elements + k8BitBlock - 1) / k8BitBlock;
+    bytes += 2 * copies * (in_8_bits ? elements + blocks * kFloatBytes : elements * kFloatBytes);
+  };
+  if (adapter.method == AdapterMethod::kFull) {
+    for (const TensorSpec& spec : ExpectedTensors(model)) add(spec.shape, 1);
+    return bytes;
+  }
+  for (const LinearModule module : adapter.target_modules) {
+    const AdapterForm form{adapter.method, adapter.rank, adapter.frozen_a};
+    for (const ModuleTensor& tensor : ModuleTensors(form, /*layer=*/0, module, LinearModuleShape(model, module))) {
+      if (tensor.trained) add(tensor.shape, model.num_layers);
+    }
+  }
+  return bytes;
+}
+
 StepLoad FullLoad(const JobSpec& spec, bool cuda) {
   const int64_t tokens = spec.training.micro_batch_size * spec.data.cutoff_tokens;
-  return {.cuda = cuda, .tokens = tokens, .supervised_tokens = tokens, .samples = spec.training.micro_batch_size};
+  return {.cuda = cuda, .tokens = tokens, .supervised_tokens = tokens, .samples = spec.training.micro_batch_size,
+          .gradient_checkpointing = spec.training.gradient_checkpointing};
 }
 
 int64_t KeptActivationBytes(const ModelConfig& model, const AdapterSpec& adapter, const StepLoad& load,
                             int64_t element_bytes) {
   KeptBytes kept{.model = model, .adapter = adapter, .element = element_bytes};
   WalkLayers(model, adapter, kept);
+  kept.BeginLayer();  // ends the last one
+  if (load.gradient_checkpointing) {
+    // Each layer's input; and all that one layer keeps, whose first norm shares that input.
+    const int64_t input = model.hidden_size * element_bytes;
+    const bool shared = model.num_layers > 1 || adapter.method == AdapterMethod::kFull;
+    kept.bytes = model.num_layers * input + kept.largest_layer - (shared ? input : 0);
+  }
   const int64_t angles = load.tokens * model.head_dim * kFloatBytes;  // cosines and sines, head_dim / 2 each
   // The last norm keeps its input, the loss the gradient of its own.
   const int64_t head = load.supervised_tokens * (2 * model.hidden_size * element_bytes + kFloatBytes);
@@ -207,8 +250,9 @@ MemoryEstimate EstimateMemory(const ModelConfig& model, const JobSpec& spec, con
       memory.adapter += kIndexCopies * each.rank * static_cast<int64_t>(sizeof(int32_t));
     }
   }
+  if (spec.keep_best) memory.adapter += trained * kFloatBytes;
   memory.gradients = trained * kFloatBytes;
-  memory.optimizer = 2 * trained * kFloatBytes;
+  memory.optimizer = OptimizerBytes(model, adapter, spec.training.optimizer);
   memory.activations = KeptActivationBytes(model, adapter, load, element);
   memory.scratch = ScratchBytes(model, spec, load, element);
   if (load.cuda) return memory;
@@ -219,7 +263,7 @@ MemoryEstimate EstimateMemory(const ModelConfig& model, const JobSpec& spec, con
 
 double EstimateFlops(const ModelConfig& model, const AdapterSpec& adapter, const StepLoad& load) {
   SBORA_CHECK(load.samples > 0, "a micro-batch of {} samples", load.samples);
-  LinearFlops linear{.model = model, .adapter = adapter};
+  LinearFlops linear{.model = model, .adapter = adapter, .recompute = load.gradient_checkpointing};
   WalkLayers(model, adapter, linear);
   const auto tokens = static_cast<double>(load.tokens);
   const double length = tokens / static_cast<double>(load.samples);

@@ -35,12 +35,19 @@ struct OperationCounts {
 /// norms cost once per step, not per token). Full fine-tuning is the frozen layer alone.
 OperationCounts LinearOperations(AdapterMethod method, const ModuleShape& shape, int64_t rank);
 
+/// Of OptimizerKind::kAdamW8Bit, as in bitsandbytes: smaller tensors keep float32 moments; elements with one scale.
+inline constexpr int64_t kMin8BitElements = 4096;
+inline constexpr int64_t k8BitBlock = 256;
+/// Bytes of the optimiser's state: two float32 moments, or those in 8 bits with a scale each for every block.
+int64_t OptimizerBytes(const ModelConfig& model, const AdapterSpec& adapter, OptimizerKind optimizer);
+
 /// What one forward and backward pass works on.
 struct StepLoad {
   bool cuda = false;              ///< bfloat16 weights and activations unless the spec says float32; else float32
   int64_t tokens = 0;             ///< of one micro-batch
   int64_t supervised_tokens = 0;  ///< of those, rows that reach the head
   int64_t samples = 0;            ///< of one micro-batch; attention stays within each
+  bool gradient_checkpointing = false;  ///< each layer's input is kept, and one layer's operations at a time
 };
 
 /// The largest micro-batch that a spec allows: micro_batch_size samples of cutoff_tokens, every token supervised.
@@ -50,9 +57,9 @@ StepLoad FullLoad(const JobSpec& spec, bool cuda);
 /// there twice (mapped file and tensors), which may be more.
 struct MemoryEstimate {
   int64_t weights = 0;      ///< frozen, or all with full fine-tuning; NF4 as the spec asks for it
-  int64_t adapter = 0;      ///< float32 factors, index vectors
+  int64_t adapter = 0;      ///< float32 factors, index vectors; what keep_best keeps of all that is trained
   int64_t gradients = 0;    ///< float32, of what is trained
-  int64_t optimizer = 0;    ///< two float32 moments
+  int64_t optimizer = 0;    ///< OptimizerBytes
   int64_t activations = 0;  ///< kept for the backward pass
   int64_t scratch = 0;      ///< largest transient: logits of a chunk, or the last MLP's backward pass
   int64_t runtime = 0;      ///< the program itself: code, allocator, threads. 0 on CUDA: not measured
@@ -63,14 +70,15 @@ struct MemoryEstimate {
 };
 MemoryEstimate EstimateMemory(const ModelConfig& model, const JobSpec& spec, const StepLoad& load);
 
-/// Bytes that the operations of one micro-batch keep for its backward pass. Part of EstimateMemory, apart for tests: FA
+/// Most bytes that the operations of one micro-batch keep for its backward pass at a time. Part of EstimateMemory, apart for tests: FA
 /// keeps r columns of each adapted input, FB the whole input (shared by q, k, v and by gate, up), LoRA the input and x A^T (with a frozen A
 /// the latter alone),
 /// DoRA also the unscaled output, full fine-tuning every input.
 int64_t KeptActivationBytes(const ModelConfig& model, const AdapterSpec& adapter, const StepLoad& load,
                             int64_t element_bytes);
 
-/// Floating-point operations (a multiply-add is two) of one micro-batch, forward and backward: frozen products and their
+/// Floating-point operations (a multiply-add is two) of one micro-batch, forward (twice with gradient checkpointing, the
+/// head once) and backward: frozen products and their
 /// input gradients, adapter products, causal attention within samples of equal length, the head on supervised tokens.
 double EstimateFlops(const ModelConfig& model, const AdapterSpec& adapter, const StepLoad& load);
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <map>
 #include <utility>
 
@@ -61,9 +62,6 @@ Status NotImplemented(std::string_view field, std::string_view feature, std::str
 }
 
 Status CheckImplemented(const JobSpec& spec) {
-  if (spec.adapter.method == AdapterMethod::kFull) {
-    return NotImplemented("spec.adapter.method", "full", "use sbora_fa, sbora_fb, lora or dora");
-  }
   if (spec.ranks > 1) return NotImplemented("spec.resources.ranks", "training on several ranks", "use 1");
   return OkStatus();
 }
@@ -176,6 +174,33 @@ void CheckDatasets(const JobSpec& spec, Violations& violations) {
                      "is for a mixture: name the data sets in datasets, or leave it out and set max_steps");
 }
 
+/// Full fine-tuning has neither rank, alpha nor targets (TrainAllWeights).
+void CheckFull(const JobSpec& spec, Violations& violations) {
+  violations.Require(spec.adapter.dropout == 0.0, "spec.adapter.dropout",
+                     fmt::format("is {}, must be 0 with method full: it is for an adapter's input", spec.adapter.dropout));
+  violations.Require(spec.quantization == Quantization::kNone, "spec.quantization",
+                     "must be none with method full, which trains the weights themselves and 4 bits cannot follow its steps; "
+                     "train an adapter on the nf4 base (sbora_fa and sbora_fb: QSBoRA; lora: QLoRA; dora: QDoRA), or full "
+                     "without quantization");
+}
+
+void CheckAdapter(const JobSpec& spec, Violations& violations) {
+  const AdapterSpec& adapter = spec.adapter;
+  CheckRegions(adapter, violations);
+  CheckPatternValues(adapter, violations);
+  const bool can_freeze = adapter.method == AdapterMethod::kLora;
+  violations.Require(can_freeze || adapter.frozen_a == FrozenFactor::kNone, "spec.adapter.frozen_a",
+                     fmt::format("is {}, which goes with METHOD_LORA, not with {}", FrozenFactorName(adapter.frozen_a),
+                                 AdapterMethodName(adapter.method)));
+  if (adapter.method == AdapterMethod::kFull) return CheckFull(spec, violations);
+  violations.InRange<int64_t>("spec.adapter.rank", adapter.rank, 1, 1 << 20);
+  violations.Require(adapter.alpha > 0.0 && adapter.alpha <= kMaxAlpha, "spec.adapter.alpha",
+                     fmt::format("is {}, must be above 0 and at most {}", adapter.alpha, kMaxAlpha));
+  violations.Require(adapter.dropout >= 0.0 && adapter.dropout < 1.0, "spec.adapter.dropout",
+                     fmt::format("is {}, must be at least 0 and below 1", adapter.dropout));
+  violations.Require(!adapter.target_modules.empty(), "spec.adapter.target_modules", "must name at least one module");
+}
+
 void CheckData(const JobSpec& spec, Violations& violations) {
   const DataSpec& data = spec.data;
   violations.Require(data.cutoff_tokens == 0 || data.cutoff_tokens >= kMinCutoffTokens, "spec.data.cutoff_tokens",
@@ -191,6 +216,14 @@ void CheckData(const JobSpec& spec, Violations& violations) {
 }
 
 }  // namespace
+
+void TrainAllWeights(AdapterSpec& adapter) {
+  adapter.method = AdapterMethod::kFull;
+  adapter.rank = 0;
+  adapter.alpha = 0.0;
+  adapter.rank_stabilized = false;
+  adapter.target_modules.assign(std::begin(kAllLinearModules), std::end(kAllLinearModules));
+}
 
 BaseQuantization BaseQuantizationOf(const JobSpec& spec) {
   if (spec.quantization == Quantization::kNone) return {};
@@ -220,22 +253,7 @@ Status CheckJobSpec(const JobSpec& spec, SpecPurpose purpose) {
   Violations violations;
   violations.Require(!spec.model.empty(), "spec.model", "is required: name a base model (sbora-client models list)");
   CheckDatasets(spec, violations);
-  violations.InRange<int64_t>("spec.adapter.rank", spec.adapter.rank, 1, 1 << 20);
-  violations.Require(spec.adapter.alpha > 0.0 && spec.adapter.alpha <= kMaxAlpha, "spec.adapter.alpha",
-                     fmt::format("is {}, must be above 0 and at most {}", spec.adapter.alpha, kMaxAlpha));
-  violations.Require(spec.adapter.dropout >= 0.0 && spec.adapter.dropout < 1.0, "spec.adapter.dropout",
-                     fmt::format("is {}, must be at least 0 and below 1", spec.adapter.dropout));
-  violations.Require(!spec.adapter.target_modules.empty(), "spec.adapter.target_modules", "must name at least one module");
-  CheckPatternValues(spec.adapter, violations);
-  CheckRegions(spec.adapter, violations);
-  violations.Require(spec.adapter.method != AdapterMethod::kFull || spec.quantization == Quantization::kNone,
-                     "spec.quantization",
-                     "must be none with method full, which trains the weights themselves and 4 bits cannot follow its steps; "
-                     "train an adapter on the nf4 base (sbora_fa, sbora_fb, lora, dora), or full without quantization");
-  const bool can_freeze = spec.adapter.method == AdapterMethod::kLora;
-  violations.Require(can_freeze || spec.adapter.frozen_a == FrozenFactor::kNone, "spec.adapter.frozen_a",
-                     fmt::format("is {}, which goes with METHOD_LORA, not with {}",
-                                 FrozenFactorName(spec.adapter.frozen_a), AdapterMethodName(spec.adapter.method)));
+  CheckAdapter(spec, violations);
   CheckData(spec, violations);
   violations.InRange<int64_t>("spec.resources.ranks", spec.ranks, 1, 1024);
   violations.InRange<int64_t>("spec.resources.threads", spec.threads, 0, 1024);
@@ -261,6 +279,7 @@ Status ResolveAgainstModel(const ModelConfig& model, JobSpec& spec) {
   Violations violations;
   violations.Require(spec.data.cutoff_tokens <= context, "spec.data.cutoff_tokens",
                      fmt::format("is {}, the model's context is {} tokens", spec.data.cutoff_tokens, context));
+  if (spec.adapter.method == AdapterMethod::kFull) return violations.Finish();  // neither rank nor targets
   const Status pattern = CheckPattern(model, spec.adapter.placement());
   for (const FieldViolation& violation : pattern.violations()) {
     violations.Require(false, "spec.adapter." + violation.field, violation.description);

@@ -16,14 +16,15 @@ namespace sbora::core {
 enum class PromptTemplate { kAuto, kAlpaca, kLlmAdapters, kPlain, kChat };
 enum class LossOn { kResponse, kAll };
 enum class CutoffPolicy { kTruncate, kDrop, kReject };
+enum class OptimizerKind { kAdamW, kAdamW8Bit };
 enum class Schedule { kConstant, kLinear, kCosine };
 enum class DeviceKind { kAuto, kCpu, kCuda };
 enum class ComputeDtype { kAuto, kFloat32, kBFloat16 };
 
 struct AdapterSpec {
   AdapterMethod method = AdapterMethod::kSboraFa;
-  int64_t rank = 32;
-  double alpha = 64.0;  ///< default 2 * rank
+  int64_t rank = 32;    ///< 0 with kFull
+  double alpha = 64.0;  ///< default 2 * rank; 0 with kFull
   double dropout = 0.0;
   std::vector<LinearModule> target_modules;  ///< distinct, in kAllLinearModules order
   uint64_t index_seed = 42;                  ///< of the index vectors, or of A as it is drawn
@@ -64,6 +65,9 @@ struct TrainingSpec {
   uint64_t seed = 42;
   int64_t epoch_samples = 0;      ///< of a mixture; 0: as many as its data sets hold
   bool group_by_length = false;
+  OptimizerKind optimizer = OptimizerKind::kAdamW;
+  bool paged_optimizer = false;         ///< without effect on the CPU
+  bool gradient_checkpointing = false;  ///< compute each layer again in the backward pass instead of keeping it
 };
 
 struct JobSpec {
@@ -90,6 +94,10 @@ struct JobSpec {
   double max_attempt_seconds = 0.0;
   double max_total_seconds = 0.0;
 };
+
+/// Makes it full fine-tuning, which has no rank, no scale and no choice of modules: rank and alpha are 0, targets all
+/// seven, whatever stood there.
+void TrainAllWeights(AdapterSpec& adapter);
 
 /// What the job trains against.
 BaseQuantization BaseQuantizationOf(const JobSpec& spec);

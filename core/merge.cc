@@ -60,15 +60,11 @@ Status CheckBase(const ModelFolder& base, const AdapterConfig& adapter, const Me
 }  // namespace
 
 Status CheckMergeable(std::string_view name, const AdapterConfig& adapter) {
-  if (adapter.base_quantization.kind != Quantization::kNone) {
-    return Unimplemented("MERGE_QUANTIZED_BASE",
-                         fmt::format("{} was trained on {} held as {}; added to the float weights it is another model. Use it on "
-                                     "the quantised base",
-                                     name, adapter.base_model, Describe(adapter.base_quantization)));
-  }
-  if (adapter.method != AdapterMethod::kFull) return OkStatus();
-  return Unimplemented("EXPORT_METHOD",
-                       fmt::format("{}: full fine-tuning has no adapter; its artifact is a checkpoint already", name));
+  if (adapter.base_quantization.kind == Quantization::kNone) return OkStatus();
+  return Unimplemented("MERGE_QUANTIZED_BASE",
+                       fmt::format("{} was trained on {} held as {}; added to the float weights it is another model. Use it on "
+                                   "the quantised base",
+                                   name, adapter.base_model, Describe(adapter.base_quantization)));
 }
 
 TensorEdits EditsOf(const std::vector<WeightedAdapter>& adapters) {

@@ -28,7 +28,7 @@ struct MergeSeveralOptions {
 };
 
 /// What may be added to float weights. `name` is for messages. Errors: UNIMPLEMENTED MERGE_QUANTIZED_BASE for an adapter
-/// of a quantised base, EXPORT_METHOD for full fine-tuning.
+/// of a quantised base.
 Status CheckMergeable(std::string_view name, const AdapterConfig& adapter);
 
 /// Writes W0 + sum of weight * delta. Where the regions are disjoint the result is exact: the same bits whatever the

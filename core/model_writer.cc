@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "common/file.h"
@@ -27,6 +28,18 @@ StatusOr<std::vector<std::vector<TensorSpec>>> PlanShards(const std::vector<Tens
   return shards;
 }
 
+std::vector<std::string> ShardNames(size_t count) {
+  if (count == 1) return {"model.safetensors"};
+  std::vector<std::string> names;
+  for (size_t i = 1; i <= count; ++i) names.push_back(fmt::format("model-{:05}-of-{:05}.safetensors", i, count));
+  return names;
+}
+
+const std::map<std::string, std::string>& ShardMetadata() {
+  static const auto& metadata = *new std::map<std::string, std::string>{{"format", "pt"}};
+  return metadata;
+}
+
 std::string IndexJson(const std::vector<std::vector<TensorSpec>>& shards, const std::vector<std::string>& names) {
   nlohmann::json map = nlohmann::json::object();
   int64_t total = 0;
@@ -45,13 +58,11 @@ StatusOr<std::vector<WrittenFile>> WriteModelShards(const std::filesystem::path&
                                                     const std::vector<TensorSpec>& tensors, const TensorSource& source,
                                                     const ShardOptions& options) {
   SBORA_ASSIGN_OR_RETURN(const auto shards, PlanShards(tensors, options.max_shard_bytes));
+  const std::vector<std::string> names = ShardNames(shards.size());
   std::vector<WrittenFile> files;
-  std::vector<std::string> names;
   int64_t done = 0;
   for (size_t i = 0; i < shards.size(); ++i) {
-    names.push_back(shards.size() == 1 ? "model.safetensors"
-                                       : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size()));
-    SBORA_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::Create(out_dir / names.back(), shards[i], {{"format", "pt"}}));
+    SBORA_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::Create(out_dir / names[i], shards[i], ShardMetadata()));
     const ByteSink sink = [&writer](std::span<const std::byte> bytes) { return writer.Append(bytes); };
     for (const TensorSpec& spec : shards[i]) {
       if (options.cancelled && options.cancelled()) {
@@ -70,6 +81,17 @@ StatusOr<std::vector<WrittenFile>> WriteModelShards(const std::filesystem::path&
     files.push_back(std::move(index));
   }
   return files;
+}
+
+StatusOr<int64_t> ModelShardsBytes(const std::vector<TensorSpec>& tensors, int64_t max_shard_bytes) {
+  SBORA_ASSIGN_OR_RETURN(const auto shards, PlanShards(tensors, max_shard_bytes));
+  int64_t total = 0;
+  for (const std::vector<TensorSpec>& shard : shards) {
+    SBORA_ASSIGN_OR_RETURN(const int64_t bytes, SafetensorsFileBytes(shard, ShardMetadata()));
+    total += bytes;
+  }
+  if (shards.size() > 1) total += std::ssize(IndexJson(shards, ShardNames(shards.size())));
+  return total;
 }
 
 StatusOr<WrittenFile> WriteSmallFile(const std::filesystem::path& path, std::string_view text) {

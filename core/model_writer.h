@@ -28,6 +28,10 @@ StatusOr<std::vector<WrittenFile>> WriteModelShards(const std::filesystem::path&
                                                     const std::vector<TensorSpec>& tensors, const TensorSource& source,
                                                     const ShardOptions& options);
 
+/// Bytes of all files that WriteModelShards makes of these with the same shard size. Errors: those of SafetensorsFileBytes.
+StatusOr<int64_t> ModelShardsBytes(const std::vector<TensorSpec>& tensors,
+                                   int64_t max_shard_bytes = ShardOptions{}.max_shard_bytes);
+
 /// Writes one small file atomically and describes it.
 StatusOr<WrittenFile> WriteSmallFile(const std::filesystem::path& path, std::string_view text);
 

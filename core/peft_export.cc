@@ -106,9 +106,6 @@ StatusOr<ExportedFolder> ExportPeft(const std::filesystem::path& adapter_dir, co
                                     const std::string& base_path) {
   SBORA_ASSIGN_OR_RETURN(const AdapterFolder adapter, AdapterFolder::Open(adapter_dir));
   const AdapterConfig& config = adapter.config();
-  if (config.method == AdapterMethod::kFull) {
-    return Unimplemented("EXPORT_METHOD", "full fine-tuning has no adapter; its artifact is a checkpoint already");
-  }
   SBORA_RETURN_IF_ERROR(RequireEmptyFolder(out_dir));
   AdapterConfig peft = config;  // the same shapes, stored as LoRA
   if (UsesIndices(config.method)) peft.method = AdapterMethod::kLora;

@@ -23,8 +23,7 @@ struct ExportedFolder {
 /// of one layer by their full names). LoRA and DoRA tensors are copied. `base_model_name_or_path` in the PEFT config:
 /// `base_path` if given, else the name in the adapter. PEFT has no place for how the base was held: an adapter of an NF4
 /// base belongs on a model that was loaded in 4 bits.
-/// Errors: those of AdapterFolder::Open; UNIMPLEMENTED EXPORT_METHOD for full fine-tuning; FAILED_PRECONDITION
-/// OUTPUT_NOT_EMPTY.
+/// Errors: those of AdapterFolder::Open (FULL_CHECKPOINT among them); FAILED_PRECONDITION OUTPUT_NOT_EMPTY.
 StatusOr<ExportedFolder> ExportPeft(const std::filesystem::path& adapter_dir, const std::filesystem::path& out_dir,
                                     const std::string& base_path = {});
 
@@ -39,9 +38,9 @@ struct MergeOptions {
 /// Writes the base with the adapter added in: the same shards, config and tokenizer files. FA: W0[:, idx] += s B; FB:
 /// W0[idx, :] += s A; LoRA: W0 += s B A; DoRA: m / ||W0 + s B A|| rows of (W0 + s B A). Sums are float32, rounded once to
 /// W's dtype; all bytes of W the method does not touch are copied unchanged. Streams tensor by tensor.
-/// Errors: FAILED_PRECONDITION BASE_HASH_MISMATCH naming both hashes, OUTPUT_NOT_EMPTY; UNIMPLEMENTED for full
-/// fine-tuning (its artifact is a checkpoint already), MERGE_QUANTIZED_BASE for an adapter of a quantised base (the
-/// float weights are not what it was trained against); CANCELLED.
+/// Errors: those of AdapterFolder::Open (FULL_CHECKPOINT among them); FAILED_PRECONDITION BASE_HASH_MISMATCH naming both
+/// hashes, OUTPUT_NOT_EMPTY; UNIMPLEMENTED MERGE_QUANTIZED_BASE for an adapter of a quantised base (the float weights are
+/// not what it was trained against); CANCELLED.
 StatusOr<ExportedFolder> MergeAdapter(const std::filesystem::path& base_dir, const std::filesystem::path& adapter_dir,
                                       const std::filesystem::path& out_dir, const MergeOptions& options = {});
 

@@ -44,6 +44,8 @@ constexpr EnumTable<v1::CutoffPolicy, CutoffPolicy, 3> kCutoffPolicies = {
 constexpr EnumTable<v1::Schedule, Schedule, 3> kSchedules = {{{v1::SCHEDULE_LINEAR, Schedule::kLinear},
                                                               {v1::SCHEDULE_CONSTANT, Schedule::kConstant},
                                                               {v1::SCHEDULE_COSINE, Schedule::kCosine}}};
+constexpr EnumTable<v1::Optimizer, OptimizerKind, 2> kOptimizers = {{{v1::OPTIMIZER_ADAMW, OptimizerKind::kAdamW},
+                                                                     {v1::OPTIMIZER_ADAMW_8BIT, OptimizerKind::kAdamW8Bit}}};
 constexpr EnumTable<v1::Device, DeviceKind, 3> kDevices = {{{v1::DEVICE_AUTO, DeviceKind::kAuto},
                                                             {v1::DEVICE_CPU, DeviceKind::kCpu},
                                                             {v1::DEVICE_CUDA, DeviceKind::kCuda}}};
@@ -180,6 +182,7 @@ AdapterSpec ReadAdapter(const v1::AdapterSpec& in, uint64_t seed, SpecReader& re
   if (in.has_share_indices()) out.share_indices = in.share_indices();
   out.disjoint_from.assign(in.disjoint_from().begin(), in.disjoint_from().end());
   if (in.has_disjoint_from_all()) out.disjoint_from_all = in.disjoint_from_all();
+  if (out.method == AdapterMethod::kFull) TrainAllWeights(out);
   return out;
 }
 
@@ -212,6 +215,9 @@ TrainingSpec ReadTraining(const v1::TrainingSpec& in, SpecReader& reader) {
   if (in.has_seed()) out.seed = in.seed();
   if (in.has_epoch_samples()) out.epoch_samples = in.epoch_samples();
   if (in.has_group_by_length()) out.group_by_length = in.group_by_length();
+  if (in.has_gradient_checkpointing()) out.gradient_checkpointing = in.gradient_checkpointing();
+  reader.Enum(kOptimizers, in.optimizer(), "spec.training.optimizer", out.optimizer);
+  if (in.has_paged_optimizer()) out.paged_optimizer = in.paged_optimizer();
   return out;
 }
 
@@ -309,6 +315,9 @@ void WriteTraining(const TrainingSpec& in, v1::TrainingSpec& out) {
   out.set_seed(in.seed);
   out.set_epoch_samples(in.epoch_samples);
   out.set_group_by_length(in.group_by_length);
+  out.set_gradient_checkpointing(in.gradient_checkpointing);
+  out.set_optimizer(ToEnum(kOptimizers, in.optimizer));
+  out.set_paged_optimizer(in.paged_optimizer);
 }
 
 }  // namespace

@@ -5,7 +5,8 @@ Run with the interpreter that scripts/reference_env prints. The C++ test tests/n
 the files, so ordinary test runs need no Python. Seeded: a second run writes the same bytes.
 
 SBoRA is expressed as a PEFT LoRA whose one factor is one-hot and frozen: FA has A = one-hot rows (B trained), FB has
-B = one-hot columns (A trained). LoRA and DoRA are PEFT's own, with random A, B and magnitudes, on one variant.
+B = one-hot columns (A trained). LoRA and DoRA are PEFT's own, with random A, B and magnitudes, on one variant. Full
+fine-tuning is transformers with torch.optim.AdamW.
 Everything is float32 on one thread, the attention "eager".
 """
 import pathlib
@@ -20,6 +21,7 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 RANK, ALPHA = 4, 6.0
 LENGTHS = [11, 1, 37]
 BEAMS, BEAM_TOKENS = (2, 4), 24
+FULL_STEPS, FULL_CLIP, FULL_ADAMW = 3, 1.0, dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
 BASE = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
             head_dim=8, vocab_size=61, max_position_embeddings=64, rms_norm_eps=1e-5, attn_implementation="eager")
 VARIANTS = {
@@ -115,6 +117,26 @@ def beam_case(model, samples):
     return tensors
 
 
+def full_case(options, samples):
+    """All weights: the first step's gradients of the mean loss, and losses and weights of AdamW steps with clipping."""
+    model = make_model(options)
+    targets = sum(len(ids) - 1 for ids in samples)
+    optimizer = torch.optim.AdamW(model.parameters(), **FULL_ADAMW)
+    tensors, losses = {}, []
+    for step in range(FULL_STEPS):
+        optimizer.zero_grad()
+        loss = loss_sum(model, samples)[0] / targets
+        loss.backward()
+        if step == 0:
+            tensors.update({f"gradient.{name}": p.grad.clone() for name, p in model.named_parameters()})
+        torch.nn.utils.clip_grad_norm_(model.parameters(), FULL_CLIP)
+        optimizer.step()
+        losses.append(loss.detach())
+    tensors.update({f"weight.{name}": p.detach().clone() for name, p in model.named_parameters()})
+    tensors["losses"] = torch.stack(losses)
+    return tensors
+
+
 def lora_case(options, method, samples):
     """Values, gradients, logits with the adapter and after merge_and_unload; tensors under PEFT's names in the file."""
     model, modules = with_adapter(options, use_dora=method == "dora")
@@ -161,6 +183,8 @@ def main():
             for method in ("lora", "dora"):
                 tensors.update(lora_case(options, method, samples))
         save_file(tensors, folder / "golden.safetensors")
+        if variant != "llama3":  # one with a head of its own, one with tied embeddings
+            save_file(full_case(options, samples), folder / "full.safetensors")
         beams = beam_case(model, samples)
         save_file(beams, folder / "beams.safetensors")
         print(variant, "beam answers", [beams[f"beams{count}.lengths"].tolist() for count in BEAMS])

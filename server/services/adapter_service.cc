@@ -7,6 +7,7 @@
 
 #include "common/ids.h"
 #include "common/status_macros.h"
+#include "core/adapter.h"
 #include "core/region.h"
 #include "server/services/convert.h"
 #include "server/services/job_planner.h"
@@ -120,6 +121,20 @@ Status CheckFloatBase(const v1::Adapter& adapter) {
                                    adapter.name(), adapter.model()));
 }
 
+bool IsFull(const v1::Adapter& adapter) { return adapter.method() == core::AdapterMethodName(core::AdapterMethod::kFull); }
+
+/// Full fine-tuning leaves no adapter that could be written in another form or added to anything. `wanted`: "PEFT's format",
+/// "merging".
+Status CheckIsAdapter(const v1::Adapter& adapter, std::string_view wanted) {
+  if (!IsFull(adapter)) return OkStatus();
+  const std::string_view id = std::string_view(adapter.name()).substr(adapter.name().rfind('/') + 1);
+  return FailedPrecondition("FULL_CHECKPOINT",
+                            fmt::format("{} is fully fine-tuned: it is a whole Hugging Face checkpoint already, and {} is for "
+                                        "adapters. Download it with 'sbora-client adapters pull {} -o DIR', or take --format gguf",
+                                        adapter.name(), wanted, id))
+      .WithMetadata("adapter", adapter.name());
+}
+
 }  // namespace
 
 StatusOr<bool> AdapterServiceImpl::Repeated(const std::string& project, const std::string& request_id,
@@ -168,10 +183,11 @@ Status AdapterServiceImpl::Export(const v1::ExportAdapterRequest& request, googl
   planned.metadata.set_adapter(row.name);
   planned.task.mutable_export_()->set_format(request.format());
   AddInput(planned.task, "adapter", adapter.files());
+  if (request.format() == v1::EXPORT_FORMAT_PEFT) SBORA_RETURN_IF_ERROR(CheckIsAdapter(adapter, "PEFT's format"));
   if (request.format() == v1::EXPORT_FORMAT_PATCH) SBORA_RETURN_IF_ERROR(AddPatchInputs(adapter, planned));
   if (request.format() == v1::EXPORT_FORMAT_GGUF) {
     SBORA_RETURN_IF_ERROR(CheckFloatBase(adapter));
-    SBORA_RETURN_IF_ERROR(AddModelInput(adapter, planned).status());
+    if (!IsFull(adapter)) SBORA_RETURN_IF_ERROR(AddModelInput(adapter, planned).status());
     planned.task.mutable_export_()->set_gguf_type(request.gguf_type());
     planned.task.mutable_export_()->set_base_hash(adapter.base_hash());
   }
@@ -179,6 +195,7 @@ Status AdapterServiceImpl::Export(const v1::ExportAdapterRequest& request, googl
 }
 
 Status AdapterServiceImpl::AddPatchInputs(const v1::Adapter& adapter, PlannedOperation& planned) const {
+  SBORA_RETURN_IF_ERROR(CheckIsAdapter(adapter, "a patch"));
   SBORA_RETURN_IF_ERROR(CheckFloatBase(adapter));
   SBORA_ASSIGN_OR_RETURN(const core::AdapterMethod method, core::ParseAdapterMethod(adapter.method()));
   if (!core::UsesIndices(method)) {
@@ -225,6 +242,7 @@ Status AdapterServiceImpl::Merge(const v1::MergeAdaptersRequest& request, google
     SBORA_ASSIGN_OR_RETURN(const ResourceRow row, FindResourceOrId(services_, request.adapters(i), core::Collection::kAdapters,
                                                                    project, fmt::format("adapters[{}]", i)));
     SBORA_ASSIGN_OR_RETURN(v1::Adapter adapter, AdapterOf(row));
+    SBORA_RETURN_IF_ERROR(CheckIsAdapter(adapter, "merging"));
     SBORA_RETURN_IF_ERROR(CheckFloatBase(adapter));
     adapters.push_back(std::move(adapter));
     planned.uses.push_back(row.name);

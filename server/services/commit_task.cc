@@ -10,6 +10,7 @@
 #include "common/sha256.h"
 #include "common/status_macros.h"
 #include "common/text.h"
+#include "core/adapter.h"
 #include "core/manifest.h"
 #include "core/names.h"
 #include "core/proto/convert.h"
@@ -145,16 +146,32 @@ Status PutManifest(const ServiceContext& services, const core::LeaseId& lease, c
   return OkStatus();
 }
 
-Status CommitTrain(const ServiceContext& services, const core::LeaseId& lease, const worker::v1::TaskResult& result, Pending& pending) {
-  for (const char* needed : {"adapter_config.json", "adapter_model.safetensors"}) {
-    const bool there = std::any_of(pending.files.begin(), pending.files.end(), [needed](const v1::File& file) { return file.path() == needed; });
-    if (!there) return InvalidArgument("FILE_MISSING", fmt::format("an adapter needs {}", needed)).WithViolation("files", fmt::format("{} is missing", needed));
+/// What a run of this method must have brought, by name: the trainer has opened what it wrote.
+Status CheckTrainedFiles(v1::Method method, const Pending& pending) {
+  const auto there = [&pending](std::string_view name) {
+    return std::any_of(pending.files.begin(), pending.files.end(), [name](const v1::File& file) { return file.path() == name; });
+  };
+  const auto require = [](bool holds, std::string_view needed) {
+    if (holds) return OkStatus();
+    return InvalidArgument("FILE_MISSING", fmt::format("the result of this job needs {}", needed))
+        .WithViolation("files", fmt::format("{} is missing", needed));
+  };
+  if (method == v1::METHOD_FULL) {
+    SBORA_RETURN_IF_ERROR(require(there(core::kFullConfigFile), core::kFullConfigFile));
+    SBORA_RETURN_IF_ERROR(require(there("config.json"), "config.json"));
+    return require(there("model.safetensors") || there("model.safetensors.index.json"), "model.safetensors or shards with their index");
   }
+  SBORA_RETURN_IF_ERROR(require(there(core::kAdapterConfigFile), core::kAdapterConfigFile));
+  return require(there(core::kAdapterModelFile), core::kAdapterModelFile);
+}
+
+Status CommitTrain(const ServiceContext& services, const core::LeaseId& lease, const worker::v1::TaskResult& result, Pending& pending) {
+  v1::FineTuningJob job;
+  SBORA_RETURN_IF_ERROR(ParseStored(pending.work.payload->spec, "fine-tuning job", job));
+  SBORA_RETURN_IF_ERROR(CheckTrainedFiles(job.spec().adapter().method(), pending));
   const std::string manifest = ManifestText(pending, lease, result.train());
   SBORA_RETURN_IF_ERROR(PutManifest(services, lease, manifest, pending));
 
-  v1::FineTuningJob job;
-  SBORA_RETURN_IF_ERROR(ParseStored(pending.work.payload->spec, "fine-tuning job", job));
   const std::string name = FullName(pending.work.row.project, core::Collection::kAdapters, pending.work.row.id);
   SBORA_ASSIGN_OR_RETURN(const core::AdapterMethod method, core::ParseMethod(job.spec().adapter().method()));
   v1::Adapter adapter;

@@ -115,9 +115,6 @@ StatusOr<Subject> Resolve(const ServiceContext& services, const v1::EstimateFine
   if (!request.model_config_json().empty() && complete.model().empty()) complete.set_model("by-config");
   SBORA_ASSIGN_OR_RETURN(subject.spec, core::ParseSpec(complete, core::SpecPurpose::kEstimate));
   SBORA_RETURN_IF_ERROR(ResolveModel(services, request, subject));
-  if (subject.spec.adapter.method == core::AdapterMethod::kFull) {  // trains all, whatever the targets say
-    subject.spec.adapter.target_modules.assign(std::begin(core::kAllLinearModules), std::end(core::kAllLinearModules));
-  }
   SBORA_RETURN_IF_ERROR(core::ResolveAgainstModel(subject.model, subject.spec));
   const bool cuda = subject.spec.device == core::DeviceKind::kCuda ||
                     (subject.spec.device == core::DeviceKind::kAuto && HasCudaWorker(services));
@@ -148,7 +145,8 @@ std::optional<Calibration> MeasuredBy(const ServiceContext& services, const Work
   const core::StepLoad whole{.cuda = subject.load.cuda,
                              .tokens = train.trained_tokens(),
                              .supervised_tokens = static_cast<int64_t>(supervised),
-                             .samples = std::max<int64_t>(1, train.steps() * spec->training.batch_size)};
+                             .samples = std::max<int64_t>(1, train.steps() * spec->training.batch_size),
+                             .gradient_checkpointing = spec->training.gradient_checkpointing};
   const double flops = core::EstimateFlops(*config, spec->adapter, whole);
   const auto theirs = static_cast<double>(core::ParameterCount(*config));
   const auto ours = static_cast<double>(core::ParameterCount(subject.model));

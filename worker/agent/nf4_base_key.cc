@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "common/file.h"
 #include "common/sha256.h"
 #include "common/status_macros.h"
 #include "core/adapter.h"
@@ -10,8 +9,6 @@
 
 namespace sbora::agent {
 namespace {
-
-constexpr int64_t kMaxConfigBytes = 1 << 20;
 
 bool DecidesTheWeights(const std::string& path) {
   return path == "config.json" || path.ends_with(".safetensors") || path.ends_with(".safetensors.index.json");
@@ -27,8 +24,7 @@ StatusOr<core::BaseQuantization> QuantizationOf(const worker::v1::Task& task, co
   const bool uses_adapter = task.has_evaluate() || task.has_generate();
   for (const auto& group : task.inputs()) {
     if (!uses_adapter || group.name() != "adapter") continue;
-    SBORA_ASSIGN_OR_RETURN(const std::string text, ReadFile(adapter_folder / core::kAdapterConfigFile, kMaxConfigBytes));
-    SBORA_ASSIGN_OR_RETURN(const core::AdapterConfig config, core::ParseAdapterConfig(text));
+    SBORA_ASSIGN_OR_RETURN(const core::AdapterConfig config, core::ReadAdapterConfig(adapter_folder));
     return config.base_quantization;
   }
   return core::BaseQuantization{};

@@ -139,8 +139,6 @@ TEST_F(JobsTest, MissingThingsAndLaterFeaturesAreNamed) {
   EXPECT_TRUE(Fails(Create(request), grpc::NOT_FOUND, "DATASET_NOT_FOUND"));
   request = GoodJob("first");
   request.mutable_fine_tuning_job()->mutable_spec()->mutable_adapter()->set_method(v1::METHOD_FULL);
-  EXPECT_TRUE(Fails(Create(request), grpc::UNIMPLEMENTED, "FEATURE_NOT_IMPLEMENTED"));
-  request.mutable_fine_tuning_job()->mutable_spec()->mutable_adapter()->set_method(v1::METHOD_FULL);
   request.mutable_fine_tuning_job()->mutable_spec()->set_quantization(v1::QUANTIZATION_NF4);
   EXPECT_TRUE(Fails(Create(request), grpc::INVALID_ARGUMENT, "INVALID_SPEC"));
   request = GoodJob("first");

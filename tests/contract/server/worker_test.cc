@@ -100,6 +100,55 @@ TEST_F(WorkerTest, AnAdapterNeedsItsFiles) {
                     "DUPLICATE_FILE"));
 }
 
+TEST_F(WorkerTest, FullFineTuningBringsACheckpointWhichIsNoAdapter) {
+  MakeModel("base");
+  MakeDataset("data");
+  v1::CreateFineTuningJobRequest request = GoodJob("full");
+  request.mutable_fine_tuning_job()->mutable_spec()->mutable_adapter()->set_method(v1::METHOD_FULL);
+  v1::FineTuningJob job;
+  const grpc::Status created = Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, &job);
+  ASSERT_TRUE(created.ok()) << FromGrpc(created);
+  EXPECT_EQ(job.spec().adapter().rank(), 0);
+  EXPECT_EQ(job.spec().adapter().target_modules_size(), 7);
+  WaitForState("full", v1::FineTuningJob::STATE_QUEUED);
+  const worker::v1::Lease lease = NextLease();
+  ReportRunning(lease);
+  EXPECT_EQ(lease.task().train().indices_size(), 0);
+  worker::v1::TaskResult result;
+  result.mutable_train()->set_steps(2);
+  EXPECT_TRUE(Fails(Commit(lease, result, {{"sbora_config.json", "{}"}, {"config.json", "{}"}}), grpc::INVALID_ARGUMENT, "FILE_MISSING"));
+  EXPECT_TRUE(Fails(Commit(lease, result, {{"sbora_config.json", "{}"}, {"model.safetensors", "w"}}), grpc::INVALID_ARGUMENT,
+                    "FILE_MISSING"));
+  const grpc::Status committed =
+      Commit(lease, result, {{"sbora_config.json", "{}"}, {"config.json", "{}"}, {"model.safetensors", "w"}, {"tokenizer.json", "{}"}});
+  ASSERT_TRUE(committed.ok()) << FromGrpc(committed);
+  v1::GetAdapterRequest get;
+  get.set_name(std::string(kProject) + "/adapters/full");
+  v1::Adapter adapter;
+  ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::GetAdapter, get, &adapter).ok());
+  EXPECT_EQ(adapter.method(), "full");
+  EXPECT_EQ(adapter.files_size(), 5);  // with the manifest
+
+  google::longrunning::Operation operation;
+  v1::ExportAdapterRequest convert;
+  convert.set_name(adapter.name());
+  for (const v1::ExportFormat format : {v1::EXPORT_FORMAT_PEFT, v1::EXPORT_FORMAT_PATCH}) {
+    convert.set_format(format);
+    const grpc::Status refused = Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation);
+    EXPECT_TRUE(Fails(refused, grpc::FAILED_PRECONDITION, "FULL_CHECKPOINT"));
+    EXPECT_THAT(refused.error_message(), ::testing::HasSubstr("adapters pull full"));
+  }
+  v1::MergeAdaptersRequest merge;
+  merge.add_adapters(adapter.name());
+  EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::MergeAdapters, merge, &operation), grpc::FAILED_PRECONDITION,
+                    "FULL_CHECKPOINT"));
+  convert.set_format(v1::EXPORT_FORMAT_GGUF);
+  ASSERT_TRUE(Call(*adapters_, &v1::AdapterService::Stub::ExportAdapter, convert, &operation).ok());
+  const worker::v1::Lease to_gguf = NextLease();
+  ASSERT_EQ(to_gguf.task().inputs_size(), 1);  // no base is needed
+  EXPECT_EQ(to_gguf.task().inputs(0).name(), "adapter");
+}
+
 TEST_F(WorkerTest, ALongLogLineIsNotCutInsideACharacter) {
   MakeModel("base");
   MakeDataset("data");

@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "core/adapter.h"
+#include "core/full_checkpoint.h"
 #include "core/peft_export.h"
 #include "tests/integration/service/small_job.h"
 
@@ -159,6 +160,40 @@ TEST_F(ServiceTest, LoraAndDoraRunToAdaptersThatOthersCanLoad) {
     EXPECT_EQ(folder->config().rank_stabilized, spec.adapter().rank_stabilized());
     ASSERT_TRUE(core::ExportPeft(pulled, service().directory() / (std::string(id) + "-peft")).ok());
   }
+}
+
+TEST_F(ServiceTest, FullFineTuningLeavesACheckpointThatIsPulledEvaluatedAndImported) {
+  auto spec = SmallSpec(8);
+  spec.mutable_adapter()->set_method(v1::METHOD_FULL);
+  EXPECT_EQ(service().Submit("full-dropout", spec).status().code(), StatusCode::kInvalidArgument);
+  spec.mutable_adapter()->set_dropout(0);
+  ASSERT_TRUE(service().Submit("full", spec).ok());
+  const auto done = service().WaitForState("full", v1::FineTuningJob::STATE_SUCCEEDED, seconds(120));
+  ASSERT_TRUE(done.ok()) << done.status() << service().Logs();
+  EXPECT_EQ(done->trainable_parameters(), core::ParameterCount(TinyModelConfig()));
+  const auto adapter = service().client().GetAdapter(service().client().ResourceName("adapters", "full"));
+  ASSERT_TRUE(adapter.ok()) << adapter.status();
+  EXPECT_EQ(adapter->method(), "full");
+  EXPECT_EQ(adapter->rank(), 0);
+  const auto pulled = service().directory() / "full-pulled";
+  ASSERT_TRUE(service().client().Pull(adapter->files(), adapter->manifest_sha256(), pulled, {}).ok());
+  const auto checkpoint = core::OpenFullCheckpoint(pulled, adapter->base_hash());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+
+  v1::CreateEvaluationJobRequest evaluate;
+  evaluate.mutable_evaluation_job()->mutable_spec()->set_adapter(adapter->name());
+  evaluate.mutable_evaluation_job()->mutable_spec()->set_dataset("colors");
+  evaluate.mutable_evaluation_job()->mutable_spec()->mutable_generation()->set_max_new_tokens(2);
+  auto evaluation = service().client().CreateEvaluation(evaluate);
+  ASSERT_TRUE(evaluation.ok()) << evaluation.status();
+  evaluation = service().client().WaitEvaluation(evaluation->name(), {}, {});
+  ASSERT_TRUE(evaluation.ok()) << evaluation.status();
+  EXPECT_EQ(evaluation->state(), v1::EvaluationJob::STATE_SUCCEEDED) << evaluation->failure().message();
+
+  v1::MergeAdaptersRequest merge;
+  merge.add_adapters(adapter->name());
+  EXPECT_EQ(service().client().MergeAdapters(merge).status().reason(), "FULL_CHECKPOINT");
+  EXPECT_TRUE(service().ImportModel(pulled, "tiny-tuned").ok());  // and further work can start from it
 }
 
 TEST_F(ServiceTest, ThePausedJobGoesOnFromItsCheckpointAndEndsWithTheSameBytes) {

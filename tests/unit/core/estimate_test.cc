@@ -148,6 +148,42 @@ TEST(KeptActivations, BeforeTheFirstAdaptedModuleNothingIsKept) {
   EXPECT_EQ(Kept(AdapterMethod::kSboraFa, {kDown}), 10 * (kSecond + 2 * 2 * 4) + kOnce);
 }
 
+TEST(KeptActivations, CheckpointingKeepsEachLayersInputAndOneLayer) {
+  const ModelConfig model = testing::TinyConfig();  // two layers
+  StepLoad load{.cuda = false, .tokens = 10, .supervised_tokens = 4, .samples = 2};
+  constexpr int64_t kOnce = 10 * 4 * 4 + 4 * (2 * 16 * 4 + 4);  // angles, head
+  for (const AdapterMethod method : {AdapterMethod::kSboraFa, AdapterMethod::kLora, AdapterMethod::kFull}) {
+    load.gradient_checkpointing = false;
+    const int64_t plain = (KeptActivationBytes(model, Adapter(method, 2, kSeven), load, 4) - kOnce) / 10;
+    load.gradient_checkpointing = true;
+    const int64_t kept = (KeptActivationBytes(model, Adapter(method, 2, kSeven), load, 4) - kOnce) / 10;
+    // The first layer of an adapter has no gradient for its input, so that its first norm keeps nothing.
+    const int64_t norm = 16 * 4 + 4;
+    const int64_t second = method == AdapterMethod::kFull ? plain / 2 : (plain + norm) / 2;
+    EXPECT_EQ(kept, 2 * 16 * 4 + second - 16 * 4) << AdapterMethodName(method);
+  }
+}
+
+TEST(EstimateFlops, CheckpointingAddsOneForwardPassOfTheLayers) {
+  ModelConfig model = testing::TinyConfig();
+  model.num_layers = 1;
+  StepLoad load{.cuda = false, .tokens = 10, .supervised_tokens = 4, .samples = 2};
+  const double linear = 16 * 16 * 2 + 8 * 16 * 2 + 3 * 24 * 16;
+  const double attention = 16 * 5;
+  const auto added = [&](AdapterMethod method) {
+    const AdapterSpec adapter = Adapter(method, 2, kFive);
+    load.gradient_checkpointing = false;
+    const double plain = EstimateFlops(model, adapter, load);
+    load.gradient_checkpointing = true;
+    return EstimateFlops(model, adapter, load) - plain;
+  };
+  const double outputs = 16 + 8 + 8 + 24 + 16, inputs = 4 * 16 + 24;  // of q, k, v, up, down
+  EXPECT_DOUBLE_EQ(added(AdapterMethod::kFull), 2 * 10 * (linear + attention));
+  EXPECT_DOUBLE_EQ(added(AdapterMethod::kSboraFa), 2 * 10 * (linear + attention + 2 * outputs));
+  EXPECT_DOUBLE_EQ(added(AdapterMethod::kSboraFb), 2 * 10 * (linear + attention + 2 * inputs));
+  EXPECT_DOUBLE_EQ(added(AdapterMethod::kLora), 2 * 10 * (linear + attention + 2 * (outputs + inputs)));
+}
+
 TEST(KeptActivations, FaSavesTheInputsOnLlama3) {
   const ModelConfig model = Load("llama-3-8b");
   const StepLoad load{.cuda = true, .tokens = 1000, .supervised_tokens = 100, .samples = 4};
@@ -186,6 +222,33 @@ TEST(EstimateMemory, HoldsWeightsTwiceWhileLoadingAndNf4InHalfAByte) {
   const MemoryEstimate full = EstimateMemory(model, spec, FullLoad(spec, true));
   EXPECT_EQ(full.adapter, 8030261248 * 4);  // the float32 copy beside bfloat16 weights
   EXPECT_EQ(full.optimizer, 8030261248 * 8);
+  const MemoryEstimate on_cpu = EstimateMemory(model, spec, FullLoad(spec, false));
+  EXPECT_EQ(on_cpu.weights, 8030261248 * 4);  // they are what is trained: no second copy
+  EXPECT_EQ(on_cpu.adapter, 0);
+  EXPECT_EQ(on_cpu.gradients, 8030261248 * 4);
+  EXPECT_EQ(on_cpu.optimizer, 8030261248 * 8);
+  EXPECT_EQ(on_cpu.scratch, std::max(int64_t{128256} * 4096 * 4 + int64_t{2} * 128 * 128256 * 4,
+                                     int64_t{2048} * (4 * 14336 + 2 * 4096) * 4));
+  spec.keep_best = true;
+  EXPECT_EQ(EstimateMemory(model, spec, FullLoad(spec, false)).adapter, 8030261248 * 4);
+}
+
+TEST(OptimizerBytes, SmallTensorsKeepFloatsAndLargeOnesTakeAQuarter) {
+  ModelConfig model = testing::TinyConfig();  // tied; 16 wide, nothing of 4096 elements
+  const AdapterSpec full = Adapter(AdapterMethod::kFull, 2, kSeven);
+  EXPECT_EQ(OptimizerBytes(model, full, OptimizerKind::kAdamW), 8 * ParameterCount(model));
+  EXPECT_EQ(OptimizerBytes(model, full, OptimizerKind::kAdamW8Bit), 8 * ParameterCount(model));
+  model.vocab_size = 257;  // an embedding of 4112, in 17 blocks
+  EXPECT_EQ(OptimizerBytes(model, full, OptimizerKind::kAdamW8Bit), 8 * (ParameterCount(model) - 4112) + 2 * (4112 + 17 * 4));
+  const ModelConfig llama = Load("llama-3-8b");
+  const AdapterSpec lora = Adapter(AdapterMethod::kLora, 64, kSeven);
+  const int64_t trained = TrainableParameters(llama, AdapterMethod::kLora, 64, kSeven);
+  EXPECT_EQ(OptimizerBytes(llama, lora, OptimizerKind::kAdamW), 8 * trained);
+  EXPECT_EQ(OptimizerBytes(llama, lora, OptimizerKind::kAdamW8Bit), 2 * (trained + trained / 256 * 4));
+  JobSpec spec;
+  spec.adapter = lora;
+  spec.training.optimizer = OptimizerKind::kAdamW8Bit;
+  EXPECT_EQ(EstimateMemory(llama, spec, {.cuda = false, .tokens = 8, .supervised_tokens = 8, .samples = 1}).optimizer, 2 * (trained + trained / 256 * 4));
 }
 
 TEST(EstimateFlops, CountsProductsGradientsAttentionAndHead) {

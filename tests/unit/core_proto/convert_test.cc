@@ -352,16 +352,36 @@ TEST(ConvertTest, FullFineTuningOnNf4IsRefusedWithWhatWorks) {
   const Status status = ParseSpec(proto).status();
   EXPECT_EQ(status.reason(), "INVALID_SPEC");
   EXPECT_EQ(ViolatedFields(status), std::set<std::string>{"spec.quantization"});
-  EXPECT_NE(status.message().find("sbora_fa"), std::string::npos) << status;
+  for (const char* works : {"sbora_fa", "QSBoRA", "QLoRA", "full without quantization"}) {
+    EXPECT_NE(status.message().find(works), std::string::npos) << status;
+  }
+}
+
+TEST(ConvertTest, FullFineTuningHasNoRankAndAllModulesWhateverTheSpecSays) {
+  v1::FineTuningSpec proto = MinimalSpec();
+  proto.mutable_adapter()->set_method(v1::METHOD_FULL);
+  proto.mutable_adapter()->set_rank(1 << 30);
+  proto.mutable_adapter()->add_target_modules("q");
+  const auto spec = ParseSpec(proto);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->adapter.rank, 0);
+  EXPECT_EQ(spec->adapter.alpha, 0);
+  EXPECT_EQ(spec->adapter.target_modules.size(), 7u);
+  const v1::FineTuningSpec stored = ToProto(*spec);
+  EXPECT_EQ(stored.adapter().rank(), 0);
+  EXPECT_EQ(stored.adapter().target_modules_size(), 7);
+  EXPECT_TRUE(ParseSpec(stored).ok());
+  proto.mutable_adapter()->set_dropout(0.1);
+  EXPECT_EQ(ViolatedFields(ParseSpec(proto).status()), std::set<std::string>{"spec.adapter.dropout"});
 }
 
 TEST(ConvertTest, WhatIsNotBuiltYetSaysSo) {
   v1::FineTuningSpec spec = MinimalSpec();
-  spec.mutable_adapter()->set_method(v1::METHOD_FULL);
+  spec.mutable_resources()->set_ranks(2);
   const auto parsed = ParseSpec(spec);
   ASSERT_FALSE(parsed.ok());
   EXPECT_EQ(parsed.status().code(), StatusCode::kUnimplemented);
-  EXPECT_NE(parsed.status().message().find("full"), std::string::npos);
+  EXPECT_NE(parsed.status().message().find("several ranks"), std::string::npos);
 }
 
 TEST(ConvertTest, OnlyLoraCanFreezeItsA) {

@@ -93,13 +93,13 @@ TEST(AdamWTest, ANumberThatIsNotFiniteStopsThisAndAllLaterUpdates) {
     AdamW optimizer(parameters, {});
     EXPECT_TRUE(AdamW::Read(optimizer.Step(parameters, Values({1, 1}), at::scalar_tensor(1.0), 0.1, 1.0)).finite);
     const at::Tensor good = parameters.clone();
-    const at::Tensor good_moment = optimizer.first_moment().clone();
+    const at::Tensor good_moment = optimizer.State()[0].value.clone();
     const auto bad = AdamW::Read(optimizer.Step(parameters, Values({gradient, 1}), at::scalar_tensor(loss), 0.1, 1.0));
     EXPECT_FALSE(bad.finite);
     const auto after = AdamW::Read(optimizer.Step(parameters, Values({1, 1}), at::scalar_tensor(1.0), 0.1, 1.0));
     EXPECT_FALSE(after.finite);
     EXPECT_TRUE(at::equal(parameters, good));
-    EXPECT_TRUE(at::equal(optimizer.first_moment(), good_moment));
+    EXPECT_TRUE(at::equal(optimizer.State()[0].value, good_moment));
   }
 }
 

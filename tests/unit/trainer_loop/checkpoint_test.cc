@@ -7,6 +7,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 
 #include "common/file.h"
 #include "core/manifest.h"
@@ -24,7 +25,9 @@ class CheckpointTest : public testing::Test {
     layout_.indices = {{"b.sbora_index", {1, 3}}, {"a.sbora_index", {0, 7}}};
   }
 
-  CheckpointStore Store(const std::string& run = "run") const { return {temp_.path(), layout_, run}; }
+  CheckpointStore Store(const std::string& run = "run") const {
+    return {temp_.path(), layout_, {{"m", core::DType::kF32, {6}}, {"v", core::DType::kF32, {6}}}, run};
+  }
 
   /// All values depend on the step.
   static std::vector<float> Values(int64_t step, float base) {
@@ -40,7 +43,10 @@ class CheckpointTest : public testing::Test {
   }
   void Save(int64_t step) {
     auto store = Store();
-    const auto saved = store.Save(State(step), Values(step, 0), Values(step, 10), Values(step, 20), Values(step, 30));
+    const auto parameters = Values(step, 0), m = Values(step, 10), v = Values(step, 20), best = Values(step, 30);
+    const auto saved = store.Save(State(step), {.parameters = parameters,
+                                                .optimizer = {std::as_bytes(std::span(m)), std::as_bytes(std::span(v))},
+                                                .best = best});
     ASSERT_TRUE(saved.ok()) << saved.status();
   }
   fs::path Folder(int64_t step) const { return temp_.path() / ("ckpt-" + std::to_string(step)); }
@@ -59,26 +65,37 @@ void Spill(const fs::path& path, const std::string& bytes) { std::ofstream(path,
 
 TEST_F(CheckpointTest, RoundTripIsExact) {
   Save(3);
-  const auto loaded = Store().Load(Folder(3));
-  ASSERT_TRUE(loaded.ok()) << loaded.status();
-  EXPECT_EQ(loaded->state, State(3));
-  EXPECT_EQ(loaded->parameters, Values(3, 0));
-  EXPECT_EQ(loaded->first_moment, Values(3, 10));
-  EXPECT_EQ(loaded->second_moment, Values(3, 20));
-  EXPECT_EQ(loaded->best_parameters, Values(3, 30));
+  const auto found = Store().Verify(Folder(3));
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ(found->state, State(3));
+  std::vector<float> parameters(6), m(6), v(6), best;
+  const Status read = Store().Read(*found, {.parameters = parameters,
+                                            .optimizer = {std::as_writable_bytes(std::span(m)), std::as_writable_bytes(std::span(v))},
+                                            .best = &best});
+  ASSERT_TRUE(read.ok()) << read;
+  EXPECT_EQ(parameters, Values(3, 0));
+  EXPECT_EQ(m, Values(3, 10));
+  EXPECT_EQ(v, Values(3, 20));
+  EXPECT_EQ(best, Values(3, 30));
+}
+
+TEST_F(CheckpointTest, MomentsOfAnotherShapeAreRefused) {
+  Save(3);
+  const CheckpointStore other(temp_.path(), layout_, {{"m", core::DType::kF32, {6}}, {"v", core::DType::kF32, {3, 2}}}, "run");
+  EXPECT_EQ(other.Verify(Folder(3)).status().reason(), "CHECKPOINT_MOMENT_MISMATCH");
 }
 
 TEST_F(CheckpointTest, AFrozenTensorIsKeptWithTheAdapterAndMustBeTheJobs) {
   layout_.frozen = {{"a.lora_A.weight", {2, 2}, {0.5f, -1.25f, 1.0f / 3.0f, 0}}};
   Save(3);
-  ASSERT_TRUE(Store().Load(Folder(3)).ok());
+  ASSERT_TRUE(Store().Verify(Folder(3)).ok());
   const auto file = core::SafetensorsFile::Open(Folder(3) / "adapter.safetensors");
   ASSERT_TRUE(file.ok()) << file.status();
   std::vector<float> stored(4);
   ASSERT_TRUE(core::ToFloat(core::DType::kF32, file->Tensor("a.lora_A.weight")->data, stored).ok());
   EXPECT_EQ(stored, layout_.frozen[0].values);
   layout_.frozen[0].values[3] = 1e-9f;
-  const auto other = Store().Load(Folder(3));
+  const auto other = Store().Verify(Folder(3));
   EXPECT_EQ(other.status().reason(), "ADAPTER_TENSOR_MISMATCH");
   EXPECT_NE(other.status().message().find("a.lora_A.weight"), std::string::npos) << other.status();
 }
@@ -159,25 +176,25 @@ TEST_F(CheckpointTest, AManifestThatNamesTooLittleIsRefused) {
   if (shorter[end] == ',') ++end;
   shorter.erase(begin, end - begin);
   Spill(Folder(4) / "manifest.json", shorter);
-  EXPECT_EQ(Store().Load(Folder(4)).status().reason(), "CHECKPOINT_INCOMPLETE");
+  EXPECT_EQ(Store().Verify(Folder(4)).status().reason(), "CHECKPOINT_INCOMPLETE");
 }
 
 TEST_F(CheckpointTest, AnotherRunIsRefused) {
   Save(4);
-  EXPECT_EQ(Store("another").Load(Folder(4)).status().reason(), "CHECKPOINT_OTHER_RUN");
+  EXPECT_EQ(Store("another").Verify(Folder(4)).status().reason(), "CHECKPOINT_OTHER_RUN");
 }
 
 TEST_F(CheckpointTest, OtherIndicesAreRefused) {
   Save(4);
   layout_.indices[0].values[1] = 2;
-  EXPECT_EQ(Store().Load(Folder(4)).status().reason(), "ADAPTER_TENSOR_MISMATCH");
+  EXPECT_EQ(Store().Verify(Folder(4)).status().reason(), "ADAPTER_TENSOR_MISMATCH");
 }
 
 TEST_F(CheckpointTest, ARejectedFolderOfTheSameStepIsReplaced) {
   Save(8);
   fs::resize_file(Folder(8) / "manifest.json", 0);
   Save(8);
-  EXPECT_TRUE(Store().Load(Folder(8)).ok());
+  EXPECT_TRUE(Store().Verify(Folder(8)).ok());
   EXPECT_THAT(Listing(), testing::UnorderedElementsAre("ckpt-8"));
 }
 
@@ -203,10 +220,10 @@ TEST_F(CheckpointTest, OneThatDoesNotSayWhatComputedItIsStillGood) {
   EXPECT_EQ(json["threads"], 2);
   json["threads"] = -1;
   replace();
-  EXPECT_EQ(Store().Load(Folder(4)).status().reason(), "CHECKPOINT_STATE_MALFORMED");
+  EXPECT_EQ(Store().Verify(Folder(4)).status().reason(), "CHECKPOINT_STATE_MALFORMED");
   for (const char* name : {"threads", "device", "dtype"}) json.erase(name);
   replace();
-  const auto loaded = Store().Load(Folder(4));
+  const auto loaded = Store().Verify(Folder(4));
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   EXPECT_EQ(loaded->state.place, ComputePlace());
 }

@@ -179,7 +179,7 @@ TEST(AdapterSet, RefusesWhatItCannotTrain) {
     return set.ok() ? std::string("OK") : set.status().reason();
   };
   EXPECT_EQ(reason([](AdapterOptions&) {}), "OK");
-  EXPECT_EQ(reason([](AdapterOptions& o) { o.method = AdapterMethod::kFull; }), "METHOD_UNIMPLEMENTED");
+  EXPECT_EQ(reason([](AdapterOptions& o) { o.method = AdapterMethod::kFull; }), "METHOD_NO_ADAPTER");
   EXPECT_EQ(reason([](AdapterOptions& o) { o.method = AdapterMethod::kDora; }), "INDICES_MISMATCH");
   EXPECT_EQ(reason([](AdapterOptions& o) { o.frozen_a = core::FrozenFactor::kRandom; }), "FROZEN_FACTOR_METHOD");
   EXPECT_EQ(reason([](AdapterOptions& o) { o.modules.clear(); }), "TARGET_MODULES_EMPTY");

@@ -95,6 +95,12 @@ TEST(Nf4BaseKeyTest, EvaluationAndGenerationFollowTheAdapterAndShareTheTrainings
     ASSERT_TRUE(need);
     EXPECT_EQ(need->key, NeedOf(TrainTask())->key);
   }
+  core::AdapterConfig full = config;
+  full.method = core::AdapterMethod::kFull;
+  full.base_quantization = {};
+  ASSERT_TRUE(WriteFileAtomic(temp->path() / "sbora_config.json", core::ToJson(full)).ok());
+  EXPECT_FALSE(NeedOf(evaluate, temp->path()));  // a whole checkpoint takes the base's place
+  fs::remove(temp->path() / "sbora_config.json");
   ASSERT_TRUE(WriteFileAtomic(temp->path() / "adapter_config.json", "{").ok());
   EXPECT_EQ(Nf4BaseNeedOf(evaluate, temp->path()).status().reason(), "ADAPTER_CONFIG_MALFORMED");
 }

@@ -75,14 +75,15 @@ StatusOr<core::WrittenFile> WriteAdapterTensors(const std::filesystem::path& pat
   return writer.Finish();
 }
 
-Status ReadAdapterTensors(const std::filesystem::path& path, const AdapterLayout& layout, std::span<float> parameters) {
-  SBORA_CHECK(static_cast<int64_t>(parameters.size()) == layout.parameter_count, "{} parameters, layout of {}",
-              parameters.size(), layout.parameter_count);
+namespace {
+
+/// `visit(factor, view)` for each factor; frozen tensors and indices are compared.
+template <typename Visit>
+Status VisitAdapterTensors(const std::filesystem::path& path, const AdapterLayout& layout, const Visit& visit) {
   SBORA_ASSIGN_OR_RETURN(const auto file, core::SafetensorsFile::Open(path));
   for (const auto& factor : layout.factors) {
     SBORA_ASSIGN_OR_RETURN(const auto view, Expect(file, factor.name, factor.shape));
-    const auto target = parameters.subspan(static_cast<size_t>(factor.offset), static_cast<size_t>(view.elements()));
-    SBORA_RETURN_IF_ERROR(core::ToFloat(view.dtype, view.data, target));
+    SBORA_RETURN_IF_ERROR(visit(factor, view));
   }
   for (const auto& frozen : layout.frozen) {
     SBORA_ASSIGN_OR_RETURN(const auto view, Expect(file, frozen.name, frozen.shape));
@@ -97,6 +98,21 @@ Status ReadAdapterTensors(const std::filesystem::path& path, const AdapterLayout
     }
   }
   return OkStatus();
+}
+
+}  // namespace
+
+Status CheckAdapterTensors(const std::filesystem::path& path, const AdapterLayout& layout) {
+  return VisitAdapterTensors(path, layout, [](const AdapterLayout::Factor&, const core::TensorView&) { return OkStatus(); });
+}
+
+Status ReadAdapterTensors(const std::filesystem::path& path, const AdapterLayout& layout, std::span<float> parameters) {
+  SBORA_CHECK(static_cast<int64_t>(parameters.size()) == layout.parameter_count, "{} parameters, layout of {}",
+              parameters.size(), layout.parameter_count);
+  return VisitAdapterTensors(path, layout, [parameters](const AdapterLayout::Factor& factor, const core::TensorView& view) {
+    const auto target = parameters.subspan(static_cast<size_t>(factor.offset), static_cast<size_t>(view.elements()));
+    return core::ToFloat(view.dtype, view.data, target);
+  });
 }
 
 }  // namespace sbora::trainer

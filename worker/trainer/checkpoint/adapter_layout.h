@@ -1,6 +1,6 @@
-/// How the trainer's flat float32 vector of parameters maps to the named tensors of adapter_model.safetensors
-/// (core::ModuleTensors). Used by the artifact and by checkpoints alike, so that each checkpoint's adapter can be opened
-/// like a finished one.
+/// How the trainer's flat float32 vector of parameters maps to named tensors: those of adapter_model.safetensors
+/// (core::ModuleTensors), or with full fine-tuning those of the model. Used by the artifact and by checkpoints alike, so
+/// that each checkpoint's adapter can be opened like a finished one.
 #pragma once
 
 #include <cstdint>
@@ -43,6 +43,9 @@ struct AdapterLayout {
 /// Errors: those of SafetensorsWriter. REQUIRED: parameters.size() == layout.parameter_count.
 StatusOr<core::WrittenFile> WriteAdapterTensors(const std::filesystem::path& path, const AdapterLayout& layout,
                                                 std::span<const float> parameters, core::DType dtype);
+
+/// Whether ReadAdapterTensors would succeed, without reading the factors. Errors: as that.
+Status CheckAdapterTensors(const std::filesystem::path& path, const AdapterLayout& layout);
 
 /// Fills `parameters` ([parameter_count]) from a file that WriteAdapterTensors made.
 /// Errors: those of SafetensorsFile::Open; INVALID_ARGUMENT ADAPTER_TENSOR_MISMATCH when a tensor is missing, has

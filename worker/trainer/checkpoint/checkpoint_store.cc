@@ -1,12 +1,14 @@
 #include "worker/trainer/checkpoint/checkpoint_store.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <charconv>
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "common/check.h"
 #include "common/file.h"
 #include "common/status_macros.h"
 #include "core/manifest.h"
@@ -131,15 +133,12 @@ StatusOr<TrainState> ReadState(const std::filesystem::path& path, const std::str
   return state;
 }
 
-StatusOr<std::vector<float>> ReadMoment(const core::SafetensorsFile& file, const char* name, int64_t count) {
-  SBORA_ASSIGN_OR_RETURN(const auto view, file.Tensor(name));
-  if (view.dtype != core::DType::kF32 || view.shape != std::vector<int64_t>{count}) {
-    return InvalidArgument("CHECKPOINT_MOMENT_MISMATCH",
-                           fmt::format("{}: tensor {} is no F32 [{}]", file.path().string(), name, count));
-  }
-  std::vector<float> values(static_cast<size_t>(count));
-  SBORA_RETURN_IF_ERROR(core::ToFloat(view.dtype, view.data, values));
-  return values;
+StatusOr<core::TensorView> ExpectMoment(const core::SafetensorsFile& file, const core::TensorSpec& spec) {
+  SBORA_ASSIGN_OR_RETURN(const auto view, file.Tensor(spec.name));
+  if (view.dtype == spec.dtype && view.shape == spec.shape) return view;
+  return InvalidArgument("CHECKPOINT_MOMENT_MISMATCH",
+                         fmt::format("{}: tensor {} is no {} [{}]", file.path().string(), spec.name,
+                                     core::DTypeName(spec.dtype), fmt::join(spec.shape, ", ")));
 }
 
 /// Does not throw: folder listings race with nothing, but a folder may be missing.
@@ -155,20 +154,25 @@ std::vector<std::pair<int64_t, std::filesystem::path>> ListFolders(const std::fi
 
 }  // namespace
 
-CheckpointStore::CheckpointStore(std::filesystem::path directory, AdapterLayout layout, std::string run_hash, int keep)
-    : directory_(std::move(directory)), layout_(std::move(layout)), run_hash_(std::move(run_hash)), keep_(keep) {}
+CheckpointStore::CheckpointStore(std::filesystem::path directory, AdapterLayout layout,
+                                 std::vector<core::TensorSpec> optimizer, std::string run_hash, int keep)
+    : directory_(std::move(directory)),
+      layout_(std::move(layout)),
+      optimizer_(std::move(optimizer)),
+      run_hash_(std::move(run_hash)),
+      keep_(keep) {}
 
 Status CheckpointStore::Fill(const std::filesystem::path& folder, const TrainState& state,
-                             std::span<const float> parameters, std::span<const float> first_moment,
-                             std::span<const float> second_moment, std::span<const float> best) const {
+                             const CheckpointContents& contents) const {
   SBORA_RETURN_IF_ERROR(
-      WriteAdapterTensors(folder / kAdapterFile, layout_, parameters, core::DType::kF32).status());
-  const std::vector<int64_t> shape{layout_.parameter_count};
-  const core::TensorToWrite moments[] = {{{"m", core::DType::kF32, shape}, std::as_bytes(first_moment)},
-                                         {{"v", core::DType::kF32, shape}, std::as_bytes(second_moment)}};
+      WriteAdapterTensors(folder / kAdapterFile, layout_, contents.parameters, core::DType::kF32).status());
+  SBORA_CHECK(contents.optimizer.size() == optimizer_.size(), "{} optimiser tensors, {} in the layout",
+              contents.optimizer.size(), optimizer_.size());
+  std::vector<core::TensorToWrite> moments;
+  for (size_t i = 0; i < optimizer_.size(); ++i) moments.push_back({optimizer_[i], contents.optimizer[i]});
   SBORA_RETURN_IF_ERROR(core::WriteSafetensors(folder / kOptimizerFile, moments).status());
-  if (!best.empty()) {
-    SBORA_RETURN_IF_ERROR(WriteAdapterTensors(folder / kBestFile, layout_, best, core::DType::kF32).status());
+  if (!contents.best.empty()) {
+    SBORA_RETURN_IF_ERROR(WriteAdapterTensors(folder / kBestFile, layout_, contents.best, core::DType::kF32).status());
   }
   SBORA_RETURN_IF_ERROR(WriteFileAtomic(folder / kStateFile, ToJson(state, run_hash_)));
   SBORA_ASSIGN_OR_RETURN(const auto manifest, core::BuildManifest(folder, {{"step", state.step}}));
@@ -176,15 +180,13 @@ Status CheckpointStore::Fill(const std::filesystem::path& folder, const TrainSta
   return SyncDirectory(folder);
 }
 
-StatusOr<std::string> CheckpointStore::Save(const TrainState& state, std::span<const float> parameters,
-                                            std::span<const float> first_moment, std::span<const float> second_moment,
-                                            std::span<const float> best) {
+StatusOr<std::string> CheckpointStore::Save(const TrainState& state, const CheckpointContents& contents) {
   const std::string name = FolderName(state.step);
   SBORA_ASSIGN_OR_RETURN(const auto temporary, TempDirectory::Create(directory_, ".writing-" + name));
   const auto staged = temporary.path() / name;
   std::error_code error;
   if (!std::filesystem::create_directory(staged, error)) return FromErrno(error.value(), "creating " + staged.string());
-  SBORA_RETURN_IF_ERROR(Fill(staged, state, parameters, first_moment, second_moment, best));
+  SBORA_RETURN_IF_ERROR(Fill(staged, state, contents));
 
   const auto target = directory_ / name;
   if (std::filesystem::exists(target, error)) {
@@ -195,7 +197,7 @@ StatusOr<std::string> CheckpointStore::Save(const TrainState& state, std::span<c
   std::filesystem::rename(staged, target, error);
   if (error) return FromErrno(error.value(), "renaming a checkpoint to " + target.string());
   SBORA_RETURN_IF_ERROR(SyncDirectory(directory_));
-  if (auto loaded = Load(target); !loaded.ok()) return loaded.status().WithContext("reading back " + name);
+  if (auto found = Verify(target); !found.ok()) return found.status().WithContext("reading back " + name);
   RemoveOld(state.step);
   return name;
 }
@@ -210,7 +212,7 @@ void CheckpointStore::RemoveOld(int64_t newest_step) const {
   }
 }
 
-StatusOr<LoadedCheckpoint> CheckpointStore::Load(const std::filesystem::path& folder) const {
+StatusOr<FoundCheckpoint> CheckpointStore::Verify(const std::filesystem::path& folder) const {
   SBORA_ASSIGN_OR_RETURN(const auto manifest, core::ReadManifest(folder));
   SBORA_RETURN_IF_ERROR(core::VerifyManifest(manifest, folder));
   const auto named = [&](std::string_view name) {
@@ -221,37 +223,48 @@ StatusOr<LoadedCheckpoint> CheckpointStore::Load(const std::filesystem::path& fo
       return DataLoss("CHECKPOINT_INCOMPLETE", fmt::format("{}: the manifest does not name {}", folder.string(), name));
     }
   }
-  LoadedCheckpoint loaded;
-  loaded.folder = folder;
-  SBORA_ASSIGN_OR_RETURN(loaded.state, ReadState(folder / kStateFile, run_hash_));
-  loaded.parameters.resize(static_cast<size_t>(layout_.parameter_count));
-  SBORA_RETURN_IF_ERROR(ReadAdapterTensors(folder / kAdapterFile, layout_, loaded.parameters));
+  FoundCheckpoint found{.folder = folder, .state = {}, .has_best = named(kBestFile)};
+  SBORA_ASSIGN_OR_RETURN(found.state, ReadState(folder / kStateFile, run_hash_));
+  SBORA_RETURN_IF_ERROR(CheckAdapterTensors(folder / kAdapterFile, layout_));
   SBORA_ASSIGN_OR_RETURN(const auto optimizer, core::SafetensorsFile::Open(folder / kOptimizerFile));
-  SBORA_ASSIGN_OR_RETURN(loaded.first_moment, ReadMoment(optimizer, "m", layout_.parameter_count));
-  SBORA_ASSIGN_OR_RETURN(loaded.second_moment, ReadMoment(optimizer, "v", layout_.parameter_count));
-  if (named(kBestFile)) {
-    loaded.best_parameters.resize(static_cast<size_t>(layout_.parameter_count));
-    SBORA_RETURN_IF_ERROR(ReadAdapterTensors(folder / kBestFile, layout_, loaded.best_parameters));
+  for (const core::TensorSpec& spec : optimizer_) SBORA_RETURN_IF_ERROR(ExpectMoment(optimizer, spec).status());
+  if (found.has_best) SBORA_RETURN_IF_ERROR(CheckAdapterTensors(folder / kBestFile, layout_));
+  return found;
+}
+
+Status CheckpointStore::Read(const FoundCheckpoint& found, const CheckpointTarget& target) const {
+  SBORA_RETURN_IF_ERROR(ReadAdapterTensors(found.folder / kAdapterFile, layout_, target.parameters));
+  SBORA_ASSIGN_OR_RETURN(const auto optimizer, core::SafetensorsFile::Open(found.folder / kOptimizerFile));
+  SBORA_CHECK(target.optimizer.size() == optimizer_.size(), "{} optimiser tensors, {} in the layout",
+              target.optimizer.size(), optimizer_.size());
+  for (size_t i = 0; i < optimizer_.size(); ++i) {
+    SBORA_ASSIGN_OR_RETURN(const auto view, ExpectMoment(optimizer, optimizer_[i]));
+    SBORA_CHECK(view.data.size() == target.optimizer[i].size(), "{}: {} bytes for {}", view.name, view.data.size(),
+                target.optimizer[i].size());
+    std::copy(view.data.begin(), view.data.end(), target.optimizer[i].begin());
   }
-  return loaded;
+  target.best->clear();
+  if (!found.has_best) return OkStatus();
+  target.best->resize(static_cast<size_t>(layout_.parameter_count));
+  return ReadAdapterTensors(found.folder / kBestFile, layout_, *target.best);
 }
 
 LoadReport CheckpointStore::LoadNewest(const std::vector<std::filesystem::path>& others) const {
   LoadReport report;
   for (const auto& [step, folder] : ListFolders(directory_)) {
-    auto loaded = Load(folder);
-    if (loaded.ok()) {
-      report.checkpoint = std::move(loaded).value();
+    auto found = Verify(folder);
+    if (found.ok()) {
+      report.checkpoint = std::move(found).value();
       break;
     }
-    report.rejected.push_back({folder, loaded.status()});
+    report.rejected.push_back({folder, found.status()});
   }
   for (const auto& folder : others) {
-    auto loaded = Load(folder);
-    if (!loaded.ok()) {
-      report.rejected.push_back({folder, loaded.status()});
-    } else if (!report.checkpoint || loaded->state.step > report.checkpoint->state.step) {
-      report.checkpoint = std::move(loaded).value();
+    auto found = Verify(folder);
+    if (!found.ok()) {
+      report.rejected.push_back({folder, found.status()});
+    } else if (!report.checkpoint || found->state.step > report.checkpoint->state.step) {
+      report.checkpoint = std::move(found).value();
     }
   }
   return report;
@@ -264,7 +277,9 @@ int64_t CheckpointStore::PredictedBytes(bool with_best) const {
   for (const auto& frozen : layout_.frozen) untrained += static_cast<int64_t>(frozen.values.size());
   const size_t tensors = layout_.factors.size() + layout_.frozen.size() + layout_.indices.size();
   const int64_t adapter = 4 * (layout_.parameter_count + untrained) + 256 * static_cast<int64_t>(tensors);
-  return adapter * (with_best ? 2 : 1) + 8 * layout_.parameter_count + kHeaders;
+  int64_t moments = 0;
+  for (const core::TensorSpec& spec : optimizer_) moments += core::TensorBytes(spec).value();
+  return adapter * (with_best ? 2 : 1) + moments + kHeaders;
 }
 
 }  // namespace sbora::trainer

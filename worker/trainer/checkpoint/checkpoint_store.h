@@ -1,14 +1,18 @@
 /// Checkpoints of a run: folders `ckpt-<step>` that are complete or not there.
 ///
-///     CheckpointStore store(dir, layout, run_hash);
+///     CheckpointStore store(dir, layout, optimizer.StateLayout(), run_hash);
 ///     LoadReport report = store.LoadNewest({input_dir});
-///     if (report.checkpoint) { ... go on at report.checkpoint->state.step ... }
-///     SBORA_ASSIGN_OR_RETURN(const std::string folder, store.Save(state, parameters, m, v, best));
+///     if (report.checkpoint) {
+///       ... store.Read(*report.checkpoint, {parameters, moments, &best}) ... go on at report.checkpoint->state.step ...
+///     }
+///     SBORA_ASSIGN_OR_RETURN(const std::string folder, store.Save(state, {parameters, moments, best}));
 ///
-/// A folder holds adapter.safetensors (as the artifact, float32), optimizer.safetensors (`m`, `v`: [P] float32),
-/// best_adapter.safetensors when a best was kept, state.json (cursor, threads, device), and manifest.json with size and SHA-256 of
-/// each, written last. All is written and fsynced under a temporary name, renamed, the parent fsynced, and read back
-/// before an older checkpoint goes. No generator state exists: order and masks are functions of the step.
+/// A folder holds adapter.safetensors (all that is trained, under its final names, float32), optimizer.safetensors (the
+/// optimiser's own tensors, with AdamW `m` and `v`: [P] float32), best_adapter.safetensors when a best was kept,
+/// state.json (cursor, threads, device), and manifest.json with size and SHA-256 of each, written last. All is written
+/// and fsynced under a temporary name, renamed, the parent fsynced, and read back before an older checkpoint goes. No
+/// generator state exists: order and masks are functions of the step.
+/// With full fine-tuning a checkpoint is three times the model: nothing here copies what is saved or read as a whole.
 /// Errors are Statuses; a failed Save leaves the older checkpoints. Threading: one thread at a time.
 #pragma once
 
@@ -49,13 +53,25 @@ struct TrainState {
   bool operator==(const TrainState&) const = default;
 };
 
-struct LoadedCheckpoint {
+/// A verified folder: sizes, hashes, and the tensors that this run has.
+struct FoundCheckpoint {
   std::filesystem::path folder;
   TrainState state;
-  std::vector<float> parameters;       ///< [P]
-  std::vector<float> first_moment;     ///< [P]
-  std::vector<float> second_moment;    ///< [P]
-  std::vector<float> best_parameters;  ///< [P], or empty
+  bool has_best = false;
+};
+
+/// What a checkpoint keeps.
+struct CheckpointContents {
+  std::span<const float> parameters;                  ///< [P]
+  std::vector<std::span<const std::byte>> optimizer;  ///< as the store's optimiser layout
+  std::span<const float> best;                        ///< [P], or empty
+};
+
+/// Where it goes on a resume.
+struct CheckpointTarget {
+  std::span<float> parameters;                  ///< [P]
+  std::vector<std::span<std::byte>> optimizer;  ///< as the store's optimiser layout
+  std::vector<float>* best = nullptr;           ///< becomes [P], or empty
 };
 
 struct RejectedCheckpoint {
@@ -64,39 +80,40 @@ struct RejectedCheckpoint {
 };
 
 struct LoadReport {
-  std::optional<LoadedCheckpoint> checkpoint;  ///< the newest valid one
+  std::optional<FoundCheckpoint> checkpoint;  ///< the newest valid one
   std::vector<RejectedCheckpoint> rejected;    ///< newer ones that were not used, newest first
 };
 
 class CheckpointStore {
  public:
-  /// `run_hash` identifies spec, data and base: a checkpoint of another run is rejected. Keeps the newest `keep`.
-  CheckpointStore(std::filesystem::path directory, AdapterLayout layout, std::string run_hash, int keep = 2);
+  /// `optimizer`: the tensors of optimizer.safetensors. `run_hash` identifies spec, data and base: a checkpoint of another
+  /// run is rejected. Keeps the newest `keep`.
+  CheckpointStore(std::filesystem::path directory, AdapterLayout layout, std::vector<core::TensorSpec> optimizer,
+                  std::string run_hash, int keep = 2);
 
-  /// Returns the folder's name, durable and verified. `best` is empty or [P].
+  /// Returns the folder's name, durable and verified.
   /// Errors: RESOURCE_EXHAUSTED NO_SPACE and other file system errors; DATA_LOSS when the read-back differs.
-  StatusOr<std::string> Save(const TrainState& state, std::span<const float> parameters,
-                             std::span<const float> first_moment, std::span<const float> second_moment,
-                             std::span<const float> best);
+  StatusOr<std::string> Save(const TrainState& state, const CheckpointContents& contents);
 
   /// Looks at this store's folders and at `others` (folders that are one checkpoint each).
   LoadReport LoadNewest(const std::vector<std::filesystem::path>& others) const;
 
-  /// Reads and verifies one folder. Errors: NOT_FOUND, DATA_LOSS, INVALID_ARGUMENT naming the file; FAILED_PRECONDITION
-  /// CHECKPOINT_OTHER_RUN.
-  StatusOr<LoadedCheckpoint> Load(const std::filesystem::path& folder) const;
+  /// Errors: NOT_FOUND, DATA_LOSS, INVALID_ARGUMENT naming the file; FAILED_PRECONDITION CHECKPOINT_OTHER_RUN.
+  StatusOr<FoundCheckpoint> Verify(const std::filesystem::path& folder) const;
+
+  /// REQUIRED: `found` is this store's. Errors: those of reading; the target is half written then.
+  Status Read(const FoundCheckpoint& found, const CheckpointTarget& target) const;
 
   /// Bytes that one checkpoint takes, rounded up.
   int64_t PredictedBytes(bool with_best) const;
 
  private:
-  Status Fill(const std::filesystem::path& folder, const TrainState& state, std::span<const float> parameters,
-              std::span<const float> first_moment, std::span<const float> second_moment,
-              std::span<const float> best) const;
+  Status Fill(const std::filesystem::path& folder, const TrainState& state, const CheckpointContents& contents) const;
   void RemoveOld(int64_t newest_step) const;
 
   std::filesystem::path directory_;
   AdapterLayout layout_;
+  std::vector<core::TensorSpec> optimizer_;
   std::string run_hash_;
   int keep_;
 };

@@ -59,11 +59,19 @@ StatusOr<BenchRequest> ToRequest(const Flags& flags) {
   request.adapter.alpha = 2.0 * static_cast<double>(request.adapter.rank);
   request.adapter.target_modules = {core::LinearModule::kQ, core::LinearModule::kK, core::LinearModule::kV,
                                     core::LinearModule::kUp, core::LinearModule::kDown};
+  if (request.adapter.method == core::AdapterMethod::kFull) core::TrainAllWeights(request.adapter);
   SBORA_ASSIGN_OR_RETURN(request.micro_batch, flags.Int("micro-batch", request.micro_batch, 1, kMaxCount));
   SBORA_ASSIGN_OR_RETURN(request.steps, flags.Int("steps", request.steps, 1, kMaxCount));
   SBORA_ASSIGN_OR_RETURN(const int64_t threads, flags.Int("threads", 0, 0, kMaxCount));
   request.device.threads = static_cast<int>(threads);
   request.device.device = flags.Text("device", "cpu");
+  SBORA_ASSIGN_OR_RETURN(const int64_t checkpointing, flags.Int("gradient-checkpointing", 0, 0, 1));
+  request.gradient_checkpointing = checkpointing == 1;
+  const std::string optimizer = flags.Text("optimizer", "adamw");
+  if (optimizer != "adamw" && optimizer != "adamw_8bit") {
+    return InvalidArgument("OPTIMIZER_UNKNOWN", fmt::format("--optimizer {} is unknown; adamw and adamw_8bit are known", optimizer));
+  }
+  if (optimizer == "adamw_8bit") request.optimizer = core::OptimizerKind::kAdamW8Bit;
   return request;
 }
 
@@ -103,7 +111,7 @@ void Print(const BenchReport& report, bool json) {
 
 ExitCode BenchCommand(const std::vector<std::string>& arguments) {
   const auto flags = Flags::Parse(arguments, {"model", "data", "method", "rank", "micro-batch", "cutoff", "steps",
-                                              "cache-dir", "threads", "device", "output"});
+                                              "cache-dir", "threads", "device", "gradient-checkpointing", "optimizer", "output"});
   if (!flags.ok()) {
     fmt::print(stderr, "{}\n", flags.status().message());
     return ExitCode::kUsage;

@@ -4,6 +4,7 @@
 
 #include "common/file.h"
 #include "common/status_macros.h"
+#include "core/adapter.h"
 #include "core/gguf_export.h"
 #include "core/merge.h"
 #include "core/model_import.h"
@@ -107,21 +108,28 @@ StatusOr<TaskEnd> MergeTask(const v1::TaskAssignment& assignment, TaskObserver& 
   return FilesOnly();
 }
 
-/// Merges into a folder of its own beside the output, then writes the merged checkpoint as GGUF.
+Status ExportModelGguf(const v1::TaskAssignment& assignment, const std::filesystem::path& model, TaskObserver& observer) {
+  const core::MergeOptions reporting = Reporting(observer, "writing GGUF", "tensors");
+  core::GgufExportOptions options;
+  options.progress = reporting.progress;
+  options.cancelled = reporting.cancelled;
+  if (assignment.task().export_().gguf_type() == sbora::v1::GGUF_TYPE_Q8_0) options.weights = core::GgufWeights::kQ8_0;
+  return core::ExportGguf(model, assignment.output_directory(), options).status();
+}
+
+/// Merges into a folder of its own beside the output, then writes the merged checkpoint as GGUF. What full fine-tuning
+/// left is such a checkpoint already.
 Status ExportMergedGguf(const v1::TaskAssignment& assignment, const std::filesystem::path& adapter, TaskObserver& observer) {
   const auto& task = assignment.task().export_();
+  SBORA_ASSIGN_OR_RETURN(const core::AdapterConfig config, core::ReadAdapterConfig(adapter));
+  if (config.method == core::AdapterMethod::kFull) return ExportModelGguf(assignment, adapter, observer);
   SBORA_ASSIGN_OR_RETURN(const auto model, DirectoryOf(assignment, "model"));
   const std::filesystem::path output = assignment.output_directory();
   SBORA_ASSIGN_OR_RETURN(const auto merged, TempDirectory::Create(output.parent_path(), "merged"));
   core::MergeOptions merge = Reporting(observer, "merging", "tensors");
   merge.known_base_hash = task.base_hash();
   SBORA_RETURN_IF_ERROR(core::MergeAdapter(model, adapter, merged.path(), merge).status());
-  const core::MergeOptions reporting = Reporting(observer, "writing GGUF", "tensors");
-  core::GgufExportOptions options;
-  options.progress = reporting.progress;
-  options.cancelled = reporting.cancelled;
-  if (task.gguf_type() == sbora::v1::GGUF_TYPE_Q8_0) options.weights = core::GgufWeights::kQ8_0;
-  return core::ExportGguf(merged.path(), output, options).status();
+  return ExportModelGguf(assignment, merged.path(), observer);
 }
 
 StatusOr<TaskEnd> ExportTask(const v1::TaskAssignment& assignment, TaskObserver& observer) {

@@ -32,8 +32,7 @@ double AlphaOf(const AdapterOptions& options, const AdapterModuleSpec& spec) {
 
 Status CheckOptions(const AdapterOptions& options) {
   if (options.method == core::AdapterMethod::kFull) {
-    return Unimplemented("METHOD_UNIMPLEMENTED",
-                         "method full cannot be trained by this version; use sbora_fa, sbora_fb, lora or dora");
+    return InvalidArgument("METHOD_NO_ADAPTER", "method full trains the model's own weights and has no adapter");
   }
   if (options.modules.empty()) return InvalidArgument("TARGET_MODULES_EMPTY", "an adapter needs at least one module");
   if (!(options.dropout >= 0 && options.dropout < 1)) {
@@ -176,8 +175,6 @@ const AdapterModule* AdapterSet::Find(int64_t layer, core::LinearModule module) 
   const int position = by_linear_[static_cast<size_t>(number)];
   return position < 0 ? nullptr : &modules_[static_cast<size_t>(position)];
 }
-
-void AdapterSet::ZeroGradients() { gradients_.zero_(); }
 
 AdapterSet::NormCache& AdapterSet::Norms(const AdapterModule& module, const at::Tensor& w0_OI) const {
   SBORA_CHECK(method_ == core::AdapterMethod::kDora, "{} has no row norms", core::AdapterMethodName(method_));

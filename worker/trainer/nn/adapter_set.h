@@ -7,10 +7,9 @@
 ///     SBORA_RETURN_IF_ERROR(adapter->Initialize(seed, weight));
 ///     model->ForwardLoss(batch, adapter.get(), context).backward();   // adds into adapter->gradients()
 ///
-/// Optimiser, clipping, all-reduce and checkpoints see two contiguous float32 vectors, parameters() and gradients(),
-/// laid out in the order in which a backward pass finishes them (last layer first; in a layer down, up, gate, o, v, k,
-/// q; in a module as core::ModuleTensors lists them). The views of one module alias them. Backward passes write the
-/// gradient views directly: no autograd leaf exists.
+/// The two flat vectors (trained_parameters.h) are laid out in the order in which a backward pass finishes them (last
+/// layer first; in a layer down, up, gate, o, v, k, q; in a module as core::ModuleTensors lists them). The views of one
+/// module alias them. Backward passes write the gradient views directly: no autograd leaf exists.
 ///
 /// Ownership: owns all tensors; the model borrows it during a call. Threading: one thread at a time.
 #pragma once
@@ -26,6 +25,7 @@
 #include "common/status.h"
 #include "core/adapter.h"
 #include "core/model_config.h"
+#include "worker/trainer/nn/trained_parameters.h"
 
 namespace sbora::trainer {
 
@@ -79,15 +79,15 @@ struct AdapterModule {
   const AdapterTensor& Magnitude() const { return Tensor(core::TensorRole::kMagnitude); }
 };
 
-class AdapterSet {
+class AdapterSet : public TrainedParameters {
  public:
   /// The base's [O, I] of a linear layer.
   using WeightOf = std::function<at::Tensor(int64_t layer, core::LinearModule module)>;
 
   /// All tensors start at zero: fill them from an artifact or with Initialize. Errors: INVALID_ARGUMENT
   /// (RANK_OUT_OF_RANGE, ALPHA_OUT_OF_RANGE, DROPOUT_OUT_OF_RANGE, FROZEN_FACTOR_METHOD, TARGET_MODULES_EMPTY,
-  /// TARGET_MODULE_DUPLICATE, LAYER_OUT_OF_RANGE, INDICES_MISMATCH, and those of core::CheckIndices); UNIMPLEMENTED
-  /// METHOD_UNIMPLEMENTED for full.
+  /// TARGET_MODULE_DUPLICATE, LAYER_OUT_OF_RANGE, INDICES_MISMATCH, METHOD_NO_ADAPTER for full, and those of
+  /// core::CheckIndices).
   static StatusOr<std::unique_ptr<AdapterSet>> Create(const core::ModelConfig& config, const AdapterOptions& options,
                                                       at::Device device);
 
@@ -102,13 +102,6 @@ class AdapterSet {
   const std::vector<AdapterModule>& modules() const { return modules_; }
   /// Null when that layer has no adapter.
   const AdapterModule* Find(int64_t layer, core::LinearModule module) const;
-
-  /// [P] float32, contiguous. Write with in-place operations of LibTorch only: the module views alias it, and RowNorms
-  /// sees a change by the tensor's version.
-  const at::Tensor& parameters() const { return parameters_; }
-  const at::Tensor& gradients() const { return gradients_; }
-  int64_t parameter_count() const { return parameters_.numel(); }
-  void ZeroGradients();
 
   /// DoRA: |W0 + s B A| of each output row, [O] float32, without forming the sum. Computed when the parameters have
   /// changed since the last call (one product of W0 with A^T), else remembered; so is |W0|. REQUIRED: the same w0_OI
@@ -143,8 +136,6 @@ class AdapterSet {
   double dropout_ = 0;
   std::vector<AdapterModule> modules_;
   std::vector<int> by_linear_;  // layer * 7 + module -> position in modules_, or -1
-  at::Tensor parameters_;
-  at::Tensor gradients_;
   mutable std::vector<NormCache> norms_;  // as modules_; empty unless DoRA
   std::function<void(const AdapterModule&)> gradient_ready_;
 };

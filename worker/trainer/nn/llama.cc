@@ -5,32 +5,20 @@
 #include <utility>
 
 #include "common/check.h"
+#include "worker/trainer/nn/layer_pass.h"
 #include "worker/trainer/nn/llama_weights.h"
-#include "worker/trainer/ops/adapter_linear.h"
 #include "worker/trainer/ops/attention.h"
 #include "worker/trainer/ops/chunked_loss.h"
 #include "worker/trainer/ops/frozen_layers.h"
-#include "worker/trainer/ops/sbora_linear.h"
 
 namespace sbora::trainer {
 namespace {
-
-/// What all layers of one forward pass share.
-struct Pass {
-  const core::ModelConfig& config;
-  const std::function<void()>& layer_done;
-  const AdapterSet* adapter = nullptr;
-  bool train = false;
-  ops::DropoutPlan dropout;
-  at::Tensor cos_TD2;
-  at::Tensor sin_TD2;
-};
 
 at::Tensor LongTensor(const std::vector<int64_t>& values, at::Device device) {
   return at::tensor(at::ArrayRef<int64_t>(values), at::kLong).to(device);
 }
 
-void SetAngles(Pass& pass, const std::vector<int64_t>& positions, const at::Tensor& inverse_frequency_D2) {
+void SetAngles(LayerPass& pass, const std::vector<int64_t>& positions, const at::Tensor& inverse_frequency_D2) {
   const at::Tensor angles =
       LongTensor(positions, inverse_frequency_D2.device()).to(at::kFloat).unsqueeze(1) * inverse_frequency_D2;
   pass.cos_TD2 = angles.cos();
@@ -69,36 +57,6 @@ void CheckBatch(const PackedBatch& batch, const core::ModelConfig& config) {
 
 }  // namespace
 
-/// The layers over packed rows; `attend(layer, q, k, v)` is what differs between training and the two steps of
-/// generation.
-template <typename Layer, typename Attend>
-static at::Tensor RunLayers(const Pass& pass, const std::vector<Layer>& layers, at::Tensor h_TH, const Attend& attend) {
-  using core::LinearModule;
-  const double eps = pass.config.rms_norm_eps;
-  const int64_t head_dim = pass.config.head_dim;
-  for (size_t i = 0; i < layers.size(); ++i) {
-    const Layer& layer = layers[i];
-    const auto number = static_cast<int64_t>(i);
-    const auto linear = [&](LinearModule module, const at::Tensor& x_TI) {
-      const ops::LinearWeight& w_OI = layer.linear[static_cast<size_t>(module)];
-      const AdapterModule* adapted = pass.adapter == nullptr ? nullptr : pass.adapter->Find(number, module);
-      if (adapted == nullptr) return ops::FrozenLinear(x_TI, w_OI);
-      return ops::AdapterLinear(x_TI, w_OI, *pass.adapter, *adapted, pass.dropout, pass.train);
-    };
-    const at::Tensor n_TH = ops::RmsNorm(h_TH, layer.attention_norm_H, eps);
-    const at::Tensor q = ops::Rope(linear(LinearModule::kQ, n_TH), pass.cos_TD2, pass.sin_TD2, head_dim);
-    const at::Tensor k = ops::Rope(linear(LinearModule::kK, n_TH), pass.cos_TD2, pass.sin_TD2, head_dim);
-    const at::Tensor v = linear(LinearModule::kV, n_TH);
-    h_TH = h_TH + linear(LinearModule::kO, attend(number, q, k, v));
-    const at::Tensor m_TH = ops::RmsNorm(h_TH, layer.mlp_norm_H, eps);
-    const at::Tensor gate_TF = linear(LinearModule::kGate, m_TH);
-    const at::Tensor up_TF = linear(LinearModule::kUp, m_TH);
-    h_TH = h_TH + linear(LinearModule::kDown, ops::SwiGlu(gate_TF, up_TF));
-    if (pass.layer_done) pass.layer_done();
-  }
-  return h_TH;
-}
-
 LlamaModel::LlamaModel(std::unique_ptr<Weights> weights) : weights_(std::move(weights)) {}
 LlamaModel::~LlamaModel() = default;
 
@@ -110,28 +68,50 @@ at::Tensor LlamaModel::Weight(int64_t layer, core::LinearModule module) const {
   return weights_->layers.at(static_cast<size_t>(layer)).linear[static_cast<size_t>(module)].Materialize();
 }
 
+std::shared_ptr<LayerPass> LlamaModel::NewPass(const AdapterSet* adapter) const {
+  return std::make_shared<LayerPass>(LayerPass{.config = &weights_->config, .layer_done = &weights_->options.layer_done,
+                                               .weights = weights_.get(), .adapter = adapter});
+}
+
 at::Tensor LlamaModel::Hidden(const PackedBatch& batch, const std::vector<int64_t>& rows, AdapterSet* adapter,
                               const TrainContext& context) const {
   CheckBatch(batch, weights_->config);
-  Pass pass{.config = weights_->config, .layer_done = weights_->options.layer_done, .adapter = adapter,
-            .train = context.training && adapter != nullptr, .dropout = {}, .cos_TD2 = {}, .sin_TD2 = {}};
-  at::AutoGradMode grad_mode(pass.train);
-  if (adapter != nullptr) pass.dropout = PlanDropout(batch, *adapter, context);
-  SetAngles(pass, batch.positions, weights_->inverse_frequency_D2);
-  const ops::SampleBorders borders = ops::MakeSampleBorders(batch.cu_seqlens, device());
-  const auto attend = [&](int64_t, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-    return ops::PackedCausalAttention(q, k, v, weights_->config.head_dim, borders);
+  const std::shared_ptr<LayerPass> pass = NewPass(adapter);
+  const LlamaGradients* const gradients = GradientsFor(adapter, context);
+  pass->gradients = gradients;
+  pass->train = context.training && (adapter != nullptr || gradients != nullptr);
+  pass->recompute = pass->train && context.gradient_checkpointing;
+  at::AutoGradMode grad_mode(pass->train);
+  if (adapter != nullptr) pass->dropout = PlanDropout(batch, *adapter, context);
+  SetAngles(*pass, batch.positions, weights_->inverse_frequency_D2);
+  // By value: a graph that computes layers again outlives the batch.
+  pass->attend = [head_dim = weights_->config.head_dim, borders = ops::MakeSampleBorders(batch.cu_seqlens, device())](
+                     int64_t, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+    return ops::PackedCausalAttention(q, k, v, head_dim, borders);
   };
-  const at::Tensor h_TH = RunLayers(pass, weights_->layers,
-                                    at::embedding(weights_->embedding_VH, LongTensor(batch.ids, device())), attend);
-  return ops::RmsNorm(h_TH.index_select(0, LongTensor(rows, device())), weights_->norm_H, weights_->config.rms_norm_eps);
+  const at::Tensor ids_T = LongTensor(batch.ids, device());
+  const at::Tensor embedded_TH =
+      gradients == nullptr ? at::embedding(weights_->embedding_VH, ids_T)
+                           : ops::TrainedEmbedding(ids_T, weights_->embedding_VH, pass->GradientOf(gradients->embedding_VH));
+  const at::Tensor h_TH = RunLayers(pass, embedded_TH);
+  return ops::RmsNorm(h_TH.index_select(0, LongTensor(rows, device())), weights_->norm_H, weights_->config.rms_norm_eps,
+                      gradients == nullptr ? at::Tensor() : gradients->norm_H);
+}
+
+const LlamaGradients* LlamaModel::GradientsFor(const AdapterSet* adapter, const TrainContext& context) const {
+  if (!context.training || !weights_->gradients) return nullptr;
+  SBORA_CHECK(adapter == nullptr, "an adapter is trained beside frozen weights, and all weights of this model are trained");
+  return &*weights_->gradients;
 }
 
 LossResult LlamaModel::ForwardLoss(const PackedBatch& batch, AdapterSet* adapter, const TrainContext& context) const {
-  at::AutoGradMode grad_mode(context.training && adapter != nullptr);
+  const LlamaGradients* const gradients = GradientsFor(adapter, context);
+  at::AutoGradMode grad_mode(context.training && (adapter != nullptr || gradients != nullptr));
   const at::Tensor hidden_SH = Hidden(batch, batch.supervised_rows, adapter, context);
   const at::Tensor targets_S = LongTensor(batch.targets, device());
-  return {ops::ChunkedCrossEntropy(hidden_SH, weights_->head_VH, targets_S), static_cast<int64_t>(batch.targets.size())};
+  const at::Tensor sum = ops::ChunkedCrossEntropy(hidden_SH, weights_->head_VH, targets_S, ops::kLossChunkRows,
+                                                  gradients == nullptr ? at::Tensor() : gradients->head_VH);
+  return {sum, static_cast<int64_t>(batch.targets.size())};
 }
 
 at::Tensor LlamaModel::Logits(const PackedBatch& batch, const std::vector<int64_t>& rows, AdapterSet* adapter) const {
@@ -161,12 +141,11 @@ at::Tensor LlamaModel::Prefill(const std::vector<std::vector<int64_t>>& prompts,
     cache.SetLength(row, static_cast<int64_t>(prompt.size()));
   }
   CheckBatch(batch, weights_->config);
-  Pass pass{.config = weights_->config, .layer_done = weights_->options.layer_done, .adapter = adapter, .train = false,
-            .dropout = {}, .cos_TD2 = {}, .sin_TD2 = {}};
-  SetAngles(pass, batch.positions, weights_->inverse_frequency_D2);
+  const std::shared_ptr<LayerPass> pass = NewPass(adapter);
+  SetAngles(*pass, batch.positions, weights_->inverse_frequency_D2);
   const int64_t head_dim = weights_->config.head_dim;
   const ops::SampleBorders borders = ops::MakeSampleBorders(batch.cu_seqlens, device());
-  const auto attend = [&](int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  pass->attend = [&](int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
     for (int64_t n = 0; n < batch.samples(); ++n) {
       const int64_t begin = batch.cu_seqlens[static_cast<size_t>(n)];
       const int64_t length = batch.cu_seqlens[static_cast<size_t>(n) + 1] - begin;
@@ -178,8 +157,7 @@ at::Tensor LlamaModel::Prefill(const std::vector<std::vector<int64_t>>& prompts,
     }
     return ops::PackedCausalAttention(q, k, v, head_dim, borders);
   };
-  const at::Tensor h_TH = RunLayers(pass, weights_->layers,
-                                    at::embedding(weights_->embedding_VH, LongTensor(batch.ids, device())), attend);
+  const at::Tensor h_TH = RunLayers(pass, at::embedding(weights_->embedding_VH, LongTensor(batch.ids, device())));
   return Head(h_TH.index_select(0, LongTensor(last_rows, device())));
 }
 
@@ -191,16 +169,15 @@ at::Tensor LlamaModel::Step(const std::vector<int64_t>& tokens, KvCache& cache, 
   const int64_t span = cache.max_length() + 1;
   cache.Reserve(span);
   for (int64_t row = 0; row < batch; ++row) cache.SetLength(row, positions[static_cast<size_t>(row)] + 1);
-  Pass pass{.config = weights_->config, .layer_done = weights_->options.layer_done, .adapter = adapter, .train = false,
-            .dropout = {}, .cos_TD2 = {}, .sin_TD2 = {}};
-  SetAngles(pass, positions, weights_->inverse_frequency_D2);
+  const std::shared_ptr<LayerPass> pass = NewPass(adapter);
+  SetAngles(*pass, positions, weights_->inverse_frequency_D2);
   const int64_t head_dim = weights_->config.head_dim;
   const int64_t kv_heads = weights_->config.num_kv_heads;
   const at::Tensor position_B = LongTensor(positions, device());
   const at::Tensor row_B = at::arange(batch, position_B.options());
   const at::Tensor mask =
       (at::arange(span, position_B.options()).unsqueeze(0) <= position_B.unsqueeze(1)).view({batch, 1, 1, span});
-  const auto attend = [&](int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  pass->attend = [&](int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
     const auto append = [&](at::Tensor& side, const at::Tensor& x) {
       side.transpose(1, 2).index_put_({row_B, position_B}, x.view({batch, kv_heads, head_dim}));
       return side.narrow(2, 0, span);
@@ -211,9 +188,7 @@ at::Tensor LlamaModel::Step(const std::vector<int64_t>& tokens, KvCache& cache, 
                                                             append(cache.values(layer), v), mask);
     return out.reshape({batch, -1});
   };
-  const at::Tensor h_BH =
-      RunLayers(pass, weights_->layers, at::embedding(weights_->embedding_VH, LongTensor(tokens, device())), attend);
-  return Head(h_BH);
+  return Head(RunLayers(pass, at::embedding(weights_->embedding_VH, LongTensor(tokens, device()))));
 }
 
 at::Tensor LlamaModel::Head(const at::Tensor& h_TH) const {

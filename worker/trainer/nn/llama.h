@@ -1,4 +1,4 @@
-/// A LLaMA-family decoder with frozen weights and an optional adapter.
+/// A LLaMA-family decoder with frozen weights and an optional adapter, or with all weights trained.
 ///
 ///     SBORA_ASSIGN_OR_RETURN(auto model, LlamaModel::Load(dir, {}));
 ///     LossResult loss = model->ForwardLoss(batch, adapter.get(), {.training = true, .seed = 1, .epoch = 0});
@@ -6,7 +6,8 @@
 ///
 /// Memory: frozen layers keep no activations beyond what their input gradient needs (norm inputs, gate and up, and
 /// attention's q, k, v, output); what an adapted layer keeps beyond that, ops/*_linear.h say.
-/// Logits exist for supervised rows only, a chunk at a time.
+/// With TrainContext::gradient_checkpointing each layer keeps its input alone, and one layer at a time what the above
+/// says; losses and gradients have the same bits either way. Logits exist for supervised rows only, a chunk at a time.
 /// Types: weights and activations in Options::dtype (float32 on CPU), adapter factors, gradients and losses float32.
 /// Linear weights of an NF4 base stay in 4 bits and are de-quantised for each use into one buffer as large as the
 /// largest of them (ops/linear_weight.h).
@@ -29,11 +30,16 @@
 #include "core/adapter.h"
 #include "core/model_config.h"
 #include "worker/trainer/nn/adapter_set.h"
+#include "worker/trainer/nn/full_weights.h"
 #include "worker/trainer/nn/kv_cache.h"
 #include "worker/trainer/nn/packed_batch.h"
 #include "worker/trainer/nn/train_context.h"
 
 namespace sbora::trainer {
+
+struct LayerPass;
+template <typename Linear>
+struct LlamaTensors;
 
 struct LossResult {
   at::Tensor sum;  ///< f32 scalar: sum of -log p(target) over supervised rows; part of a graph when training
@@ -50,7 +56,8 @@ class LlamaModel {
     core::BaseQuantization quantization = {};
     /// Ticks after each tensor; for progress counters.
     std::function<void(int64_t tensors_done, int64_t tensors_total)> progress = nullptr;
-    /// A sign of life: called after each layer of every forward pass, of training, scoring and generation alike.
+    /// A sign of life: called after each layer of every forward pass, of training, scoring and generation alike, and
+    /// after the backward pass of each linear layer whose weight is trained.
     std::function<void()> layer_done = nullptr;
   };
 
@@ -80,8 +87,14 @@ class LlamaModel {
   /// Bytes of all weights as they are kept.
   int64_t WeightBytes() const;
 
+  /// Makes the model trainable itself: its weights move into one flat vector, which they alias from then on, and each
+  /// training pass without an adapter adds to that vector's gradients. Once in a model's life.
+  /// Errors: INVALID_ARGUMENT FULL_ON_QUANTIZED_BASE; UNIMPLEMENTED FULL_DTYPE unless the weights are float32.
+  StatusOr<std::unique_ptr<FullWeights>> TrainAllWeights();
+
   /// Sum of losses over the supervised rows. With context.training the result carries a graph: backward() adds into
-  /// adapter->gradients(). A null adapter means the base model. The adapter must outlive the graph.
+  /// adapter->gradients(), or those of TrainAllWeights. A null adapter means the model alone. Model and adapter must
+  /// outlive the graph. REQUIRED: no adapter when all weights are trained and context.training is set.
   LossResult ForwardLoss(const PackedBatch& batch, AdapterSet* adapter, const TrainContext& context) const;
 
   /// [rows, vocab] float32 logits of these rows of the batch; no graph, no dropout.
@@ -96,6 +109,9 @@ class LlamaModel {
  private:
   struct Weights;
   explicit LlamaModel(std::unique_ptr<Weights> weights);
+  std::shared_ptr<LayerPass> NewPass(const AdapterSet* adapter) const;
+  /// Null: the weights are frozen in this pass.
+  const LlamaTensors<at::Tensor>* GradientsFor(const AdapterSet* adapter, const TrainContext& context) const;
   at::Tensor Hidden(const PackedBatch& batch, const std::vector<int64_t>& rows, AdapterSet* adapter,
                     const TrainContext& context) const;
   at::Tensor Head(const at::Tensor& h_TH) const;

@@ -122,33 +122,35 @@ StatusOr<ops::LinearWeight> Quantized(const std::string& name, const at::Tensor&
                            options.dtype, scratch);
 }
 
-}  // namespace
-
-LlamaModel::Weights::Weights(const core::ModelConfig& model, const Options& load_options)
-    : config(model), options(load_options), layers(static_cast<size_t>(model.num_layers)),
-      scratch(std::make_shared<ops::DequantizeScratch>()) {}
-
-template <typename Self, typename Found>
-void LlamaModel::Weights::Find(Self& weights, const std::string& name, const Found& found) {
-  if (name == "model.embed_tokens.weight") return found(weights.embedding_VH);
-  if (name == "model.norm.weight") return found(weights.norm_H);
-  if (name == "lm_head.weight") return found(weights.head_VH);
-  for (size_t i = 0; i < weights.layers.size(); ++i) {
+/// Calls `found` with the tensor or ops::LinearWeight that `name` stands for.
+template <typename Tensors, typename Found>
+void Find(Tensors& tensors, const std::string& name, const Found& found) {
+  if (name == "model.embed_tokens.weight") return found(tensors.embedding_VH);
+  if (name == "model.norm.weight") return found(tensors.norm_H);
+  if (name == "lm_head.weight") return found(tensors.head_VH);
+  for (size_t i = 0; i < tensors.layers.size(); ++i) {
     const auto layer = static_cast<int64_t>(i);
     if (!name.starts_with(fmt::format("model.layers.{}.", layer))) continue;
-    if (name.ends_with(".input_layernorm.weight")) return found(weights.layers[i].attention_norm_H);
-    if (name.ends_with(".post_attention_layernorm.weight")) return found(weights.layers[i].mlp_norm_H);
+    if (name.ends_with(".input_layernorm.weight")) return found(tensors.layers[i].attention_norm_H);
+    if (name.ends_with(".post_attention_layernorm.weight")) return found(tensors.layers[i].mlp_norm_H);
     for (const core::LinearModule module : core::kAllLinearModules) {
       if (name != core::ModulePath(layer, module) + ".weight") continue;
-      return found(weights.layers[i].linear[static_cast<size_t>(module)]);
+      return found(tensors.layers[i].linear[static_cast<size_t>(module)]);
     }
   }
   SBORA_CHECK(false, "{} is no tensor of a LLaMA", name);
 }
 
+}  // namespace
+
+LlamaModel::Weights::Weights(const core::ModelConfig& model, const Options& load_options)
+    : config(model), options(load_options), scratch(std::make_shared<ops::DequantizeScratch>()) {
+  layers.resize(static_cast<size_t>(model.num_layers));
+}
+
 Status LlamaModel::Weights::Set(const std::string& name, at::Tensor tensor) {
   Status status;
-  Find(*this, name, [&](auto& place) {
+  Find(static_cast<LlamaWeights&>(*this), name, [&](auto& place) {
     if constexpr (std::is_same_v<std::decay_t<decltype(place)>, ops::LinearWeight>) {
       if (options.quantization.kind == core::Quantization::kNf4) {
         auto quantized = Quantized(name, tensor, options, scratch);
@@ -167,7 +169,7 @@ Status LlamaModel::Weights::Set(const std::string& name, at::Tensor tensor) {
 
 at::Tensor LlamaModel::Weights::Get(const std::string& name) const {
   at::Tensor result;
-  Find(*this, name, [&](const auto& place) {
+  Find(static_cast<const LlamaWeights&>(*this), name, [&](const auto& place) {
     if constexpr (std::is_same_v<std::decay_t<decltype(place)>, at::Tensor>) {
       result = place;
     } else {
@@ -175,6 +177,27 @@ at::Tensor LlamaModel::Weights::Get(const std::string& name) const {
     }
   });
   return result;
+}
+
+void LlamaModel::Weights::MoveInto(const FullWeights& full) {
+  LlamaGradients& views = gradients.emplace();
+  views.layers.resize(layers.size());
+  head_VH = at::Tensor();  // a tied one would keep the embedding's old storage
+  for (const FullWeights::Entry& entry : full.entries()) {
+    const at::Tensor value = full.Value(entry);
+    Find(static_cast<LlamaWeights&>(*this), entry.spec.name, [&](auto& place) {
+      if constexpr (std::is_same_v<std::decay_t<decltype(place)>, ops::LinearWeight>) {
+        value.copy_(place.Dense());
+      } else {
+        value.copy_(place);
+      }
+      place = value;  // frees the old storage before the next weight is copied
+    });
+    Find(views, entry.spec.name, [&](at::Tensor& place) { place = full.Gradient(entry); });
+  }
+  if (!config.tie_word_embeddings) return;
+  head_VH = embedding_VH;
+  views.head_VH = views.embedding_VH;
 }
 
 void LlamaModel::Weights::Finish() {
@@ -239,6 +262,23 @@ StatusOr<std::unique_ptr<LlamaModel>> LlamaModel::Random(const core::ModelConfig
   return std::unique_ptr<LlamaModel>(new LlamaModel(std::move(weights)));
 }
 
+StatusOr<std::unique_ptr<FullWeights>> LlamaModel::TrainAllWeights() {
+  if (weights_->options.quantization.kind != core::Quantization::kNone || weights_->layers.front().linear.front().quantized()) {
+    return InvalidArgument("FULL_ON_QUANTIZED_BASE",
+                           "the weights of an NF4 base cannot be trained themselves; train an adapter on it (sbora_fa, sbora_fb, "
+                           "lora, dora), or all weights of the plain base");
+  }
+  if (dtype() != at::kFloat) {
+    return Unimplemented("FULL_DTYPE", fmt::format("full fine-tuning trains float32 weights, these are {}; set "
+                                                   "resources.compute_dtype to float32",
+                                                   c10::toString(dtype())));
+  }
+  SBORA_CHECK(!weights_->gradients, "the weights are trained already");
+  auto full = FullWeights::Create(weights_->config, device());
+  weights_->MoveInto(*full);
+  return full;
+}
+
 std::vector<std::pair<std::string, at::Tensor>> LlamaModel::NamedTensors() const {
   std::vector<std::pair<std::string, at::Tensor>> tensors;
   for (const core::TensorSpec& spec : core::ExpectedTensors(weights_->config)) {
@@ -250,7 +290,7 @@ std::vector<std::pair<std::string, at::Tensor>> LlamaModel::NamedTensors() const
 int64_t LlamaModel::WeightBytes() const {
   int64_t bytes = static_cast<int64_t>(weights_->embedding_VH.nbytes() + weights_->norm_H.nbytes());
   if (!weights_->config.tie_word_embeddings) bytes += static_cast<int64_t>(weights_->head_VH.nbytes());
-  for (const Weights::Layer& layer : weights_->layers) {
+  for (const LlamaWeights::Layer& layer : weights_->layers) {
     bytes += static_cast<int64_t>(layer.attention_norm_H.nbytes() + layer.mlp_norm_H.nbytes());
     for (const ops::LinearWeight& weight : layer.linear) bytes += weight.Bytes();
   }

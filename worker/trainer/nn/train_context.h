@@ -11,6 +11,7 @@ struct TrainContext {
   bool training = false;
   uint64_t seed = 0;
   int64_t epoch = 0;
+  bool gradient_checkpointing = false;  ///< keep each layer's input alone and compute it again in the backward pass
 };
 
 }  // namespace sbora::trainer

@@ -15,13 +15,16 @@ using torch::autograd::variable_list;
 struct RmsNormBackward final : torch::autograd::Node {
   at::Tensor x_TH;
   at::Tensor weight_H;
-  at::Tensor inverse_T1;  // f32
+  at::Tensor weight_gradient_H;  // undefined when the weight is frozen
+  at::Tensor inverse_T1;         // f32
 
   variable_list apply(variable_list&& grads) override {
     if (!grads[0].defined()) return {at::Tensor()};
     SBORA_CHECK(x_TH.defined(), "second backward through RmsNorm");
     // With n = x * inverse: dx = inverse * (gw - n * mean(gw * n)).
     const at::Tensor n_TH = x_TH.to(at::kFloat) * inverse_T1;
+    if (weight_gradient_H.defined()) weight_gradient_H.add_((grads[0].to(at::kFloat) * n_TH).sum(0));
+    if (!task_should_compute_output(0)) return {at::Tensor()};
     const at::Tensor gw_TH = grads[0].to(at::kFloat) * weight_H.to(at::kFloat);
     const at::Tensor dot_T1 = (gw_TH * n_TH).mean(-1, /*keepdim=*/true);
     at::Tensor dx_TH = at::addcmul(gw_TH, n_TH, dot_T1, -1).mul_(inverse_T1);
@@ -79,7 +82,7 @@ struct RopeBackward final : torch::autograd::Node {
 
 }  // namespace
 
-at::Tensor RmsNorm(const at::Tensor& x_TH, const at::Tensor& weight_H, double eps) {
+at::Tensor RmsNorm(const at::Tensor& x_TH, const at::Tensor& weight_H, double eps, const at::Tensor& weight_gradient_H) {
   at::Tensor y_TH;
   at::Tensor inverse_T1;
   {
@@ -89,10 +92,11 @@ at::Tensor RmsNorm(const at::Tensor& x_TH, const at::Tensor& weight_H, double ep
     // As transformers does: round the normalised value to the compute dtype before the weight multiplies it.
     y_TH = (wide_TH * inverse_T1).to(x_TH.scalar_type()).mul_(weight_H);
   }
-  if (NeedsGraph(x_TH)) {
+  if (NeedsGraph(x_TH) || (weight_gradient_H.defined() && at::GradMode::is_enabled())) {
     auto node = std::make_shared<RmsNormBackward>();
     node->x_TH = x_TH.detach();
     node->weight_H = weight_H;
+    node->weight_gradient_H = weight_gradient_H;
     node->inverse_T1 = inverse_T1;
     Record(y_TH, std::move(node), x_TH);
   }

@@ -1,4 +1,4 @@
-/// The parts of a LLaMA block that are neither linear layers nor attention, with frozen weights: each keeps its inputs
+/// The parts of a LLaMA block that are neither linear layers nor attention: each keeps its inputs
 /// only and recomputes the rest in its backward pass.
 ///
 /// Legend: T tokens, H hidden, F intermediate, D head_dim.
@@ -10,8 +10,10 @@
 
 namespace sbora::trainer::ops {
 
-/// weight * x / sqrt(mean(x^2) + eps), the mean in float32. Keeps x and one float per row.
-at::Tensor RmsNorm(const at::Tensor& x_TH, const at::Tensor& weight_H, double eps);
+/// weight * x / sqrt(mean(x^2) + eps), the mean in float32. Keeps x and one float per row. The backward pass adds the
+/// weight's gradient to weight_gradient_H ([H] float32); undefined: the weight is frozen.
+at::Tensor RmsNorm(const at::Tensor& x_TH, const at::Tensor& weight_H, double eps,
+                   const at::Tensor& weight_gradient_H = {});
 
 /// silu(gate) * up. Keeps gate and up.
 at::Tensor SwiGlu(const at::Tensor& gate_TF, const at::Tensor& up_TF);

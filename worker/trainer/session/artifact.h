@@ -1,9 +1,10 @@
-/// The finished adapter folder: adapter_config.json and adapter_model.safetensors. The coordinator alone adds the manifest,
-/// when it commits them. Torch-free.
+/// What a run leaves: the adapter's two files, or with full fine-tuning a checkpoint (core/full_checkpoint.h). The
+/// coordinator alone adds the manifest, when it commits them. Torch-free.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <span>
 
 #include "common/status.h"
@@ -12,16 +13,24 @@
 
 namespace sbora::trainer {
 
-/// Writes the two files into `directory` (existing ones are replaced) and checks the size of the tensors against
-/// core::ArtifactBytes. Errors: file system; INTERNAL ARTIFACT_SIZE.
-Status WriteArtifact(const std::filesystem::path& directory, const core::AdapterConfig& config,
-                     const AdapterLayout& layout, std::span<const float> parameters);
+struct ArtifactPlan {
+  core::AdapterConfig config;
+  AdapterLayout layout;
+  std::filesystem::path base_dir;  ///< full fine-tuning: where the tokenizer files come from
+};
 
-/// Before step 0: what the end of the run will need is there. Writes the artifact of `parameters` into a temporary
-/// folder beside the real files, opens it as a reader would, removes it; then asks for `spare_bytes` more on
-/// `checkpoint_directory`. Errors: RESOURCE_EXHAUSTED NO_SPACE naming folder, needed and free bytes; file system.
-Status RehearseArtifact(const std::filesystem::path& directory, const core::AdapterConfig& config,
-                        const AdapterLayout& layout, std::span<const float> parameters,
-                        const std::filesystem::path& checkpoint_directory, int64_t spare_bytes);
+/// Writes the files into `directory` (existing ones are replaced) and checks the size of the tensors against
+/// core::ArtifactBytes. `alive` is called after each of a checkpoint's tensors. Errors: file system; INTERNAL
+/// ARTIFACT_SIZE.
+Status WriteArtifact(const std::filesystem::path& directory, const ArtifactPlan& plan, std::span<const float> parameters,
+                     const std::function<void()>& alive = {});
+
+/// Before step 0: what the end of the run will need is there. Asks for the artifact's space, writes an adapter of
+/// `parameters` into a temporary folder beside the real files, opens it as a reader would, removes it (a whole
+/// checkpoint is not written for that); then asks for `spare_bytes` more on `checkpoint_directory`.
+/// Errors: RESOURCE_EXHAUSTED NO_SPACE naming folder, needed and free bytes; file system.
+Status RehearseArtifact(const std::filesystem::path& directory, const ArtifactPlan& plan,
+                        std::span<const float> parameters, const std::filesystem::path& checkpoint_directory,
+                        int64_t spare_bytes);
 
 }  // namespace sbora::trainer

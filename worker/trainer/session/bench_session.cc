@@ -11,11 +11,11 @@
 #include "common/process_memory.h"
 #include "common/status_macros.h"
 #include "core/region_draw.h"
-#include "worker/trainer/session/adapter_binding.h"
 #include "worker/trainer/session/batch_source.h"
 #include "worker/trainer/session/quiet_observer.h"
 #include "worker/trainer/session/torch_runtime.h"
 #include "worker/trainer/session/train_loop.h"
+#include "worker/trainer/session/trainee.h"
 
 namespace sbora::trainer {
 namespace {
@@ -80,16 +80,25 @@ StatusOr<BenchReport> Bench(const BenchRequest& request) {
   spec.adapter = request.adapter;
   spec.training.batch_size = spec.training.micro_batch_size = request.micro_batch;
   spec.training.max_steps = request.warmup_steps + request.steps;
+  spec.training.gradient_checkpointing = request.gradient_checkpointing;
+  spec.training.optimizer = request.optimizer;
   spec.checkpoint_every_seconds = 0;
   SBORA_ASSIGN_OR_RETURN(const auto data,
                          BatchSource::Open(request.token_cache, spec.training, model->config().vocab_size));
   SBORA_ASSIGN_OR_RETURN(const auto indices, Draw(model->config(), spec.adapter));
-  SBORA_ASSIGN_OR_RETURN(const auto adapter, CreateAdapter(*model, spec.adapter, indices));
+  const core::AdapterConfig config = core::AdapterConfigOf(spec.adapter, model->config(), "", "");
+  SBORA_ASSIGN_OR_RETURN(const auto trainee, Trainee::Create(*model, spec.adapter, indices, config));
+  const auto optimizer = MakeOptimizer(spec.training, *trainee);
   BenchReport report;
   Stopwatch stopwatch(request.warmup_steps, report);
-  TrainLoop loop(spec, {.model = model.get(), .adapter = adapter.get(), .data = data.get(), .observer = &stopwatch});
+  TrainLoop loop(spec, {.model = model.get(),
+                        .adapter = trainee->adapter(),
+                        .trained = &trainee->trained(),
+                        .optimizer = optimizer.get(),
+                        .data = data.get(),
+                        .observer = &stopwatch});
   SBORA_RETURN_IF_ERROR(loop.Run().status());
-  report.trainable_parameters = adapter->parameter_count();
+  report.trainable_parameters = trainee->trained().parameter_count();
   report.weight_bytes = model->WeightBytes();
   report.threads = at::get_num_threads();
   report.random_weights = !HasWeights(request.model_dir);

@@ -16,6 +16,8 @@ struct BenchRequest {
   int64_t warmup_steps = 2;          ///< run first, not measured
   int64_t steps = 10;                ///< measured
   core::BaseQuantization quantization;
+  bool gradient_checkpointing = false;
+  core::OptimizerKind optimizer = core::OptimizerKind::kAdamW;
   std::filesystem::path model_dir;   ///< with config.json alone: seeded random weights
   std::filesystem::path token_cache;
   DevicePlan device;

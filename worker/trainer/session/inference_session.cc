@@ -8,6 +8,7 @@
 
 #include "common/check.h"
 #include "common/status_macros.h"
+#include "core/full_checkpoint.h"
 #include "worker/trainer/nn/generate.h"
 #include "worker/trainer/nn/llama.h"
 #include "worker/trainer/session/adapter_binding.h"
@@ -18,7 +19,7 @@ namespace sbora::trainer {
 
 struct InferenceSession::Impl {
   std::unique_ptr<LlamaModel> model;
-  std::unique_ptr<AdapterSet> adapter;  // null for the base model
+  std::unique_ptr<AdapterSet> adapter;  // null for the base model and for a checkpoint of full fine-tuning
   TaskObserver* observer = nullptr;
 };
 
@@ -62,12 +63,18 @@ StatusOr<std::unique_ptr<InferenceSession>> InferenceSession::Load(const Options
     impl->observer = &observer;
     BaseRequest base{.model_dir = options.model_dir, .nf4_dir = options.nf4_dir, .base_hash = options.base_hash,
                      .quantization = {}};
-    if (!options.adapter_dir.empty()) {
-      SBORA_ASSIGN_OR_RETURN(const auto adapter, core::AdapterFolder::Open(options.adapter_dir));
-      base.quantization = adapter.config().base_quantization;
+    bool whole = options.adapter_dir.empty();  // no adapter beside the model
+    if (!whole) {
+      SBORA_ASSIGN_OR_RETURN(const auto config, core::ReadAdapterConfig(options.adapter_dir));
+      base.quantization = config.base_quantization;
+      whole = config.method == core::AdapterMethod::kFull;
+      if (whole) {
+        SBORA_RETURN_IF_ERROR(core::OpenFullCheckpoint(options.adapter_dir, options.base_hash).status());
+        base.model_dir = options.adapter_dir;
+      }
     }
     SBORA_ASSIGN_OR_RETURN(impl->model, LoadBase(base, plan, observer));
-    if (!options.adapter_dir.empty()) {
+    if (!whole) {
       SBORA_ASSIGN_OR_RETURN(impl->adapter, LoadAdapter(options.adapter_dir, impl->model->config(), options.base_hash,
                                                         plan.device));
     }

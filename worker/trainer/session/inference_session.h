@@ -49,7 +49,7 @@ class InferenceSession {
   struct Options {
     std::filesystem::path model_dir;
     std::filesystem::path nf4_dir;      ///< the base in NF4; needed when the adapter was trained on it
-    std::filesystem::path adapter_dir;  ///< empty: the base model
+    std::filesystem::path adapter_dir;  ///< empty: the base model. A checkpoint of full fine-tuning takes the base's place
     std::string base_hash;              ///< of model_dir; the adapter must name the same. Empty: not checked
     DevicePlan device;
   };

@@ -46,6 +46,8 @@ std::string RunHash(const TrainRequest& request, const std::string& token_cache_
       {"a_seed", core::UsesIndices(adapter.method) ? uint64_t{0} : adapter.index_seed}};
   // Left out when empty, so that checkpoints from before patterns existed still fit their run.
   if (!adapter.pattern.empty()) run["pattern"] = PatternJson(adapter.pattern);
+  // Only where it is not the default: checkpoints from before there was a choice keep their hash.
+  if (training.optimizer != core::OptimizerKind::kAdamW) run["optimizer"] = static_cast<int>(training.optimizer);
   return Sha256Hex(run.dump());
 }
 

@@ -17,13 +17,6 @@ namespace {
 
 double SecondsBetween(MonotonicTime from, MonotonicTime to) { return std::chrono::duration<double>(to - from).count(); }
 
-AdamWOptions OptimizerOptions(const core::TrainingSpec& training) {
-  return {.beta1 = training.beta1,
-          .beta2 = training.beta2,
-          .epsilon = training.epsilon,
-          .weight_decay = training.weight_decay};
-}
-
 }  // namespace
 
 TrainLoop::TrainLoop(const core::JobSpec& spec, const Parts& parts)
@@ -32,19 +25,23 @@ TrainLoop::TrainLoop(const core::JobSpec& spec, const Parts& parts)
       schedule_{.kind = spec.training.schedule,
                 .peak = spec.training.learning_rate,
                 .warmup_steps = spec.training.warmup_steps,
-                .total_steps = parts.data->total_steps()},
-      optimizer_(parts.adapter->parameters(), OptimizerOptions(spec.training)) {}
+                .total_steps = parts.data->total_steps()} {}
 
-void TrainLoop::Restore(const LoadedCheckpoint& checkpoint) {
+Status TrainLoop::Restore(const CheckpointStore& store, const FoundCheckpoint& checkpoint) {
+  HostBytes parameters(parts_.trained->parameters());
+  std::vector<HostBytes> optimizer;
+  for (const auto& tensor : parts_.optimizer->State()) optimizer.emplace_back(tensor.value);
+  CheckpointTarget target{.parameters = parameters.mutable_floats(), .optimizer = {}, .best = &best_};
+  for (HostBytes& tensor : optimizer) target.optimizer.push_back(tensor.mutable_bytes());
+  SBORA_RETURN_IF_ERROR(store.Read(checkpoint, target));
+  parameters.Commit();
+  for (HostBytes& tensor : optimizer) tensor.Commit();
   state_ = checkpoint.state;
-  best_ = checkpoint.best_parameters;
-  CopyFromHost(checkpoint.parameters, parts_.adapter->parameters());
-  CopyFromHost(checkpoint.first_moment, optimizer_.first_moment());
-  CopyFromHost(checkpoint.second_moment, optimizer_.second_moment());
-  optimizer_.SetSteps(state_.step);
+  parts_.optimizer->SetSteps(state_.step);
   checkpointed_step_ = state_.step;
   last_metrics_ = {.step = state_.step, .loss = state_.last_loss, .trained_tokens = state_.trained_tokens,
                    .validation_loss = {}};
+  return OkStatus();
 }
 
 StatusOr<bool> TrainLoop::Run() {
@@ -77,11 +74,12 @@ TrainLoop::Pending TrainLoop::Launch(int64_t step) {
                   .batch = parts_.data->Step(step),
                   .learning_rate = LearningRateAt(schedule_, step),
                   .readback = {}};
-  const TrainContext context{.training = true, .seed = spec_.training.seed, .epoch = pending.batch.epoch_index};
+  const TrainContext context{.training = true, .seed = spec_.training.seed, .epoch = pending.batch.epoch_index,
+                             .gradient_checkpointing = spec_.training.gradient_checkpointing};
   // Divided by the whole step's count before the backward pass: any split into micro-batches adds up to one mean.
   const double count = static_cast<double>(std::max<int64_t>(1, pending.batch.supervised_tokens));
   at::Tensor loss_sum = at::zeros({}, at::TensorOptions(at::kDouble).device(parts_.model->device()));
-  parts_.adapter->ZeroGradients();
+  parts_.trained->ZeroGradients();
   for (const auto& samples : pending.batch.micro_batches) {
     const PackedBatch packed = parts_.data->Pack(samples);
     if (packed.supervised_rows.empty()) continue;
@@ -89,15 +87,15 @@ TrainLoop::Pending TrainLoop::Launch(int64_t step) {
     (loss.sum / count).backward();
     loss_sum += loss.sum.detach();
   }
-  pending.readback = optimizer_.Step(parts_.adapter->parameters(), parts_.adapter->gradients(), loss_sum,
-                                     pending.learning_rate, spec_.training.max_gradient_norm);
+  pending.readback = parts_.optimizer->Step(parts_.trained->parameters(), parts_.trained->gradients(), loss_sum,
+                                            pending.learning_rate, spec_.training.max_gradient_norm);
   return pending;
 }
 
 Status TrainLoop::FinishPending(bool boundary) {
   if (!pending_) return OkStatus();
   const Pending pending = *std::exchange(pending_, std::nullopt);
-  const AdamW::StepReport report = AdamW::Read(pending.readback);
+  const Optimizer::StepReport report = Optimizer::Read(pending.readback);
   if (!std::isfinite(report.loss_sum)) return NotFinite("the loss", report.loss_sum, pending.step + 1);
   if (!report.finite) return NotFinite("the gradient norm", report.gradient_norm, pending.step + 1);
 
@@ -160,19 +158,20 @@ Status TrainLoop::Validate() {
   if (!state_.best_validation_loss || loss < *state_.best_validation_loss) {
     state_.best_validation_loss = loss;
     state_.best_step = state_.step;
-    if (spec_.keep_best) best_ = ToHost(parts_.adapter->parameters());
+    if (spec_.keep_best) best_ = ToHost(parts_.trained->parameters());
   }
   return OkStatus();
 }
 
 Status TrainLoop::Checkpoint() {
-  const auto parameters = ToHost(parts_.adapter->parameters());
-  SBORA_RETURN_IF_ERROR(CheckFinite(parameters));
-  const auto first_moment = ToHost(optimizer_.first_moment());
-  const auto second_moment = ToHost(optimizer_.second_moment());
+  const HostBytes parameters(parts_.trained->parameters());
+  SBORA_RETURN_IF_ERROR(CheckFinite(parameters.floats()));
+  std::vector<HostBytes> optimizer;
+  for (const auto& tensor : parts_.optimizer->State()) optimizer.emplace_back(tensor.value);
+  CheckpointContents contents{.parameters = parameters.floats(), .optimizer = {}, .best = best_};
+  for (const HostBytes& tensor : optimizer) contents.optimizer.push_back(tensor.bytes());
   state_.place = CurrentPlace(parts_.model->device(), parts_.model->dtype());
-  SBORA_ASSIGN_OR_RETURN(const std::string folder,
-                         parts_.checkpoints->Save(state_, parameters, first_moment, second_moment, best_));
+  SBORA_ASSIGN_OR_RETURN(const std::string folder, parts_.checkpoints->Save(state_, contents));
   checkpointed_step_ = state_.step;
   checkpointed_at_ = SystemClock().Now();
   const bool fresh = state_.last_validation_step == state_.step;
@@ -193,8 +192,9 @@ void TrainLoop::ReportProgress(const StepMetrics& metrics, std::string phase) {
                                .phase = std::move(phase)});
 }
 
-StatusOr<std::vector<float>> TrainLoop::FinalParameters() const {
-  std::vector<float> parameters = KeptBest() ? best_ : ToHost(parts_.adapter->parameters());
+StatusOr<std::span<const float>> TrainLoop::FinalParameters() {
+  if (!KeptBest()) final_.emplace(parts_.trained->parameters());
+  const std::span<const float> parameters = KeptBest() ? std::span<const float>(best_) : final_->floats();
   SBORA_RETURN_IF_ERROR(CheckFinite(parameters));
   return parameters;
 }

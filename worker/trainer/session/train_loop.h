@@ -1,7 +1,7 @@
 /// The training loop over a loaded model. Include only from .cc files that see LibTorch.
 ///
 /// A step: for each micro-batch, forward and backward of loss sum / supervised tokens of the whole step; then clipping
-/// and AdamW. On a GPU the host looks at a step's numbers after it has queued the next step; a number that is not finite
+/// and the optimiser. On a GPU the host looks at a step's numbers after it has queued the next step; a number that is not finite
 /// stops all later updates on the device, so nothing is lost by looking late.
 /// Throws c10::Error (see torch_runtime.h). Threading: one thread.
 #pragma once
@@ -19,11 +19,12 @@
 #include "worker/trainer/checkpoint/checkpoint_store.h"
 #include "worker/trainer/nn/adapter_set.h"
 #include "worker/trainer/nn/llama.h"
-#include "worker/trainer/optim/adamw.h"
+#include "worker/trainer/optim/optimizer.h"
 #include "worker/trainer/optim/schedule.h"
 #include "worker/trainer/session/batch_source.h"
 #include "worker/trainer/session/task_observer.h"
 #include "worker/trainer/session/train_session.h"
+#include "worker/trainer/session/trainee.h"
 
 namespace sbora::trainer {
 
@@ -31,7 +32,9 @@ class TrainLoop {
  public:
   struct Parts {
     const LlamaModel* model = nullptr;         ///< borrowed
-    AdapterSet* adapter = nullptr;             ///< borrowed
+    AdapterSet* adapter = nullptr;             ///< borrowed; null: the model's own weights are trained
+    TrainedParameters* trained = nullptr;      ///< borrowed; the adapter's or the model's
+    Optimizer* optimizer = nullptr;            ///< borrowed
     const BatchSource* data = nullptr;         ///< borrowed
     const BatchSource* validation = nullptr;   ///< borrowed; null for none
     CheckpointStore* checkpoints = nullptr;    ///< borrowed
@@ -39,15 +42,16 @@ class TrainLoop {
   };
   TrainLoop(const core::JobSpec& spec, const Parts& parts);
 
-  /// Takes a checkpoint's place instead of step 0.
-  void Restore(const LoadedCheckpoint& checkpoint);
+  /// Takes a checkpoint's place instead of step 0. Errors: those of CheckpointStore::Read; the loop is of no use then.
+  Status Restore(const CheckpointStore& store, const FoundCheckpoint& checkpoint);
   /// To the last step (true), or to a checkpoint after a stop was asked for (false).
   StatusOr<bool> Run();
 
   const TrainState& state() const { return state_; }
   int64_t total_steps() const { return schedule_.total_steps; }
-  /// The weights to commit: with keep_best those of the best validation, else the last.
-  StatusOr<std::vector<float>> FinalParameters() const;
+  /// The weights to commit: with keep_best those of the best validation, else the last. On the host, as long as the loop
+  /// and the trained parameters live.
+  StatusOr<std::span<const float>> FinalParameters();
   bool KeptBest() const { return spec_.keep_best && !best_.empty(); }
 
  private:
@@ -74,9 +78,9 @@ class TrainLoop {
   const core::JobSpec spec_;
   const Parts parts_;
   const ScheduleOptions schedule_;
-  AdamW optimizer_;
   TrainState state_;
   std::vector<float> best_;
+  std::optional<HostBytes> final_;
   std::optional<Pending> pending_;
   std::optional<int64_t> checkpointed_step_;
   MonotonicTime checkpointed_at_;

@@ -8,13 +8,13 @@
 #include "common/file.h"
 #include "common/process_memory.h"
 #include "common/status_macros.h"
-#include "worker/trainer/session/adapter_binding.h"
 #include "worker/trainer/session/artifact.h"
 #include "worker/trainer/session/base_model.h"
 #include "worker/trainer/session/batch_source.h"
 #include "worker/trainer/session/run_hash.h"
 #include "worker/trainer/session/torch_runtime.h"
 #include "worker/trainer/session/train_loop.h"
+#include "worker/trainer/session/trainee.h"
 
 namespace sbora::trainer {
 namespace {
@@ -82,7 +82,7 @@ Status RestoreNewest(const TrainRequest& request, const TorchPlan& plan, const C
     if (why.reason() == "CHECKPOINT_OTHER_RUN") return why;
   }
   if (!report.checkpoint) return OkStatus();
-  loop.Restore(*report.checkpoint);
+  SBORA_RETURN_IF_ERROR(loop.Restore(store, *report.checkpoint));
   const ComputePlace place = TakePlace(request, report.checkpoint->state, plan, observer);
   observer.OnEvent(EventLevel::kInfo, "RESUMED", fmt::format("resumed from {} at step {} with {}",
                                                              report.checkpoint->folder.filename().string(),
@@ -115,17 +115,26 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
                                    .quantization = core::BaseQuantizationOf(request.spec)},
                                   plan, observer));
   SBORA_ASSIGN_OR_RETURN(const Data data, OpenData(request, model->config().vocab_size));
-  SBORA_ASSIGN_OR_RETURN(const auto adapter, CreateAdapter(*model, request.spec.adapter, request.indices));
-  adapter->SetGradientReadyHook([&observer](const AdapterModule&) { observer.OnAlive(); });
   const core::AdapterConfig config = ConfigOf(request, model->config());
-  const AdapterLayout layout = LayoutOf(*adapter, config);
-  CheckpointStore store(request.checkpoint_dir, layout,
+  SBORA_ASSIGN_OR_RETURN(const auto trainee, Trainee::Create(*model, request.spec.adapter, request.indices, config));
+  if (AdapterSet* const adapter = trainee->adapter()) {
+    adapter->SetGradientReadyHook([&observer](const AdapterModule&) { observer.OnAlive(); });
+  }
+  const auto optimizer = MakeOptimizer(request.spec.training, *trainee);
+  if (request.spec.training.paged_optimizer && model->device().is_cpu()) {
+    observer.OnEvent(EventLevel::kInfo, "PAGED_OPTIMIZER_NO_EFFECT",
+                     "paged_optimizer has no effect on the CPU: the optimizer's state is in the host's memory already");
+  }
+  CheckpointStore store(request.checkpoint_dir, trainee->layout(), StateLayout(*optimizer),
                         RunHash(request, data.train->key(), data.validation ? data.validation->key() : ""));
-  SBORA_RETURN_IF_ERROR(RehearseArtifact(request.output_dir, config, layout, ToHost(adapter->parameters()),
+  const ArtifactPlan artifact{.config = config, .layout = trainee->layout(), .base_dir = request.model_dir};
+  SBORA_RETURN_IF_ERROR(RehearseArtifact(request.output_dir, artifact, HostBytes(trainee->trained().parameters()).floats(),
                                          request.checkpoint_dir,
                                          kCheckpointsOnDisk * store.PredictedBytes(request.spec.keep_best)));
   TrainLoop loop(request.spec, {.model = model.get(),
-                                .adapter = adapter.get(),
+                                .adapter = trainee->adapter(),
+                                .trained = &trainee->trained(),
+                                .optimizer = optimizer.get(),
                                 .data = data.train.get(),
                                 .validation = data.validation.get(),
                                 .checkpoints = &store,
@@ -140,9 +149,9 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
                        .loss = outcome.final_loss,
                        .validation_loss = outcome.validation_loss.value_or(0),
                        .trained_tokens = outcome.trained_tokens,
-                       .phase = "writing adapter"});
+                       .phase = trainee->adapter() != nullptr ? "writing adapter" : "writing checkpoint"});
   SBORA_ASSIGN_OR_RETURN(const auto parameters, loop.FinalParameters());
-  SBORA_RETURN_IF_ERROR(WriteArtifact(request.output_dir, config, layout, parameters));
+  SBORA_RETURN_IF_ERROR(WriteArtifact(request.output_dir, artifact, parameters, [&observer] { observer.OnAlive(); }));
   outcome.peak_memory_bytes = PeakResidentBytes();
   return outcome;
 }
