@@ -235,7 +235,6 @@ StatusOr<AdapterMethod> ParseMethod(v1::Method value) {
   return InvalidArgument("INVALID_SPEC", fmt::format("method has the unknown value {}", static_cast<int>(value)));
 }
 
-=======
 StatusOr<PromptTemplate> ParsePromptTemplate(v1::PromptTemplate value) {
   if (const auto domain = FromEnum(kTemplates, value)) return *domain;
   return InvalidArgument("INVALID_SPEC", fmt::format("prompt_template has the unknown value {}", static_cast<int>(value)));

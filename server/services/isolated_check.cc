@@ -162,7 +162,9 @@ StatusOr<data::ValidationReport> CheckDirectory(const std::filesystem::path& dir
   worker::v1::TrainTask train;
   SBORA_RETURN_IF_ERROR(ParseStored(request, "task", train));
   SBORA_ASSIGN_OR_RETURN(const core::JobSpec spec, core::ParseSpec(train.spec()));
-  JobData files{.validation_file = directory / "validation.data", .validation_format = train.validation_format()};
+  JobData files;
+  files.validation_file = directory / "validation.data";
+  files.validation_format = train.validation_format();
   std::error_code ignored;
   if (!std::filesystem::exists(files.validation_file, ignored)) files.validation_file.clear();
   if (spec.datasets.empty()) {

@@ -118,7 +118,7 @@ Status ReadMixture(const v1::TaskAssignment& assignment, PrepareRequest& request
   }
   for (int i = 0; i < formats.size(); ++i) {
     SBORA_ASSIGN_OR_RETURN(request.mixture.emplace_back(), DirectoryOf(assignment, fmt::format("dataset-{}", i)));
-    SBORA_ASSIGN_OR_RETURN(request.mixture_formats.emplace_back(), ParseFormat(formats.Get(i)));
+    SBORA_ASSIGN_OR_RETURN(request.mixture_formats.emplace_back(), ParseFormat(static_cast<v1::DatasetFormat>(formats.Get(i))));
   }
   return OkStatus();
 }

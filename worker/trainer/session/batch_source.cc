@@ -134,7 +134,7 @@ PackedBatch BatchSource::Pack(std::span<const int64_t> draws) const {
   batch.ids.assign(packed->ids_T.begin(), packed->ids_T.end());
   batch.positions.assign(packed->position_ids_T.begin(), packed->position_ids_T.end());
   batch.cu_seqlens.assign(packed->cu_seqlens.begin(), packed->cu_seqlens.end());
-  batch.sample_ids.assign(packed->draws_S.begin(), packed->sample_indices_S.end());
+  batch.sample_ids.assign(packed->draws_S.begin(), packed->draws_S.end());
   batch.supervised_rows.assign(packed->label_positions_L.begin(), packed->label_positions_L.end());
   batch.targets.assign(packed->label_ids_L.begin(), packed->label_ids_L.end());
   return batch;
