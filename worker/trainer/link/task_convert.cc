@@ -111,14 +111,14 @@ StatusOr<std::filesystem::path> DirectoryOf(const v1::TaskAssignment& assignment
 namespace {
 
 Status ReadMixture(const v1::TaskAssignment& assignment, PrepareRequest& request) {
-  const auto& formats = assignment.task().train().mixture_formats();
-  if (static_cast<size_t>(formats.size()) != request.spec.datasets.size()) {
-    return InvalidArgument("TASK_MALFORMED", fmt::format("{} formats for a mixture of {} data sets", formats.size(),
+  const auto& task = assignment.task().train();
+  if (static_cast<size_t>(task.mixture_formats_size()) != request.spec.datasets.size()) {
+    return InvalidArgument("TASK_MALFORMED", fmt::format("{} formats for a mixture of {} data sets", task.mixture_formats_size(),
                                                          request.spec.datasets.size()));
   }
-  for (int i = 0; i < formats.size(); ++i) {
+  for (int i = 0; i < task.mixture_formats_size(); ++i) {
     SBORA_ASSIGN_OR_RETURN(request.mixture.emplace_back(), DirectoryOf(assignment, fmt::format("dataset-{}", i)));
-    SBORA_ASSIGN_OR_RETURN(request.mixture_formats.emplace_back(), ParseFormat(static_cast<v1::DatasetFormat>(formats.Get(i))));
+    SBORA_ASSIGN_OR_RETURN(request.mixture_formats.emplace_back(), ParseFormat(task.mixture_formats(i)));
   }
   return OkStatus();
 }
