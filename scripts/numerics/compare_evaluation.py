@@ -101,7 +101,7 @@ class Reference:
 def evaluate(service, dataset, *arguments):
     """The service's result and its examples."""
     file = service.work / f"{dataset}.examples.jsonl"
-    job = service.client("evaluate", "--model", MODEL, "--dataset", dataset, "--examples", file, *arguments)
+    job = service.answer("evaluate", "--model", MODEL, "--dataset", dataset, "--examples", file, *arguments)
     return job["result"], harness.read_jsonl(file)
 
 

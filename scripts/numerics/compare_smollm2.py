@@ -96,8 +96,8 @@ def train(service, kind, method):
     service.client("pull", name, "-o", work / name)
     service.client("adapters", "export", name, "--format", "peft", "-o", work / f"{name}-peft")
     service.client("adapters", "merge", name, "-o", work / f"{name}-merged")
-    evaluation = service.client("evaluate", "--adapter", name, "--dataset", f"{kind}-heldout", "--no-exact-match")
-    return service.client("adapters", "get", name), evaluation["result"]["loss"]
+    evaluation = service.answer("evaluate", "--adapter", name, "--dataset", f"{kind}-heldout", "--no-exact-match")
+    return service.answer("adapters", "get", name), evaluation["result"]["loss"]
 
 
 def check_adapter(comparison, service, kind, method, records):

@@ -11,7 +11,6 @@ from counter_rng.py, masks from transformers' offsets, AdamW, clipping and sched
   reference's logits within 1e-2 of the distance that training moved them.
 Exit status: 0 all hold, 1 something differs or failed. Needs the programs and 5 GB of disk.
 """
-import json
 import sys
 
 import harness
@@ -36,7 +35,7 @@ def train_with_service(service, method):
                    "--max-steps", STEPS, "--batch-size", BATCH, "--micro-batch-size", MICRO_BATCH,
                    "--learning-rate", LEARNING_RATE, "--schedule", "linear", "--max-gradient-norm", MAX_NORM,
                    "--cutoff-tokens", "256", "--seed", SEED, "--checkpoint-every-seconds", "0")
-    metrics = [json.loads(line) for line in service.client("jobs", "metrics", name).splitlines()]
+    metrics = service.answer("jobs", "metrics", name)["metrics"]
     service.client("adapters", "export", name, "--format", "peft", "-o", service.work / name)
     return metrics, service.work / name
 
@@ -90,7 +89,7 @@ def check_method(comparison, service, records, method):
     model = start_peft(base, method)
     losses, parameters = train_with_peft(model, samples)
 
-    ours = service.client("adapters", "get", f"{method}-training")
+    ours = service.answer("adapters", "get", f"{method}-training")
     checks.note(int(ours["trainableParameters"]) == parameters, f"{method} trained parameters", f"{parameters}")
     tokens = sum(len(ids) for ids, _ in samples)
     checks.note(len(metrics) == STEPS and int(metrics[-1]["trainedTokens"]) == tokens, f"{method} tokens seen",

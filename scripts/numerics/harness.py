@@ -131,13 +131,13 @@ class Service:
         return json.loads(ready.read_text())
 
     def client(self, *arguments):
-        """The client's standard output, as JSON where it is."""
-        done = subprocess.run([self.programs / "sbora-client", "--server", self.address, "--output", "json",
-                               *map(str, arguments)], stdout=subprocess.PIPE, check=True, text=True)
-        try:
-            return json.loads(done.stdout)
-        except json.JSONDecodeError:
-            return done.stdout
+        """The client's standard output."""
+        return subprocess.run([self.programs / "sbora-client", "--server", self.address, "--output", "json",
+                               *map(str, arguments)], stdout=subprocess.PIPE, check=True, text=True).stdout
+
+    def answer(self, *arguments):
+        """The message that a verb of the client prints."""
+        return json.loads(self.client(*arguments))
 
     def upload(self, name, path):
         self.client("datasets", "upload", path, "--name", name)
