@@ -106,6 +106,9 @@ BaseQuantization BaseQuantizationOf(const JobSpec& spec);
 AdapterConfig AdapterConfigOf(const AdapterSpec& adapter, const ModelConfig& base, std::string base_model,
                               std::string base_hash);
 
+/// Trained elements; kFull: all weights of the model.
+int64_t TrainableParameters(const ModelConfig& base, const AdapterSpec& adapter);
+
 /// What a spec is for: an estimate may be asked for what cannot be trained yet.
 enum class SpecPurpose { kTraining, kEstimate };
 

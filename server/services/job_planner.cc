@@ -200,8 +200,7 @@ StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::Cr
   planned.job.set_display_name(request.fine_tuning_job().display_name());
   *planned.job.mutable_labels() = request.fine_tuning_job().labels();
   *planned.job.mutable_spec() = core::ToProto(spec);
-  planned.job.set_trainable_parameters(core::TrainableParameters(
-      spec.adapter.method, core::AdaptedModules(references.config, spec.adapter.placement()), spec.adapter.frozen_a));
+  planned.job.set_trainable_parameters(core::TrainableParameters(references.config, spec.adapter));
   if (request.validate_only()) {
     const auto capacity = CapacityFor(services, base, spec.adapter);
     if (!capacity.ok()) return PrefixFields(capacity.status(), "fine_tuning_job.");

@@ -106,8 +106,16 @@ TrainOutcome OutcomeOf(const TrainLoop& loop, bool finished) {
   return outcome;
 }
 
+/// Weights that are trained themselves are float32 on every device.
+DevicePlan DeviceFor(const TrainRequest& request) {
+  DevicePlan device = request.device;
+  const bool full = request.spec.adapter.method == core::AdapterMethod::kFull;
+  if (full && device.dtype == core::ComputeDtype::kAuto) device.dtype = core::ComputeDtype::kFloat32;
+  return device;
+}
+
 StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer) {
-  SBORA_ASSIGN_OR_RETURN(const TorchPlan plan, SetUpTorch(request.device));
+  SBORA_ASSIGN_OR_RETURN(const TorchPlan plan, SetUpTorch(DeviceFor(request)));
   SBORA_ASSIGN_OR_RETURN(const auto model,
                          LoadBase({.model_dir = request.model_dir,
                                    .nf4_dir = request.nf4_dir,
@@ -120,7 +128,7 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
   if (AdapterSet* const adapter = trainee->adapter()) {
     adapter->SetGradientReadyHook([&observer](const AdapterModule&) { observer.OnAlive(); });
   }
-  const auto optimizer = MakeOptimizer(request.spec.training, *trainee);
+  SBORA_ASSIGN_OR_RETURN(const auto optimizer, MakeOptimizer(request.spec.training, *trainee));
   if (request.spec.training.paged_optimizer && model->device().is_cpu()) {
     observer.OnEvent(EventLevel::kInfo, "PAGED_OPTIMIZER_NO_EFFECT",
                      "paged_optimizer has no effect on the CPU: the optimizer's state is in the host's memory already");
