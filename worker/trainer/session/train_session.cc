@@ -29,7 +29,8 @@ struct Data {
 
 StatusOr<Data> OpenData(const TrainRequest& request, int64_t vocab_size) {
   Data data;
-  SBORA_ASSIGN_OR_RETURN(data.train, BatchSource::Open(request.token_cache, request.spec.training, vocab_size, request.spec.dataset_weights));
+  SBORA_ASSIGN_OR_RETURN(data.train, BatchSource::Open(request.token_cache, request.spec.training, vocab_size,
+                                                       request.spec.dataset_weights));
   if (!request.validation_cache.empty()) {
     core::TrainingSpec in_order = request.spec.training;
     in_order.epoch_samples = 0;
