@@ -150,7 +150,7 @@ std::vector<Panel> PanelsOf(const v1::MethodComparison& comparison) {
   for (int e = 0; e < evaluations; ++e) AddEvaluationPanels(comparison, e, panels);
   panels.push_back(MakePanel(
       comparison, "Training tokens a second", "higher is better", true,
-      [](double v) { return v < 10 ? fmt::format("{:.2f}", v) : fmt::format("{:.0f}", v); },
+      [](double v) { return fmt::format("{:.1f}", v); },
       [](const auto& m) { return m.has_tokens_per_second() ? &m.tokens_per_second() : nullptr; },
       [](const auto& run) { return std::optional(run.result().tokens_per_second()); }));
   panels.push_back(MakePanel(

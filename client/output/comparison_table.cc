@@ -16,7 +16,7 @@ std::string SpreadText(bool has, const v1::Spread& spread, const Format& format,
 
 std::string Loss(double value) { return fmt::format("{:.4f}", value); }
 std::string Share(double value) { return fmt::format("{:.2f} %", 100 * value); }
-std::string Speed(double value) { return value < 10 ? fmt::format("{:.2f}", value) : fmt::format("{:.0f}", value); }
+std::string Speed(double value) { return fmt::format("{:.1f}", value); }
 std::string Bytes(double value) { return FormatBytes(static_cast<int64_t>(value)); }
 std::string Perplexity(double value) { return fmt::format("{:.4g}", value); }
 

@@ -139,6 +139,7 @@ TEST_F(WorkerTest, FullFineTuningBringsACheckpointWhichIsNoAdapter) {
     EXPECT_THAT(refused.error_message(), ::testing::HasSubstr("adapters pull full"));
   }
   v1::MergeAdaptersRequest merge;
+  merge.set_parent(kProject);
   merge.add_adapters(adapter.name());
   EXPECT_TRUE(Fails(Call(*adapters_, &v1::AdapterService::Stub::MergeAdapters, merge, &operation), grpc::FAILED_PRECONDITION,
                     "FULL_CHECKPOINT"));

@@ -122,7 +122,7 @@ TEST(ComparePlanTest, TheNearestRankIsFoundByLookingAtAllOfThem) {
                             core::AdapterMethod::kDora}) {
     adapter.method = method;
     const int64_t limit = method == core::AdapterMethod::kSboraFa ? 48 : 24;
-    for (int64_t wanted = 1; wanted < 30'000; wanted += 97) {
+    for (int64_t wanted = 1; wanted < 30'000; wanted += 991) {
       int64_t best = 1;
       const auto distance = [&](int64_t rank) {
         adapter.rank = rank;
