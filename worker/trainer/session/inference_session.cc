@@ -43,6 +43,16 @@ Status CheckSample(const ScoredSample& sample, size_t number, const core::ModelC
   return OkStatus();
 }
 
+StatusOr<core::BaseQuantization> QuantizationOf(const InferenceSession::Options& options) {
+  if (options.adapter_dir.empty()) return options.quantization ? *options.quantization : HeldBy(options.model_dir);
+  SBORA_ASSIGN_OR_RETURN(const auto adapter, core::AdapterFolder::Open(options.adapter_dir));
+  const core::BaseQuantization& trained = adapter.config().base_quantization;
+  if (!options.quantization || *options.quantization == trained) return trained;
+  return FailedPrecondition("BASE_QUANTIZATION_MISMATCH",
+                            fmt::format("the adapter was trained on its base held as {}, the task asks for {}",
+                                        core::Describe(trained), core::Describe(*options.quantization)));
+}
+
 std::vector<bool> WithoutFirst(std::vector<bool> supervised) {
   if (!supervised.empty()) supervised.front() = false;
   return supervised;
@@ -62,10 +72,7 @@ StatusOr<std::unique_ptr<InferenceSession>> InferenceSession::Load(const Options
     impl->observer = &observer;
     BaseRequest base{.model_dir = options.model_dir, .nf4_dir = options.nf4_dir, .base_hash = options.base_hash,
                      .quantization = {}};
-    if (!options.adapter_dir.empty()) {
-      SBORA_ASSIGN_OR_RETURN(const auto adapter, core::AdapterFolder::Open(options.adapter_dir));
-      base.quantization = adapter.config().base_quantization;
-    }
+    SBORA_ASSIGN_OR_RETURN(base.quantization, QuantizationOf(options));
     SBORA_ASSIGN_OR_RETURN(impl->model, LoadBase(base, plan, observer));
     if (!options.adapter_dir.empty()) {
       SBORA_ASSIGN_OR_RETURN(impl->adapter, LoadAdapter(options.adapter_dir, impl->model->config(), options.base_hash,
