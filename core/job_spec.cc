@@ -124,8 +124,8 @@ BaseQuantization BaseQuantizationOf(const JobSpec& spec) {
   return {.kind = spec.quantization, .double_quantization = spec.double_quantization};
 }
 
-AdapterConfig AdapterConfigOf(const AdapterSpec& adapter, const ModelConfig& base, std::string base_model,
-                              std::string base_hash) {
+AdapterConfig AdapterConfigOf(const JobSpec& spec, const ModelConfig& base, std::string base_model, std::string base_hash) {
+  const AdapterSpec& adapter = spec.adapter;
   return {.method = adapter.method,
           .rank = adapter.rank,
           .alpha = adapter.alpha,
@@ -138,7 +138,8 @@ AdapterConfig AdapterConfigOf(const AdapterSpec& adapter, const ModelConfig& bas
           .artifact_dtype = DType::kF32,
           .base_model = std::move(base_model),
           .base_hash = std::move(base_hash),
-          .base_config = base};
+          .base_config = base,
+          .base_quantization = BaseQuantizationOf(spec)};
 }
 
 Status CheckJobSpec(const JobSpec& spec, SpecPurpose purpose) {
@@ -178,6 +179,16 @@ Status CheckJobSpec(const JobSpec& spec, SpecPurpose purpose) {
 Status CheckDevice(DeviceKind device, std::string_view field) {
   if (kTrainerUsesGpus || device != DeviceKind::kCuda) return OkStatus();
   return NotImplemented(field, "computing on GPUs", "use DEVICE_AUTO or DEVICE_CPU");
+}
+
+Status CheckHeldAs(const BaseQuantization& model, const JobSpec& spec) {
+  if (model.kind == Quantization::kNone) return OkStatus();
+  Violations violations;
+  violations.Require(spec.quantization == model.kind, "spec.quantization",
+                     fmt::format("must be nf4 for this model, whose own weights are {}", Describe(model)));
+  violations.Require(spec.quantization != model.kind || spec.double_quantization == model.double_quantization,
+                     "spec.double_quantization", fmt::format("must be {} for this model", model.double_quantization));
+  return violations.Finish();
 }
 
 Status ResolveAgainstModel(const ModelConfig& model, JobSpec& spec) {

@@ -37,12 +37,6 @@ StatusOr<Data> OpenData(const TrainRequest& request, int64_t vocab_size) {
   return data;
 }
 
-core::AdapterConfig ConfigOf(const TrainRequest& request, const core::ModelConfig& base) {
-  core::AdapterConfig config = core::AdapterConfigOf(request.spec.adapter, base, request.spec.model, request.base_hash);
-  config.base_quantization = core::BaseQuantizationOf(request.spec);
-  return config;
-}
-
 void ReportRejected(const LoadReport& report, TaskObserver& observer) {
   for (const auto& [folder, why] : report.rejected) {
     observer.OnEvent(EventLevel::kWarn, "CHECKPOINT_REJECTED",
@@ -116,7 +110,8 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
   SBORA_ASSIGN_OR_RETURN(const Data data, OpenData(request, model->config().vocab_size));
   SBORA_ASSIGN_OR_RETURN(const auto adapter, CreateAdapter(*model, request.spec.adapter, request.indices));
   adapter->SetGradientReadyHook([&observer](const AdapterModule&) { observer.OnAlive(); });
-  const core::AdapterConfig config = ConfigOf(request, model->config());
+  const core::AdapterConfig config =
+      core::AdapterConfigOf(request.spec, model->config(), request.spec.model, request.base_hash);
   const AdapterLayout layout = LayoutOf(*adapter, config);
   CheckpointStore store(request.checkpoint_dir, layout,
                         RunHash(request, data.train->key(), data.validation ? data.validation->key() : ""));
