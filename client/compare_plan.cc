@@ -83,7 +83,7 @@ void SetRank(const core::AdapterSpec& from, int64_t rank, v1::AdapterSpec& adapt
 /// Takes rank, alpha and count from what core reads.
 void Describe(const core::ModelConfig& model, MethodPlan& method) {
   const auto resolved = ResolvedSpec(method.spec, model);
-  if (resolved) method.trainable_parameters = CountTrainable(model, resolved->adapter);
+  if (resolved) method.trainable_parameters = core::TrainableParameters(model, resolved->adapter);
   if (method.spec.adapter().method() == v1::METHOD_FULL) return;
   if (resolved) {
     method.rank = resolved->adapter.rank;
@@ -145,11 +145,6 @@ void PlanSeeds(const CompareOptions& options, ComparePlan& plan) {
 
 }  // namespace
 
-int64_t CountTrainable(const core::ModelConfig& model, const core::AdapterSpec& adapter) {
-  if (adapter.method == core::AdapterMethod::kFull) return core::ParameterCount(model);
-  return core::TrainableParameters(adapter.method, core::AdaptedModules(model, adapter.placement()), adapter.frozen_a);
-}
-
 int64_t MatchRank(const core::ModelConfig& model, core::AdapterSpec adapter, int64_t wanted) {
   SBORA_CHECK(adapter.method != core::AdapterMethod::kFull && adapter.pattern.ranks.empty(), "{} has no rank to match",
               core::AdapterMethodName(adapter.method));
@@ -159,7 +154,7 @@ int64_t MatchRank(const core::ModelConfig& model, core::AdapterSpec adapter, int
   }
   const auto count = [&](int64_t rank) {
     adapter.rank = rank;
-    return CountTrainable(model, adapter);
+    return core::TrainableParameters(model, adapter);
   };
   int64_t low = 1;  // the largest rank known not to exceed, once the loop ends
   int64_t high = limit;

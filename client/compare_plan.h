@@ -55,7 +55,6 @@ StatusOr<ComparePlan> PlanComparison(const CompareOptions& options, const core::
 /// The rank whose count is nearest to `wanted` trained elements, the smaller one of two as near; from 1 to what the
 /// narrowest target allows. REQUIRED: a method with a rank, no pattern of ranks.
 int64_t MatchRank(const core::ModelConfig& model, core::AdapterSpec adapter, int64_t wanted);
-int64_t CountTrainable(const core::ModelConfig& model, const core::AdapterSpec& adapter);
 
 /// The label that a run's job carries, and what it holds: a digest of the run's spec.
 inline constexpr std::string_view kRunLabel = "sbora-compare-run";

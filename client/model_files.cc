@@ -97,14 +97,16 @@ StatusOr<ModelFiles> PickFolder(const std::filesystem::path& folder) {
                              fmt::format("{} is no Hugging Face folder; to import its GGUF file, name it: {}",
                                          folder.string(), (folder / *gguf).string()));
     }
-    return InvalidArgument("MODEL_FILE_MISSING",
-                           fmt::format("{} lacks {}; an import needs config.json, tokenizer.json (or tokenizer.model) and "
-                                       "safetensors, or one .gguf file",
-                                       folder.string(), fmt::join(missing, ", ")));
+    return InvalidArgument(
+        "MODEL_FILE_MISSING",
+        fmt::format("{} lacks {}; an import needs config.json, tokenizer.json (or tokenizer.model) and "
+                    "safetensors, or one .gguf file",
+                    folder.string(), fmt::join(missing, ", ")));
   }
   const bool pieces = !names.contains("tokenizer.json");  // then a sentencepiece model stands in
   for (const std::string& name : names) {
-    if ((pieces && name == "tokenizer.model") || IsSmallFile(name) || weights.contains(name)) picked.files.push_back({folder / name, name});
+    if ((pieces && name == "tokenizer.model") || IsSmallFile(name) || weights.contains(name))
+      picked.files.push_back({folder / name, name});
   }
   return picked;
 }

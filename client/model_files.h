@@ -16,9 +16,9 @@ struct ModelFiles {
   std::vector<std::string> skipped;
 };
 
-/// `path` is one .gguf file, or an HF folder: config.json, tokenizer*.json (tokenizer.model where there is no tokenizer.json)
-/// and what goes with them, the chat template, and the safetensors that the index names (all of the folder's without one).
-/// Nothing is read but names and the index.
+/// `path` is one .gguf file, or an HF folder: config.json, tokenizer*.json (tokenizer.model where there is no
+/// tokenizer.json) and what goes with them, the chat template, and the safetensors that the index names (all of the
+/// folder's without one). Nothing is read but names and the index.
 /// Errors: NotFound PATH_NOT_FOUND; InvalidArgument PICKLE_REFUSED naming the files, MODEL_FILE_MISSING naming what an
 /// HF folder lacks, NOT_A_MODEL, INDEX_MALFORMED.
 StatusOr<ModelFiles> PickModelFiles(const std::filesystem::path& path);

@@ -233,18 +233,17 @@ int64_t KeptActivationBytes(const ModelConfig& model, const AdapterSpec& adapter
 
 MemoryEstimate EstimateMemory(const ModelConfig& model, const JobSpec& spec, const StepLoad& load) {
   const AdapterSpec& adapter = spec.adapter;
-  const int64_t element = load.cuda && spec.compute_dtype != ComputeDtype::kFloat32 ? 2 : kFloatBytes;
-  const bool full = adapter.method == AdapterMethod::kFull;
-  const std::vector<AdaptedModule> modules = AdaptedModules(model, adapter.placement());
+  const bool full = adapter.method == AdapterMethod::kFull;  // float32 on every device
+  const int64_t element = load.cuda && !full && spec.compute_dtype != ComputeDtype::kFloat32 ? 2 : kFloatBytes;
+  const std::vector<AdaptedModule> modules = full ? std::vector<AdaptedModule>() : AdaptedModules(model, adapter.placement());
   const auto count = [&](FrozenFactor frozen) {
     return full ? ParameterCount(model) : TrainableParameters(adapter.method, modules, frozen);
   };
   const int64_t trained = count(adapter.frozen_a);
   MemoryEstimate memory;
   memory.weights = WeightBytes(model, spec, element);
-  // Full fine-tuning trains the weights themselves; beside 16-bit ones it keeps a float32 copy.
   const int64_t stored = count(FrozenFactor::kNone);  // a frozen A included
-  memory.adapter = full && element == kFloatBytes ? 0 : stored * kFloatBytes;
+  memory.adapter = full ? 0 : stored * kFloatBytes;   // the weights themselves are trained
   if (UsesIndices(adapter.method)) {
     for (const AdaptedModule& each : modules) {
       memory.adapter += kIndexCopies * each.rank * static_cast<int64_t>(sizeof(int32_t));

@@ -43,7 +43,7 @@ int64_t OptimizerBytes(const ModelConfig& model, const AdapterSpec& adapter, Opt
 
 /// What one forward and backward pass works on.
 struct StepLoad {
-  bool cuda = false;              ///< bfloat16 weights and activations unless the spec says float32; else float32
+  bool cuda = false;              ///< bfloat16 weights and activations unless the spec says float32, or full; else float32
   int64_t tokens = 0;             ///< of one micro-batch
   int64_t supervised_tokens = 0;  ///< of those, rows that reach the head
   int64_t samples = 0;            ///< of one micro-batch; attention stays within each

@@ -1,8 +1,8 @@
 /// A model in HF layout as one GGUF file for llama.cpp and its relatives.
 ///
-/// What the file holds: the weights in F16 or Q8_0 (norms in F32) under llama.cpp's names and row order, the config, RoPE
-/// scaling (linear as a factor, LLaMA 3.1's as divisors), the tokenizer (byte-level BPE or sentencepiece) and the chat template.
-/// What it cannot hold is refused by name, never left out.
+/// What the file holds: the weights in F16 or Q8_0 (norms in F32) under llama.cpp's names and row order, the config,
+/// RoPE scaling (linear as a factor, LLaMA 3.1's as divisors), the tokenizer (byte-level BPE or sentencepiece) and the
+/// chat template. What it cannot hold is refused by name, never left out.
 #pragma once
 
 #include <cstdint>
@@ -36,13 +36,13 @@ struct GgufExportOptions {
 StatusOr<ExportedFolder> ExportGguf(const std::filesystem::path& model_dir, const std::filesystem::path& out_dir,
                                     const GgufExportOptions& options);
 
-/// tokenizer.json and tokenizer_config.json as GGUF's tokenizer.* keys, the vocabulary filled up to the embedding's rows.
-/// Only what llama.cpp computes alike is taken: byte-level BPE without normaliser, one of the pre-tokenizers that
+/// tokenizer.json and tokenizer_config.json as GGUF's tokenizer.* keys, the vocabulary filled up to the embedding's
+/// rows. Only what llama.cpp computes alike is taken: byte-level BPE without normaliser, one of the pre-tokenizers that
 /// core/gguf_tokenizer.h names, an optional BOS in front of a text, added tokens without stripping.
 /// Or a sentencepiece-style BPE with byte fallback as LLaMA's, whose scores are recovered from the order of its merges
-/// (core/gguf_export_sentencepiece.h). llama.cpp then puts a space in front of every text and behind every special token,
-/// as sentencepiece does; transformers' LlamaTokenizer without `legacy` puts one in front of the first text only, and none
-/// where the text begins with a space. GGUF has no key for that difference.
+/// (core/gguf_export_sentencepiece.h). llama.cpp then puts a space in front of every text and behind every special
+/// token, as sentencepiece does; transformers' LlamaTokenizer without `legacy` puts one in front of the first text
+/// only, and none where the text begins with a space. GGUF has no key for that difference.
 /// `chat_template`: chat_template.jinja's text, or empty for the one of tokenizer_config.json.
 /// Errors: UNIMPLEMENTED TOKENIZER_UNSUPPORTED naming the part; INVALID_ARGUMENT TOKENIZER_MALFORMED.
 Status GgufTokenizerMetadata(std::string_view tokenizer_json, std::string_view tokenizer_config_json,

@@ -21,9 +21,11 @@ constexpr const char* kSpace = "\u2581";
 constexpr size_t kMaxExactScores = size_t{1} << 24;  // as float32
 
 Status Unsupported(std::string_view what) {
-  return Unimplemented("TOKENIZER_UNSUPPORTED",
-                       fmt::format("tokenizer.json is sentencepiece-style and {}; GGUF cannot hold it as llama.cpp would read it. "
-                                   "The merged Hugging Face checkpoint can be exported (adapters merge)", what));
+  return Unimplemented(
+      "TOKENIZER_UNSUPPORTED",
+      fmt::format("tokenizer.json is sentencepiece-style and {}; GGUF cannot hold it as llama.cpp would read it. "
+                  "The merged Hugging Face checkpoint can be exported (adapters merge)",
+                  what));
 }
 
 Json MemberOf(const Json& object, const char* key) { return object.is_object() ? object.value(key, Json()) : Json(); }
@@ -44,8 +46,8 @@ StatusOr<bool> PrefixSpace(const Json& tokenizer) {
     if (normalizer == sequence(Json::array({prepend, replace}))) return true;
     if (normalizer == replace || normalizer == sequence(Json::array({replace}))) return false;
   }
-  return Unsupported(fmt::format("its normalizer {} with its pre_tokenizer {} is not LLaMA's", normalizer.dump().substr(0, 200),
-                                 pre.dump().substr(0, 200)));
+  return Unsupported(fmt::format("its normalizer {} with its pre_tokenizer {} is not LLaMA's",
+                                 normalizer.dump().substr(0, 200), pre.dump().substr(0, 200)));
 }
 
 Status CheckModel(const Json& model) {
@@ -67,7 +69,8 @@ StatusOr<Pairs> ReadMerges(const Json& model) {
     const std::string text = merge.is_string() ? merge.get<std::string>() : "";
     const size_t space = text.find(' ', 1);
     if (space == std::string::npos) {
-      return InvalidArgument("TOKENIZER_MALFORMED", "tokenizer.json: a merge is neither a pair of strings nor two joined by a space");
+      return InvalidArgument("TOKENIZER_MALFORMED",
+                             "tokenizer.json: a merge is neither a pair of strings nor two joined by a space");
     }
     pairs.emplace_back(text.substr(0, space), text.substr(space + 1));
   }
@@ -81,14 +84,16 @@ StatusOr<std::vector<std::string>> MergedInOrder(const Pairs& merges, const Sent
   std::sort(given.begin(), given.end());
   std::sort(expected.begin(), expected.end());
   if (given != expected) {
-    return Unsupported(fmt::format("its {} merges are not the {} splits of its tokens into two tokens", given.size(), expected.size()));
+    return Unsupported(fmt::format("its {} merges are not the {} splits of its tokens into two tokens", given.size(),
+                                   expected.size()));
   }
   std::vector<std::string> made;
   std::set<std::string> seen;
   for (const auto& [left, right] : merges) {
     std::string token = left + right;
     if (!made.empty() && made.back() == token) continue;
-    if (!seen.insert(token).second) return Unsupported(fmt::format("the merges that make \"{}\" are not in a row", token.substr(0, 80)));
+    if (!seen.insert(token).second)
+      return Unsupported(fmt::format("the merges that make \"{}\" are not in a row", token.substr(0, 80)));
     made.push_back(std::move(token));
   }
   return made;
@@ -100,7 +105,8 @@ Status CheckCharacters(const std::string& token, const std::set<std::string, std
     while (end < token.size() && (static_cast<uint8_t>(token[end]) & 0xC0) == 0x80) ++end;
     const std::string_view character = std::string_view(token).substr(begin, end - begin);
     if (tokens.find(character) == tokens.end()) {
-      return Unsupported(fmt::format("its token \"{}\" has the character \"{}\", which is no token", token.substr(0, 80), character));
+      return Unsupported(
+          fmt::format("its token \"{}\" has the character \"{}\", which is no token", token.substr(0, 80), character));
     }
   }
   return OkStatus();
@@ -124,7 +130,8 @@ std::vector<float> Scores(const std::vector<std::string>& made, const SentencePi
     return scores;
   }
   // sentencepiece's own: the first learnt piece has 0, each later one 1 less.
-  const auto first = std::find(vocabulary.types.begin(), vocabulary.types.end(), kGgufNormalToken) - vocabulary.types.begin();
+  const auto first =
+      std::find(vocabulary.types.begin(), vocabulary.types.end(), kGgufNormalToken) - vocabulary.types.begin();
   for (size_t id = static_cast<size_t>(first); id < scores.size(); ++id) {
     if (vocabulary.types[id] == kGgufNormalToken) scores[id] = -static_cast<float>(id - static_cast<size_t>(first));
   }
@@ -138,13 +145,14 @@ bool IsSentencePieceJson(const Json& tokenizer) {
   return MemberOf(model, "type") == "BPE" && MemberOf(model, "byte_fallback") == true;
 }
 
-StatusOr<GgufPieces> ReadGgufPieces(const Json& tokenizer, const std::string& unknown, const std::vector<std::string>& tokens,
-                                    std::vector<int32_t>& types) {
+StatusOr<GgufPieces> ReadGgufPieces(const Json& tokenizer, const std::string& unknown,
+                                    const std::vector<std::string>& tokens, std::vector<int32_t>& types) {
   GgufPieces pieces;
   const Json model = MemberOf(tokenizer, "model");
   SBORA_RETURN_IF_ERROR(CheckModel(model));
   SBORA_ASSIGN_OR_RETURN(pieces.add_space_prefix, PrefixSpace(tokenizer));
-  if (tokens.size() > kMaxExactScores) return Unsupported(fmt::format("has {} tokens, more scores than float32 tells apart", tokens.size()));
+  if (tokens.size() > kMaxExactScores)
+    return Unsupported(fmt::format("has {} tokens, more scores than float32 tells apart", tokens.size()));
   std::set<std::string, std::less<>> known;
   const Json vocab = MemberOf(model, "vocab");
   for (size_t id = 0; id < tokens.size(); ++id) {

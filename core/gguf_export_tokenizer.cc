@@ -17,10 +17,12 @@ namespace {
 using Json = nlohmann::json;
 
 Status Unsupported(std::string_view what) {
-  return Unimplemented("TOKENIZER_UNSUPPORTED",
-                       fmt::format("tokenizer.json: {}; GGUF cannot hold it as llama.cpp would read it. Byte-level BPE with "
-                                   "the splitting rules of SmolLM2, LLaMA 3 or GPT-2, and sentencepiece as LLaMA has it, can be "
-                                   "exported; the merged Hugging Face checkpoint always can (adapters merge)", what));
+  return Unimplemented(
+      "TOKENIZER_UNSUPPORTED",
+      fmt::format("tokenizer.json: {}; GGUF cannot hold it as llama.cpp would read it. Byte-level BPE with "
+                  "the splitting rules of SmolLM2, LLaMA 3 or GPT-2, and sentencepiece as LLaMA has it, can be "
+                  "exported; the merged Hugging Face checkpoint always can (adapters merge)",
+                  what));
 }
 
 Status Malformed(std::string_view what) {
@@ -150,8 +152,10 @@ Status WriteByteLevel(const Json& tokenizer, const Vocabulary& vocabulary, GgufM
   return OkStatus();
 }
 
-Status WriteSentencePiece(const Json& tokenizer, const std::string& unknown, Vocabulary& vocabulary, GgufMetadata& metadata) {
-  SBORA_ASSIGN_OR_RETURN(const GgufPieces pieces, ReadGgufPieces(tokenizer, unknown, vocabulary.tokens, vocabulary.types));
+Status WriteSentencePiece(const Json& tokenizer, const std::string& unknown, Vocabulary& vocabulary,
+                          GgufMetadata& metadata) {
+  SBORA_ASSIGN_OR_RETURN(const GgufPieces pieces,
+                         ReadGgufPieces(tokenizer, unknown, vocabulary.tokens, vocabulary.types));
   metadata.String("tokenizer.ggml.model", "llama");
   metadata.String("tokenizer.ggml.pre", "default");
   metadata.Bool("tokenizer.ggml.add_space_prefix", pieces.add_space_prefix);

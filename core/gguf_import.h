@@ -28,11 +28,10 @@ struct TokenizerFiles {
   std::string tokenizer_config_json;
   bool has_chat_template = false;
 };
-/// tokenizer.json rebuilt from the metadata, for byte-level BPE ("gpt2") with the pre-tokenizers smollm, llama-bpe, gpt-2
-/// and default, and for sentencepiece ("llama"): the ids of transformers' LlamaTokenizer on the file's tokens and scores,
-/// with the file's add_space_prefix (core/sentencepiece.h).
-/// Errors: UNIMPLEMENTED TOKENIZER_UNSUPPORTED naming model and pre-tokenizer, or what sentencepiece files lack;
-/// INVALID_ARGUMENT TOKENIZER_MALFORMED.
+/// tokenizer.json rebuilt from the metadata, for byte-level BPE ("gpt2") with the pre-tokenizers smollm, llama-bpe,
+/// gpt-2 and default, and for sentencepiece ("llama"): the ids of transformers' LlamaTokenizer on the file's tokens and
+/// scores, with the file's add_space_prefix (core/sentencepiece.h). Errors: UNIMPLEMENTED TOKENIZER_UNSUPPORTED naming
+/// model and pre-tokenizer, or what sentencepiece files lack; INVALID_ARGUMENT TOKENIZER_MALFORMED.
 StatusOr<TokenizerFiles> GgufTokenizer(const GgufFile& file, const ModelConfig& config);
 
 }  // namespace sbora::core

@@ -131,8 +131,9 @@ StatusOr<bool> BoolOr(const GgufFile& file, std::string_view key, bool fallback)
 Status CheckNoEnd(const GgufFile& file) {
   SBORA_ASSIGN_OR_RETURN(const bool add_eos, BoolOr(file, "tokenizer.ggml.add_eos_token", false));
   if (!add_eos) return OkStatus();
-  return Unimplemented("TOKENIZER_UNSUPPORTED", "the GGUF file adds an end token to every text, which is not supported; "
-                                                "import the original folder with its tokenizer.json");
+  return Unimplemented("TOKENIZER_UNSUPPORTED",
+                       "the GGUF file adds an end token to every text, which is not supported; "
+                       "import the original folder with its tokenizer.json");
 }
 
 StatusOr<SentencePieceVocabulary> ReadPieces(const GgufFile& file, const ModelConfig& config) {
@@ -165,8 +166,10 @@ StatusOr<SentencePieceVocabulary> ReadPieces(const GgufFile& file, const ModelCo
 StatusOr<TokenizerFiles> SentencePieceFiles(const GgufFile& file, const ModelConfig& config) {
   for (const char* key : {"tokenizer.ggml.merges", "tokenizer.ggml.precompiled_charsmap"}) {
     if (!file.Has(key)) continue;
-    return Unimplemented("TOKENIZER_UNSUPPORTED", fmt::format("the GGUF file has a sentencepiece tokenizer with {}; import the "
-                                                              "original folder with its tokenizer.json", key));
+    return Unimplemented("TOKENIZER_UNSUPPORTED",
+                         fmt::format("the GGUF file has a sentencepiece tokenizer with {}; import the "
+                                     "original folder with its tokenizer.json",
+                                     key));
   }
   SBORA_ASSIGN_OR_RETURN(const SentencePieceVocabulary pieces, ReadPieces(file, config));
   SBORA_RETURN_IF_ERROR(CheckNoEnd(file));
@@ -175,7 +178,8 @@ StatusOr<TokenizerFiles> SentencePieceFiles(const GgufFile& file, const ModelCon
   SBORA_ASSIGN_OR_RETURN(rules.prefix_space, BoolOr(file, "tokenizer.ggml.add_space_prefix", true));
   SBORA_ASSIGN_OR_RETURN(rules.add_bos, BoolOr(file, "tokenizer.ggml.add_bos_token", true));
   const auto named = [&](std::optional<int64_t> id) {
-    if (id && *id < static_cast<int64_t>(pieces.tokens.size())) rules.special.push_back(pieces.tokens[static_cast<size_t>(*id)]);
+    if (id && *id < static_cast<int64_t>(pieces.tokens.size()))
+      rules.special.push_back(pieces.tokens[static_cast<size_t>(*id)]);
   };
   for (const int64_t id : config.eos_token_ids) named(id);
   named(config.pad_token_id);
@@ -187,11 +191,13 @@ StatusOr<TokenizerFiles> SentencePieceFiles(const GgufFile& file, const ModelCon
     return InvalidArgument("TOKENIZER_MALFORMED", "add_bos_token is set and there is no bos token");
   }
   SBORA_ASSIGN_OR_RETURN(const Json tokenizer, SentencePieceTokenizer(pieces, rules));
-  SBORA_ASSIGN_OR_RETURN(Json settings, TokenizerConfig(file, config, pieces.tokens, tokenizer["added_tokens"], rules.add_bos));
+  SBORA_ASSIGN_OR_RETURN(Json settings,
+                         TokenizerConfig(file, config, pieces.tokens, tokenizer["added_tokens"], rules.add_bos));
   settings["tokenizer_class"] = "LlamaTokenizer";
   settings["add_prefix_space"] = rules.prefix_space;
   settings["legacy"] = false;
-  if (!ValidUtf8(tokenizer) || !ValidUtf8(settings)) return InvalidArgument("TOKENIZER_MALFORMED", "a token or the chat template is no UTF-8");
+  if (!ValidUtf8(tokenizer) || !ValidUtf8(settings))
+    return InvalidArgument("TOKENIZER_MALFORMED", "a token or the chat template is no UTF-8");
   return TokenizerFiles{.tokenizer_json = tokenizer.dump() + "\n",
                         .tokenizer_config_json = settings.dump(2) + "\n",
                         .has_chat_template = settings.contains("chat_template")};
@@ -222,10 +228,11 @@ StatusOr<TokenizerFiles> GgufTokenizer(const GgufFile& file, const ModelConfig& 
   SBORA_ASSIGN_OR_RETURN(const std::string model, file.String("tokenizer.ggml.model"));
   if (model == "llama") return SentencePieceFiles(file, config);
   if (model != "gpt2") {
-    return Unimplemented("TOKENIZER_UNSUPPORTED",
-                         fmt::format("GGUF tokenizer model \"{}\" is not supported; byte-level BPE (\"gpt2\") and "
-                                     "sentencepiece (\"llama\") are. Import the original folder with its tokenizer.json",
-                                     model.substr(0, 80)));
+    return Unimplemented(
+        "TOKENIZER_UNSUPPORTED",
+        fmt::format("GGUF tokenizer model \"{}\" is not supported; byte-level BPE (\"gpt2\") and "
+                    "sentencepiece (\"llama\") are. Import the original folder with its tokenizer.json",
+                    model.substr(0, 80)));
   }
   std::string pre = "default";
   if (file.Has("tokenizer.ggml.pre")) {

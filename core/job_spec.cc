@@ -249,6 +249,11 @@ AdapterConfig AdapterConfigOf(const JobSpec& spec, const ModelConfig& base, std:
           .pattern = adapter.pattern};
 }
 
+int64_t TrainableParameters(const ModelConfig& base, const AdapterSpec& adapter) {
+  if (adapter.method == AdapterMethod::kFull) return ParameterCount(base);
+  return TrainableParameters(adapter.method, AdaptedModules(base, adapter.placement()), adapter.frozen_a);
+}
+
 Status CheckJobSpec(const JobSpec& spec, SpecPurpose purpose) {
   Violations violations;
   violations.Require(!spec.model.empty(), "spec.model", "is required: name a base model (sbora-client models list)");

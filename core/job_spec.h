@@ -105,6 +105,9 @@ BaseQuantization BaseQuantizationOf(const JobSpec& spec);
 /// What adapter_config.json will say of the adapter that this trains, with how the base is held. Factors are float32.
 AdapterConfig AdapterConfigOf(const JobSpec& spec, const ModelConfig& base, std::string base_model, std::string base_hash);
 
+/// Trained elements; kFull: all weights of the model.
+int64_t TrainableParameters(const ModelConfig& base, const AdapterSpec& adapter);
+
 /// What a spec is for: an estimate may be asked for what cannot be trained yet.
 enum class SpecPurpose { kTraining, kEstimate };
 

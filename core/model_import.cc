@@ -94,9 +94,11 @@ StatusOr<std::string> FromSentencePiece(const fs::path& dir) {
   }
   // transformers reads it only without the decoder.
   if (fs::exists(dir / "added_tokens.json", ec) && settings.find("added_tokens_decoder") == std::string::npos) {
-    return Unimplemented("TOKENIZER_UNSUPPORTED",
-                         fmt::format("{} has tokens in added_tokens.json and no added_tokens_decoder in tokenizer_config.json; save "
-                                     "the tokenizer with its tokenizer.json", dir.string()));
+    return Unimplemented(
+        "TOKENIZER_UNSUPPORTED",
+        fmt::format("{} has tokens in added_tokens.json and no added_tokens_decoder in tokenizer_config.json; save "
+                    "the tokenizer with its tokenizer.json",
+                    dir.string()));
   }
   auto tokenizer = TokenizerJsonOfSentencePiece(model, settings);
   if (!tokenizer.ok()) return tokenizer.status().WithContext((dir / "tokenizer.model").string());
@@ -184,9 +186,11 @@ class Importer {
   Status CopyTokenizerFiles(const fs::path& dir) {
     std::error_code ec;
     if (!fs::exists(dir / "tokenizer.json", ec) && !fs::exists(dir / "tokenizer.model", ec)) {
-      return NotFound("MODEL_FILE_MISSING",
-                      fmt::format("{} holds neither tokenizer.json nor tokenizer.model; save the tokenizer as a fast tokenizer "
-                                  "(transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...))", dir.string()));
+      return NotFound(
+          "MODEL_FILE_MISSING",
+          fmt::format("{} holds neither tokenizer.json nor tokenizer.model; save the tokenizer as a fast tokenizer "
+                      "(transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...))",
+                      dir.string()));
     }
     SBORA_ASSIGN_OR_RETURN(const std::string tokenizer, fs::exists(dir / "tokenizer.json", ec)
                                                             ? ReadJsonObject(dir / "tokenizer.json", kMaxTokenizerBytes)

@@ -1,9 +1,9 @@
 /// sentencepiece tokenizers (LLaMA 1 and 2, TinyLlama, Mistral before tekken) as tokenizer.json, with the ids of
 /// transformers' LlamaTokenizer (5.23). Internal to the imports.
 ///
-/// What LlamaTokenizer makes of a sentencepiece model: BPE over the pieces with byte fallback, merges recovered from the
-/// vocabulary, spaces as "▁", one "▁" in front of a text (Metaspace; not when it begins with a space or "▁"; with `legacy`
-/// also behind each special token). Where that is not what the model's own rules say, the model is refused.
+/// What LlamaTokenizer makes of a sentencepiece model: BPE over the pieces with byte fallback, merges recovered from
+/// the vocabulary, spaces as "▁", one "▁" in front of a text (Metaspace; not when it begins with a space or "▁"; with
+/// `legacy` also behind each special token). Where that is not what the model's own rules say, the model is refused.
 #pragma once
 
 #include <cstdint>
@@ -35,17 +35,19 @@ struct SentencePieceRules {
   bool add_bos = true;
   std::string bos = "<s>";
   std::vector<std::string> special;  ///< named special tokens, in the vocabulary or among `added`
-  nlohmann::json added = nlohmann::json::array();  ///< {"id", "content", "special"} of tokens behind the vocabulary, by id
+  nlohmann::json added =
+      nlohmann::json::array();  ///< {"id", "content", "special"} of tokens behind the vocabulary, by id
 };
 
 /// Pairs of pieces, most preferred first. Halves must be tokens; lengths are in characters.
 std::vector<std::pair<std::string, std::string>> SentencePieceMerges(const SentencePieceVocabulary& vocabulary,
                                                                      MergeOrder order);
 
-/// Errors: UNIMPLEMENTED TOKENIZER_UNSUPPORTED for a vocabulary without all 256 byte tokens or without one of <unk>, <s>,
-/// </s> (LlamaTokenizer would add it), or with a piece above 512 bytes; INVALID_ARGUMENT TOKENIZER_MALFORMED for a score
-/// that is not finite or a special token that is not there.
-StatusOr<nlohmann::json> SentencePieceTokenizer(const SentencePieceVocabulary& vocabulary, const SentencePieceRules& rules);
+/// Errors: UNIMPLEMENTED TOKENIZER_UNSUPPORTED for a vocabulary without all 256 byte tokens or without one of
+/// <unk>, <s> and </s> (LlamaTokenizer would add it), or with a piece above 512 bytes; INVALID_ARGUMENT
+/// TOKENIZER_MALFORMED for a score that is not finite or a special token that is not there.
+StatusOr<nlohmann::json> SentencePieceTokenizer(const SentencePieceVocabulary& vocabulary,
+                                                const SentencePieceRules& rules);
 
 /// A sentencepiece `tokenizer.model` (ModelProto).
 struct SentencePieceModel {
@@ -63,8 +65,8 @@ struct SentencePieceModel {
 StatusOr<SentencePieceModel> ParseSentencePieceModel(std::string_view bytes);
 
 /// tokenizer.json of a folder that holds a tokenizer.model instead.
-/// Errors: as above; UNIMPLEMENTED TOKENIZER_UNSUPPORTED for other tokenizer classes, models that LlamaTokenizer does not
-/// follow (unigram, normalisation, no byte fallback and so on), settings whose meaning changed between versions of
+/// Errors: as above; UNIMPLEMENTED TOKENIZER_UNSUPPORTED for other tokenizer classes, models that LlamaTokenizer does
+/// not follow (unigram, normalisation, no byte fallback and so on), settings whose meaning changed between versions of
 /// transformers and that are not said (add_bos_token), and added tokens with stripping.
 StatusOr<std::string> TokenizerJsonOfSentencePiece(std::string_view model, std::string_view tokenizer_config_json);
 

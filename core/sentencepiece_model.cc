@@ -1,4 +1,5 @@
-// Reads sentencepiece's ModelProto from the protobuf wire format: this library does without protobuf, and needs ten fields.
+// Reads sentencepiece's ModelProto from the protobuf wire format: this library does without protobuf, and needs ten
+// fields.
 #include <fmt/format.h>
 
 #include <bit>
@@ -18,8 +19,8 @@ Status Malformed(std::string_view what) {
 
 struct Field {
   uint64_t number = 0;
-  uint64_t value = 0;       ///< varint or fixed
-  std::string_view bytes;   ///< length-delimited
+  uint64_t value = 0;      ///< varint or fixed
+  std::string_view bytes;  ///< length-delimited
   bool has_bytes = false;
 };
 
@@ -38,14 +39,16 @@ class WireReader {
         SBORA_ASSIGN_OR_RETURN(field.value, Varint());
         return field;
       }
-      case 1: return Fixed(field, 8);
+      case 1:
+        return Fixed(field, 8);
       case 2: {
         SBORA_ASSIGN_OR_RETURN(const uint64_t size, Varint());
         SBORA_ASSIGN_OR_RETURN(field.bytes, Take(size));
         field.has_bytes = true;
         return field;
       }
-      case 5: return Fixed(field, 4);
+      case 5:
+        return Fixed(field, 4);
     }
     return Malformed(fmt::format("wire type {}", key & 7));
   }

@@ -22,7 +22,8 @@ uint64_t PartSeed(uint64_t seed, size_t part) {
 
 std::vector<int64_t> MixtureCounts(std::span<const int64_t> sizes, std::span<const double> weights,
                                    int64_t epoch_samples) {
-  SBORA_CHECK(weights.empty() || weights.size() == sizes.size(), "{} weights for {} data sets", weights.size(), sizes.size());
+  SBORA_CHECK(weights.empty() || weights.size() == sizes.size(), "{} weights for {} data sets", weights.size(),
+              sizes.size());
   const int64_t all = std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
   const int64_t wanted = epoch_samples > 0 ? epoch_samples : all;
   // Whole numbers need no rounding.
@@ -40,7 +41,8 @@ std::vector<int64_t> MixtureCounts(std::span<const int64_t> sizes, std::span<con
   std::vector<size_t> order(counts.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return remainders[a] > remainders[b]; });
-  // Floors sum to at most `wanted`, but for rounding of an exact share just above a whole number: then one is taken back.
+  // Floors sum to at most `wanted`, but for rounding of an exact share just above a whole number: then one is taken
+  // back.
   int64_t left = wanted - std::accumulate(counts.begin(), counts.end(), int64_t{0});
   for (size_t i = 0; left > 0; i = (i + 1) % order.size(), --left) ++counts[order[i]];
   for (size_t i = order.size(); left < 0; ++left) --counts[order[--i]];
@@ -48,10 +50,12 @@ std::vector<int64_t> MixtureCounts(std::span<const int64_t> sizes, std::span<con
 }
 
 MixtureOrder::MixtureOrder(std::vector<int64_t> sizes, std::vector<int64_t> counts, uint64_t seed) : seed_(seed) {
-  SBORA_CHECK(!sizes.empty() && sizes.size() == counts.size(), "{} counts for {} data sets", counts.size(), sizes.size());
+  SBORA_CHECK(!sizes.empty() && sizes.size() == counts.size(), "{} counts for {} data sets", counts.size(),
+              sizes.size());
   int64_t first_sample = 0;
   for (size_t i = 0; i < sizes.size(); ++i) {
-    SBORA_CHECK(sizes[i] > 0 && counts[i] > 0, "data set {} of {} samples is drawn from {} times", i, sizes[i], counts[i]);
+    SBORA_CHECK(sizes[i] > 0 && counts[i] > 0, "data set {} of {} samples is drawn from {} times", i, sizes[i],
+                counts[i]);
     parts_.push_back({.first_sample = first_sample,
                       .size = sizes[i],
                       .first_slot = epoch_samples_,

@@ -1,10 +1,11 @@
-/// Which samples of several data sets an epoch trains on. A pure function of (options, epoch, position): any resume and any
-/// world size see the same samples.
+/// Which samples of several data sets an epoch trains on. A pure function of (options, epoch, position): any resume and
+/// any world size see the same samples.
 ///
-/// An epoch has a fixed number of samples of each data set, its count, in an order of the epoch's own. A data set's samples
-/// come in passes, each a permutation of its own; a pass goes on in the next epoch where the last one left it. So no sample
-/// comes again before all of its data set have come, and after any number of epochs two samples of a data set have come
-/// equally often, or one of them once more. With counts equal to the sizes an epoch draws each sample once.
+/// An epoch has a fixed number of samples of each data set, its count, in an order of the epoch's own. A data set's
+/// samples come in passes, each a permutation of its own; a pass goes on in the next epoch where the last one left it.
+/// So no sample comes again before all of its data set have come, and after any number of epochs two samples of a data
+/// set have come equally often, or one of them once more. With counts equal to the sizes an epoch draws each sample
+/// once.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +20,8 @@ namespace sbora::data {
 std::vector<int64_t> MixtureCounts(std::span<const int64_t> sizes, std::span<const double> weights,
                                    int64_t epoch_samples);
 
-/// A sample as it is drawn: `sample` in [0, sum of sizes), data sets one after the other; `repeat` tells draws of the same
-/// sample in one epoch apart, from 0.
+/// A sample as it is drawn: `sample` in [0, sum of sizes), data sets one after the other; `repeat` tells draws of the
+/// same sample in one epoch apart, from 0.
 struct MixtureDraw {
   int64_t sample = 0;
   int64_t repeat = 0;

@@ -90,7 +90,8 @@ double BatchPlan::EpochsAfter(int64_t step) const {
 }
 
 int64_t BatchPlan::DrawAt(int64_t epoch, int64_t position) const {
-  if (!mixture_) return core::SeededPermutation(options_.seed, static_cast<uint64_t>(epoch), options_.samples)(position);
+  if (!mixture_)
+    return core::SeededPermutation(options_.seed, static_cast<uint64_t>(epoch), options_.samples)(position);
   const MixtureDraw draw = mixture_->Draw(epoch, position);
   return draw.repeat * options_.samples + draw.sample;
 }

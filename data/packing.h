@@ -29,8 +29,10 @@ struct PackedMicroBatch {
 /// Targets of one sample: supervised tokens but the first. The sum over a batch is the weight of its loss.
 int64_t CountLabels(const TokenSample& sample);
 
-/// A draw is a sample's index in the token cache, plus the cache's size for each time that the sample came before in the
-/// epoch (in a mixture): equal text, another dropout mask. REQUIRED: draws are not negative, the cache is not empty. Errors: OUT_OF_RANGE MICRO_BATCH_TOO_LARGE above 2^31-1 tokens.
+/// A draw is a sample's index in the token cache, plus the cache's size for each time that the sample came before in
+/// the epoch (in a mixture): equal text, another dropout mask. REQUIRED: draws are not negative, the cache is not
+/// empty.
+/// Errors: OUT_OF_RANGE MICRO_BATCH_TOO_LARGE above 2^31-1 tokens.
 StatusOr<PackedMicroBatch> PackMicroBatch(const TokenCache& cache, std::span<const int64_t> draws);
 /// The sample of a draw.
 TokenSample SampleOfDraw(const TokenCache& cache, int64_t draw);
@@ -42,22 +44,22 @@ struct BatchPlanOptions {
   double epochs = 1.0;           ///< used when max_steps is 0
   int64_t max_steps = 0;
   uint64_t seed = 42;
-  /// Of a mixture: samples of each data set in the cache (`samples` is their sum), and in an epoch (MixtureCounts). Both
-  /// empty for one data set.
+  /// Of a mixture: samples of each data set in the cache (`samples` is their sum), and in an epoch (MixtureCounts).
+  /// Both empty for one data set.
   std::vector<int64_t> part_sizes = {};
   std::vector<int64_t> part_counts = {};
   /// Groups by length where set: tokens of a sample. Pure, thread-safe; must outlive the plan.
   std::function<int64_t(int64_t sample)> length = nullptr;
 };
 
-/// Batches among which samples are sorted by length, as transformers' LengthGroupedSampler (which besides moves the longest
-/// sample of all to the front of the epoch; this does not).
+/// Batches among which samples are sorted by length, as transformers' LengthGroupedSampler (which besides moves the
+/// longest sample of all to the front of the epoch; this does not).
 inline constexpr int64_t kLengthGroupBatches = 50;
 
 /// Which samples step s trains on: a pure function of (options, step), so that any resume and any world size see the
-/// same batches. Each epoch is a permutation of its own, or a draw from the mixture (mixture.h). Grouping by length sorts
-/// kLengthGroupBatches batches of that order at a time, longest first and else by position; a quarter of the epoch's whole
-/// batches when that is less, at least one. The last batch of an epoch holds what is left, at least 1 and
+/// same batches. Each epoch is a permutation of its own, or a draw from the mixture (mixture.h). Grouping by length
+/// sorts kLengthGroupBatches batches of that order at a time, longest first and else by position; a quarter of the
+/// epoch's whole batches when that is less, at least one. The last batch of an epoch holds what is left, at least 1 and
 /// possibly fewer than batch_size samples; it is a step like any other (the loss is a mean over supervised tokens).
 /// Copyable, immutable, thread-safe.
 class BatchPlan {

@@ -79,7 +79,8 @@ StatusOr<std::string> TextPrompt(const Record& record, PromptTemplate prompt_tem
   const std::string& instruction = alpaca ? record.instruction : record.prompt;
   if (prompt_template == PromptTemplate::kAlpaca) return AlpacaPrompt(instruction, record.input);
   if (prompt_template == PromptTemplate::kLlmAdapters) {
-    return generating ? LlmAdaptersEvaluationPrompt(instruction, record.input) : LlmAdaptersPrompt(instruction, record.input);
+    return generating ? LlmAdaptersEvaluationPrompt(instruction, record.input)
+                      : LlmAdaptersPrompt(instruction, record.input);
   }
   return alpaca ? Joined(record) : record.prompt;
 }
@@ -118,7 +119,8 @@ std::string AlpacaPrompt(std::string_view instruction, std::string_view input) {
 
 namespace {
 
-/// Both forms write the template inside a function: its indentation, and the spaces that end a line, are part of the text.
+/// Both forms write the template inside a function: its indentation, and the spaces that end a line, are part of the
+/// text.
 constexpr std::string_view kAdaptersIndent = "                ";
 constexpr std::string_view kAdaptersTask = "Below is an instruction that describes a task";
 constexpr std::string_view kAdaptersInput = ", paired with an input that provides further context";
@@ -127,7 +129,8 @@ constexpr std::string_view kAdaptersRequest = ". Write a response that appropria
 /// `blank`: what stands on the empty lines between the parts. `spaces`: behind the first line.
 std::string AdaptersText(std::string_view instruction, std::string_view input, std::string_view spaces,
                          std::string_view blank) {
-  std::string text = fmt::format("{}{}{}{}\n\n", kAdaptersTask, input.empty() ? "" : kAdaptersInput, kAdaptersRequest, spaces);
+  std::string text =
+      fmt::format("{}{}{}{}\n\n", kAdaptersTask, input.empty() ? "" : kAdaptersInput, kAdaptersRequest, spaces);
   text += fmt::format("{0}### Instruction:\n{0}{1}\n{2}\n", kAdaptersIndent, instruction, blank);
   if (!input.empty()) text += fmt::format("{0}### Input:\n{0}{1}\n{2}\n", kAdaptersIndent, input, blank);
   return text + fmt::format("{0}### Response:\n{0}", kAdaptersIndent);

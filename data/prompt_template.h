@@ -38,9 +38,9 @@ std::string_view PromptTemplateName(core::PromptTemplate prompt_template);
 
 /// Stanford Alpaca's prompt, to the character; `input` empty: the form without input.
 std::string AlpacaPrompt(std::string_view instruction, std::string_view input);
-/// The prompts of LLM-Adapters (arXiv 2304.01933; DoRA's commonsense experiments have the same), to the character: since
-/// 2023-04-07, with the indentation and the spaces at line ends. Its evaluation scripts word the prompt otherwise than its
-/// training script: other spaces behind the first line, and empty lines where training has indented ones.
+/// The prompts of LLM-Adapters (arXiv 2304.01933; DoRA's commonsense experiments have the same), to the character:
+/// since 2023-04-07, with the indentation and the spaces at line ends. Its evaluation scripts word the prompt otherwise
+/// than its training script: other spaces behind the first line, and empty lines where training has indented ones.
 std::string LlmAdaptersPrompt(std::string_view instruction, std::string_view input);
 std::string LlmAdaptersEvaluationPrompt(std::string_view instruction, std::string_view input);
 
@@ -72,7 +72,8 @@ struct TokenizedSample {
   int64_t response_start = 0;       ///< index of the first token of a supervised segment, also with LossOn::kAll
 };
 
-/// Applies the rules above. Nothing is cut here. Errors: those of the tokenizer.
+/// Applies the rules above. Nothing is cut here.
+/// Errors: those of the tokenizer.
 StatusOr<TokenizedSample> Tokenize(const std::vector<Segment>& segments, core::PromptTemplate prompt_template,
                                    core::LossOn loss_on, const TextModel& model);
 

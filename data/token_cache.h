@@ -2,8 +2,8 @@
 /// by every rank. This header needs neither tokenizer nor service.
 ///
 /// File (little-endian): 256-byte header; ids int32 [tokens]; supervised uint8 [tokens], padded to 8; offsets int64
-/// [samples + 1]; part ends int64 [parts]. The header holds magic, version, counts, key, the SHA-256 of all that follows
-/// and of itself. Parts are the data sets of a mixture, in its order; other caches have one.
+/// [samples + 1]; part ends int64 [parts]. The header holds magic, version, counts, key, the SHA-256 of all that
+/// follows and of itself. Parts are the data sets of a mixture, in its order; other caches have one.
 #pragma once
 
 #include <cstdint>
@@ -79,11 +79,12 @@ class TokenCacheWriter {
   TokenCacheWriter& operator=(TokenCacheWriter&&) noexcept;
   ~TokenCacheWriter();
 
-  /// REQUIRED: as many masks as ids. Errors: INVALID_ARGUMENT SAMPLE_EMPTY, TOKEN_ID_NEGATIVE; file system errors.
+  /// REQUIRED: as many masks as ids.
+  /// Errors: INVALID_ARGUMENT SAMPLE_EMPTY, TOKEN_ID_NEGATIVE; file system errors.
   Status Add(std::span<const int32_t> ids, std::span<const uint8_t> supervised);
   int64_t size() const;
-  /// Ends a part: what was added since the last one. Without any, the whole is one. REQUIRED: after the last EndPart comes
-  /// no Add.
+  /// Ends a part: what was added since the last one. Without any, the whole is one. REQUIRED: after the last EndPart
+  /// comes no Add.
   void EndPart();
   Status Finish();
 

@@ -87,7 +87,8 @@ std::vector<Source> SourcesOf(const TokenCacheInputs& inputs, const TokenCacheOp
     sources.back().reader.format = part.format;
   }
   if (!inputs.validation_dataset.empty()) {
-    sources.push_back({.path = inputs.validation_dataset, .reader = options.reader, .role = "validation data: ", .validation = true});
+    sources.push_back(
+        {.path = inputs.validation_dataset, .reader = options.reader, .role = "validation data: ", .validation = true});
     if (options.validation_format) sources.back().reader.format = *options.validation_format;
   }
   return sources;
@@ -131,8 +132,8 @@ class Pass {
     return stats.records;
   }
 
-  /// Tokenises every record of `source`. `held_out[i]` sends record i of all training data to validation. Writers may be
-  /// null. Sources must come in their order.
+  /// Tokenises every record of `source`. `held_out[i]` sends record i of all training data to validation. Writers may
+  /// be null. Sources must come in their order.
   Status Tokens(const Source& source, const std::vector<bool>& held_out, TokenCacheWriter* train,
                 TokenCacheWriter* validation) {
     SBORA_ASSIGN_OR_RETURN(const auto reader, DatasetReader::Open(source.path, source.reader));
@@ -142,7 +143,8 @@ class Pass {
       SBORA_ASSIGN_OR_RETURN(const auto record, reader->Next());
       if (!record) break;
       SBORA_RETURN_IF_ERROR(CheckCancelled(n));
-      if (options_.progress && n % kProgressEvery == 0) options_.progress(bytes_before_ + reader->stats().bytes, bytes_total_);
+      if (options_.progress && n % kProgressEvery == 0)
+        options_.progress(bytes_before_ + reader->stats().bytes, bytes_total_);
       const auto number = static_cast<size_t>(records_before_ + n);
       const bool to_validation = source.validation || (number < held_out.size() && held_out[number]);
       SBORA_ASSIGN_OR_RETURN(const auto sample, MakeSample(*record, source.role));

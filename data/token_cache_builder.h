@@ -65,9 +65,9 @@ struct TokenCacheFiles {
 
 /// Writes `<out_dir>/<key>.train.tokens` and, with validation data, `<out_dir>/<key>.validation.tokens` and
 /// `<key>.report.json`; reuses them when they verify.
-/// Errors: INVALID_ARGUMENT DATASET_INVALID (with line numbers and byte offsets), DATASET_EMPTY, SAMPLE_TOO_LONG (policy
-/// reject), ALL_LABELS_MASKED, MIXTURE_PART_EMPTY, VALIDATION_TOO_LARGE, VALIDATION_EMPTY, DATASET_ALL_DROPPED; CANCELLED; those of reader, templates and
-/// tokenizer with the record's line.
+/// Errors: INVALID_ARGUMENT DATASET_INVALID (with line numbers and byte offsets), DATASET_EMPTY, SAMPLE_TOO_LONG
+/// (policy reject), ALL_LABELS_MASKED, MIXTURE_PART_EMPTY, VALIDATION_TOO_LARGE, VALIDATION_EMPTY, DATASET_ALL_DROPPED;
+/// CANCELLED; those of reader, templates and tokenizer with the record's line.
 StatusOr<TokenCacheFiles> BuildTokenCache(const TokenCacheInputs& inputs, const std::filesystem::path& out_dir,
                                           const TokenCacheOptions& options);
 

@@ -73,10 +73,12 @@ Status CheckUsable(const ValidationReport& report) {
   }
   for (const DatasetShare& share : report.datasets) {
     if (share.train.samples > 0) continue;
-    return InvalidArgument("MIXTURE_PART_EMPTY",
-                           fmt::format("data set {} of the mixture has no sample to train on: {} of its {} records are held out, "
-                                       "the others are over the cutoff or have no supervised token. Leave it out, or raise "
-                                       "cutoff_tokens", share.name, share.validation_samples, share.records));
+    return InvalidArgument(
+        "MIXTURE_PART_EMPTY",
+        fmt::format("data set {} of the mixture has no sample to train on: {} of its {} records are held out, "
+                    "the others are over the cutoff or have no supervised token. Leave it out, or raise "
+                    "cutoff_tokens",
+                    share.name, share.validation_samples, share.records));
   }
   if (report.with_validation && report.validation.samples == 0) {
     return InvalidArgument("VALIDATION_EMPTY", "no validation sample has a supervised token within the cutoff; give other "
@@ -93,10 +95,11 @@ Status PlanMixture(std::span<const double> weights, int64_t epoch_samples, Valid
   for (size_t i = 0; i < sizes.size(); ++i) {
     report.datasets[i].epoch_samples = counts[i];
     if (counts[i] > 0) continue;
-    return InvalidArgument("MIXTURE_PART_UNSEEN",
-                           fmt::format("the weight of data set {} gives it no sample in an epoch of {}; raise its weight or "
-                                       "epoch_samples, or leave it out", report.datasets[i].name,
-                                       std::accumulate(counts.begin(), counts.end(), int64_t{0})));
+    return InvalidArgument(
+        "MIXTURE_PART_UNSEEN",
+        fmt::format("the weight of data set {} gives it no sample in an epoch of {}; raise its weight or "
+                    "epoch_samples, or leave it out",
+                    report.datasets[i].name, std::accumulate(counts.begin(), counts.end(), int64_t{0})));
   }
   return OkStatus();
 }

@@ -60,7 +60,8 @@ struct ValidationReport {
 
 /// Whether a job can train on what was found.
 /// Errors: INVALID_ARGUMENT SAMPLE_TOO_LONG naming line and byte of the first, DATASET_ALL_DROPPED, ALL_LABELS_MASKED,
-/// MIXTURE_PART_EMPTY naming the data set, VALIDATION_EMPTY. Records that cannot be read are the reader's to tell (dataset_reader.h, ToStatus).
+/// MIXTURE_PART_EMPTY naming the data set, VALIDATION_EMPTY. Records that cannot be read are the reader's to tell
+/// (dataset_reader.h, ToStatus).
 Status CheckUsable(const ValidationReport& report);
 
 /// Fills in what an epoch draws from each data set of a mixture (MixtureCounts); without a mixture nothing.
@@ -68,8 +69,8 @@ Status CheckUsable(const ValidationReport& report);
 /// Errors: INVALID_ARGUMENT MIXTURE_PART_UNSEEN naming the data set.
 Status PlanMixture(std::span<const double> weights, int64_t epoch_samples, ValidationReport& report);
 
-/// Counts in one line, for people: samples, tokens, share that is supervised, those of each data set of a mixture, and what
-/// was cut or left out.
+/// Counts in one line, for people: samples, tokens, share that is supervised, those of each data set of a mixture, and
+/// what was cut or left out.
 std::string Summary(const ValidationReport& report);
 /// True when the cutoff or the mask took something away.
 bool Lossy(const ValidationReport& report);

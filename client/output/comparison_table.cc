@@ -6,12 +6,12 @@
 namespace sbora::client {
 namespace {
 
-/// "1.2345 ± 0.0012", without the spread for one value; "" for none.
+/// "1.2345 ± 0.0012", without the spread for one value; "" for none. `sign`: of a mean above 0, "+" for differences.
 template <typename Format>
-std::string SpreadText(bool has, const v1::Spread& spread, const Format& format) {
+std::string SpreadText(bool has, const v1::Spread& spread, const Format& format, std::string_view sign = "") {
   if (!has) return "";
-  if (spread.count() < 2) return format(spread.mean());
-  return fmt::format("{} ± {}", format(spread.mean()), format(spread.standard_deviation()));
+  const std::string mean = (spread.mean() > 0 ? std::string(sign) : std::string()) + format(spread.mean());
+  return spread.count() < 2 ? mean : fmt::format("{} ± {}", mean, format(spread.standard_deviation()));
 }
 
 std::string Loss(double value) { return fmt::format("{:.4f}", value); }
@@ -47,8 +47,7 @@ std::vector<std::string> MethodRow(const v1::ComparedMethod& method, const std::
       method.rank() > 0 ? std::to_string(method.rank()) : "",
       method.trainable_parameters() > 0 ? FormatCount(method.trainable_parameters()) : "",
       SpreadText(method.has_validation_loss(), method.validation_loss(), Loss),
-      SpreadText(method.has_validation_loss_difference(), method.validation_loss_difference(),
-                 [](double value) { return fmt::format("{:+.4f}", value); }),
+      SpreadText(method.has_validation_loss_difference(), method.validation_loss_difference(), Loss, "+"),
   };
   for (size_t e = 0; e < columns.size(); ++e) {
     const v1::EvaluationSpread& spread = method.evaluations(static_cast<int>(e));

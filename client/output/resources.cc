@@ -220,7 +220,6 @@ std::string ToTable(const v1::FineTuningJob& job) {
        {"model", spec.model()},
        {"dataset", spec.dataset()},
        {"datasets", MixtureText(spec)},
-       {"method", fmt::format("{}, rank {}", MethodText(spec), spec.adapter().rank())},
        {"method", fmt::format("{}, rank {}{}", MethodText(spec), spec.adapter().rank(),
                               spec.adapter().rank_pattern_size() > 0 ? " and others by module" : "")},
        {"trainable", job.trainable_parameters() == 0 ? "" : FormatCount(job.trainable_parameters())},

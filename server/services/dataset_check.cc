@@ -90,8 +90,9 @@ StatusOr<data::ValidationReport> CheckDatasetAgainstModel(const JobData& files, 
   options.reader.format = ToDataFormat(files.format);
   if (!files.validation_file.empty()) options.validation_format = ToDataFormat(files.validation_format);
   SBORA_ASSIGN_OR_RETURN(data::ValidationReport report, data::ValidateDataset(inputs, options));
-  if (report.bad_records > 0 || report.records == 0) return Invalid(report.errors, report.records, report.bad_records,
-                                                                      spec.datasets.empty() ? "spec.dataset" : "spec.datasets");
+  if (report.bad_records > 0 || report.records == 0)
+    return Invalid(report.errors, report.records, report.bad_records,
+                   spec.datasets.empty() ? "spec.dataset" : "spec.datasets");
   SBORA_RETURN_IF_ERROR(data::CheckUsable(report));
   SBORA_RETURN_IF_ERROR(data::PlanMixture(spec.dataset_weights, spec.training.epoch_samples, report));
   return report;

@@ -226,8 +226,7 @@ void WriteCounts(const Subject& subject, v1::EstimateFineTuningJobResponse& resp
       core::AdapterConfigOf(subject.spec, subject.model, subject.model_name, subject.base_hash);
   const bool full = adapter.method == core::AdapterMethod::kFull;
   const std::vector<core::AdaptedModule> modules = core::AdaptedModules(subject.model, adapter.placement());
-  response.set_trainable_parameters(full ? core::ParameterCount(subject.model)
-                                         : core::TrainableParameters(adapter.method, modules, adapter.frozen_a));
+  response.set_trainable_parameters(core::TrainableParameters(subject.model, adapter));
   response.set_artifact_bytes(core::ArtifactBytes(config));
   *response.mutable_changed_weights() = ToProto(core::CountChangedWeights(subject.model, adapter.method, modules));
   for (const core::LinearModule module : adapter.target_modules) {

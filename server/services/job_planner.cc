@@ -54,9 +54,10 @@ Status CheckLabels(const v1::FineTuningJob& job) {
 }
 
 /// `name` becomes the full one.
-Status ResolveDataset(const ServiceContext& services, const std::string& project, std::string_view field, std::string& name,
-                      References& found) {
-  SBORA_ASSIGN_OR_RETURN(const ResourceRow row, FindResourceOrId(services, name, core::Collection::kDatasets, project, field));
+Status ResolveDataset(const ServiceContext& services, const std::string& project, std::string_view field,
+                      std::string& name, References& found) {
+  SBORA_ASSIGN_OR_RETURN(const ResourceRow row,
+                         FindResourceOrId(services, name, core::Collection::kDatasets, project, field));
   SBORA_ASSIGN_OR_RETURN(found.datasets.emplace_back(), DatasetOf(row));
   name = row.name;
   return OkStatus();
@@ -91,10 +92,11 @@ StatusOr<References> Resolve(const ServiceContext& services, const std::string& 
 /// The model's limits and the template, in one answer.
 Status CheckAgainstModel(const References& references, core::JobSpec& spec) {
   Status bad = core::ResolveAgainstModel(references.config, spec);
-  const bool chat = spec.data.prompt_template == core::PromptTemplate::kChat ||
-                    (spec.data.prompt_template == core::PromptTemplate::kAuto &&
-                     std::any_of(references.datasets.begin(), references.datasets.end(),
-                                 [](const v1::Dataset& dataset) { return dataset.format() == v1::DATASET_FORMAT_CHAT; }));
+  const bool chat =
+      spec.data.prompt_template == core::PromptTemplate::kChat ||
+      (spec.data.prompt_template == core::PromptTemplate::kAuto &&
+       std::any_of(references.datasets.begin(), references.datasets.end(),
+                   [](const v1::Dataset& dataset) { return dataset.format() == v1::DATASET_FORMAT_CHAT; }));
   if (!chat || references.model.has_chat_template()) return bad;
   if (bad.ok()) bad = InvalidArgument("INVALID_SPEC", "the spec does not fit the model; see the field violations");
   return bad.WithViolation("spec.data.prompt_template", fmt::format("{} has no chat template; choose PROMPT_TEMPLATE_PLAIN or _ALPACA",
@@ -209,8 +211,7 @@ StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::Cr
   planned.job.set_display_name(request.fine_tuning_job().display_name());
   *planned.job.mutable_labels() = request.fine_tuning_job().labels();
   *planned.job.mutable_spec() = core::ToProto(spec);
-  planned.job.set_trainable_parameters(core::TrainableParameters(
-      spec.adapter.method, core::AdaptedModules(references.config, spec.adapter.placement()), spec.adapter.frozen_a));
+  planned.job.set_trainable_parameters(core::TrainableParameters(references.config, spec.adapter));
   if (request.validate_only()) {
     const auto capacity = CapacityFor(services, base, spec.adapter);
     if (!capacity.ok()) return PrefixFields(capacity.status(), "fine_tuning_job.");

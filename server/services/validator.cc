@@ -220,7 +220,8 @@ StatusOr<data::ValidationReport> DatasetValidator::CheckTask(const worker::v1::T
   for (const worker::v1::InputGroup& group : task.inputs()) {
     if (&group == model || group.files().empty()) continue;
     SBORA_ASSIGN_OR_RETURN(const ObjectRow object, FindObject(services_, group.files(0).object()));
-    SBORA_RETURN_IF_ERROR(services_.objects->GetToFile(object.key, temp.path() / fmt::format("{}.data", group.name())).status());
+    SBORA_RETURN_IF_ERROR(
+        services_.objects->GetToFile(object.key, temp.path() / fmt::format("{}.data", group.name())).status());
   }
   SBORA_RETURN_IF_ERROR(WriteFileAtomic(temp.path() / "request", Serialize(task.train())));
   if (!services_.check_program.empty()) {

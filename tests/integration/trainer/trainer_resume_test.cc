@@ -118,9 +118,10 @@ TEST_F(TrainerProcessTest, AKilledRunOnAMixtureGroupedByLengthGivesTheSameBytes)
   const TrainerRun whole = RunTrainer(assignment("whole"), Log());
   ASSERT_EQ(whole.exit_code, 0) << Slurp(Log());
   EXPECT_DOUBLE_EQ(whole.metrics.at(3).epoch(), 1.0);  // 20 samples in batches of 5
-  const TrainerRun killed = RunTrainer(assignment("killed"), Log(), [](TrainerProcess& process, const TrainerMessage& message) {
-    if (message.has_checkpoint() && message.checkpoint().step() == 4) process.Signal(SIGKILL);
-  });
+  const TrainerRun killed =
+      RunTrainer(assignment("killed"), Log(), [](TrainerProcess& process, const TrainerMessage& message) {
+        if (message.has_checkpoint() && message.checkpoint().step() == 4) process.Signal(SIGKILL);
+      });
   ASSERT_EQ(killed.exit_code, 128 + SIGKILL);
   const TrainerRun resumed = RunTrainer(assignment("killed"), Log());
   ASSERT_EQ(resumed.exit_code, 0) << Slurp(Log());

@@ -224,8 +224,12 @@ TEST_P(FullGoldenTest, AllGradientsAndThreeAdamWStepsEqualTransformers) {
     optimizer.Step((*full)->parameters(), (*full)->gradients(), loss.sum, /*learning_rate=*/1e-3, /*max_gradient_norm=*/1.0);
   }
   EXPECT_LT(losses[2].item<double>(), losses[0].item<double>());
+  // A step is 1e-3 whatever the gradient's size, so that where the gradient is near rounding, rounding decides the step.
   for (const FullWeights::Entry& entry : (*full)->entries()) {
-    EXPECT_LT(MaxDifference((*full)->Value(entry), golden.Floats("weight." + entry.spec.name)), 1e-5) << entry.spec.name;
+    const at::Tensor difference = ((*full)->Value(entry) - golden.Floats("weight." + entry.spec.name)).abs();
+    const at::Tensor clear = golden.Floats("gradient." + entry.spec.name).abs() > 1e-4;
+    EXPECT_LT((difference * clear).max().item<double>(), 1e-5) << entry.spec.name;
+    EXPECT_LT(difference.max().item<double>(), 1e-4) << entry.spec.name;
   }
 }
 

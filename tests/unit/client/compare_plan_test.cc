@@ -1,6 +1,7 @@
 #include "client/compare_plan.h"
 
 #include <gmock/gmock.h>
+#include <google/protobuf/util/message_differencer.h>
 
 #include <cmath>
 #include <cstdlib>
@@ -81,8 +82,8 @@ TEST(ComparePlanTest, TheSamePlanMakesTheSameRequestsAndMoreMethodsKeepThem) {
   const auto more = Plan(Job(), {"dora", "lora", "sbora_fa"}, 3);
   ASSERT_TRUE(first.ok() && more.ok());
   EXPECT_EQ(first->name, more->name);
-  EXPECT_EQ(RunRequest(*first, first->methods[1], 1, 0).SerializeAsString(),
-            RunRequest(*more, more->methods[1], 1, 0).SerializeAsString());
+  using google::protobuf::util::MessageDifferencer;
+  EXPECT_TRUE(MessageDifferencer::Equals(RunRequest(*first, first->methods[1], 1, 0), RunRequest(*more, more->methods[1], 1, 0)));
   EXPECT_NE(RunRequest(*first, first->methods[1], 1, 0).request_id(), RunRequest(*first, first->methods[1], 1, 1).request_id());
   v1::FineTuningSpec other = Job();
   other.mutable_training()->set_learning_rate(1e-3);
@@ -125,7 +126,7 @@ TEST(ComparePlanTest, TheNearestRankIsFoundByLookingAtAllOfThem) {
       int64_t best = 1;
       const auto distance = [&](int64_t rank) {
         adapter.rank = rank;
-        return std::abs(CountTrainable(model, adapter) - wanted);
+        return std::abs(core::TrainableParameters(model, adapter) - wanted);
       };
       for (int64_t rank = 2; rank <= limit; ++rank) best = distance(rank) < distance(best) ? rank : best;
       ASSERT_EQ(MatchRank(model, adapter, wanted), best) << core::AdapterMethodName(method) << " " << wanted;

@@ -39,9 +39,11 @@ TEST_F(PickModelFilesTest, TakesWhatAnImportNeedsAndNothingElse) {
 
 TEST_F(PickModelFilesTest, ASentencePieceModelStandsInForTokenizerJson) {
   for (const char* name : {"config.json", "tokenizer.model", "model.safetensors"}) Put(name);
-  EXPECT_THAT(Names(*PickModelFiles(folder_.path())), UnorderedElementsAre("config.json", "tokenizer.model", "model.safetensors"));
+  EXPECT_THAT(Names(*PickModelFiles(folder_.path())),
+              UnorderedElementsAre("config.json", "tokenizer.model", "model.safetensors"));
   Put("tokenizer.json");
-  EXPECT_THAT(Names(*PickModelFiles(folder_.path())), UnorderedElementsAre("config.json", "tokenizer.json", "model.safetensors"));
+  EXPECT_THAT(Names(*PickModelFiles(folder_.path())),
+              UnorderedElementsAre("config.json", "tokenizer.json", "model.safetensors"));
 }
 
 TEST_F(PickModelFilesTest, IndexDecidesWhichShards) {

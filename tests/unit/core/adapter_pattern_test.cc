@@ -224,7 +224,7 @@ TEST_P(PatternedArtifactTest, MergeFollowsEachModulesRankAndScaleAndPeftIsToldOf
 INSTANTIATE_TEST_SUITE_P(Methods, PatternedArtifactTest,
                          ::testing::Values(AdapterMethod::kSboraFa, AdapterMethod::kSboraFb, AdapterMethod::kLora));
 
-TEST(PatternedArtifactTest, LayersAreToldToPeftAsLayersToTransform) {
+TEST(PatternedExportTest, LayersAreToldToPeftAsLayersToTransform) {
   const auto dir = NewTempDirectory();
   WriteTinyModel(dir.path() / "base", TinyConfig());
   WriteTinyAdapter(dir.path() / "adapter", dir.path() / "base", "layers",

@@ -133,7 +133,7 @@ TEST(AdapterConfigJson, RefusesBadText) {
     return ParseAdapterConfig(json.dump()).status().reason();
   };
   EXPECT_EQ(ParseAdapterConfig("[").status().reason(), "ADAPTER_CONFIG_MALFORMED");
-  EXPECT_EQ(with("format_version", 3), "ADAPTER_FORMAT_VERSION");
+  EXPECT_EQ(with("format_version", 4), "ADAPTER_FORMAT_VERSION");
   EXPECT_EQ(with("format_version", 2), "ADAPTER_CONFIG_MALFORMED");  // without base_quantization
   EXPECT_EQ(with("base_quantization", {{"method", "nf4"}, {"double_quantization", true}}), "ADAPTER_CONFIG_MALFORMED");
   EXPECT_EQ(with("r", "4"), "ADAPTER_CONFIG_MALFORMED");

@@ -24,7 +24,9 @@ std::string Varint(uint64_t value) {
   return out;
 }
 std::string Number(uint64_t field, uint64_t value) { return Varint(field << 3) + Varint(value); }
-std::string Bytes(uint64_t field, const std::string& bytes) { return Varint(field << 3 | 2) + Varint(bytes.size()) + bytes; }
+std::string Bytes(uint64_t field, const std::string& bytes) {
+  return Varint(field << 3 | 2) + Varint(bytes.size()) + bytes;
+}
 
 std::string Piece(const std::string& text, float score, int type) {
   std::string fixed(4, '\0');
@@ -33,8 +35,8 @@ std::string Piece(const std::string& text, float score, int type) {
 }
 
 struct Parts {
-  std::string trainer = Number(3, 2) + Number(35, 1);                 // BPE, byte fallback
-  std::string normalizer = Bytes(1, "identity") + Number(4, 0);      // keeps white space
+  std::string trainer = Number(3, 2) + Number(35, 1);            // BPE, byte fallback
+  std::string normalizer = Bytes(1, "identity") + Number(4, 0);  // keeps white space
   std::string pieces = "";
 };
 
@@ -68,7 +70,7 @@ TEST(SentencePieceModel, EveryTruncationIsSafe) {
     EXPECT_EQ(model.status().reason(), "TOKENIZER_MALFORMED");
   }
   EXPECT_EQ(ParseSentencePieceModel("").status().reason(), "TOKENIZER_MALFORMED");
-  EXPECT_EQ(ParseSentencePieceModel("\x0b").status().reason(), "TOKENIZER_MALFORMED");             // a group
+  EXPECT_EQ(ParseSentencePieceModel("\x0b").status().reason(), "TOKENIZER_MALFORMED");  // a group
   EXPECT_EQ(ParseSentencePieceModel(std::string(12, '\xff')).status().reason(), "TOKENIZER_MALFORMED");
 }
 

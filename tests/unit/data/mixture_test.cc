@@ -81,8 +81,8 @@ TEST(MixtureOrder, CountsOfTheSizesDrawEachSampleOnceAndTheSeedDecidesTheOrder) 
   EXPECT_EQ(first, all);
 }
 
-/// The order is a contract: resumes of jobs that were started by an earlier program must see it. The numbers are those of
-/// mixture([4, 2], [3, 5], 42, 2) in scripts/numerics/counter_rng.py.
+/// The order is a contract: resumes of jobs that were started by an earlier program must see it. The numbers are those
+/// of mixture([4, 2], [3, 5], 42, 2) in scripts/numerics/counter_rng.py.
 TEST(MixtureOrder, OrderIsPinned) {
   const MixtureOrder order({4, 2}, {3, 5}, 42);
   std::vector<int64_t> samples, repeats;

@@ -91,7 +91,8 @@ TEST(BatchPlan, RanksShareTheSameBatchContiguously) {
 }
 
 TEST(BatchPlan, AMixtureFollowsItsOrder) {
-  BatchPlanOptions options{.samples = 9, .batch_size = 4, .micro_batch_size = 2, .epochs = 3, .max_steps = 0, .seed = 5};
+  BatchPlanOptions options{
+      .samples = 9, .batch_size = 4, .micro_batch_size = 2, .epochs = 3, .max_steps = 0, .seed = 5};
   options.part_sizes = {7, 2};
   options.part_counts = {5, 5};
   const BatchPlan plan(options);
@@ -110,7 +111,8 @@ TEST(BatchPlan, AMixtureFollowsItsOrder) {
 }
 
 TEST(BatchPlan, GroupsByLengthWithinWindowsOfTheSameOrder) {
-  BatchPlanOptions options{.samples = 1003, .batch_size = 4, .micro_batch_size = 2, .epochs = 2, .max_steps = 0, .seed = 5};
+  BatchPlanOptions options{
+      .samples = 1003, .batch_size = 4, .micro_batch_size = 2, .epochs = 2, .max_steps = 0, .seed = 5};
   const BatchPlan plain(options);
   options.length = [](int64_t sample) { return sample * 7919 % 97; };
   const BatchPlan grouped(options);

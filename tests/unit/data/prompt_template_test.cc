@@ -102,7 +102,8 @@ TEST_F(PromptTemplateTest, LlmAdaptersToTheCharacter) {
                 )"));
   const Record record = Alpaca("Do it", "", "done");
   EXPECT_EQ(RenderRecord(record, PromptTemplate::kLlmAdapters, model_)->front().text, LlmAdaptersPrompt("Do it", ""));
-  EXPECT_EQ(RenderPrompt(record, PromptTemplate::kLlmAdapters, model_).value(), LlmAdaptersEvaluationPrompt("Do it", ""));
+  EXPECT_EQ(RenderPrompt(record, PromptTemplate::kLlmAdapters, model_).value(),
+            LlmAdaptersEvaluationPrompt("Do it", ""));
 }
 
 TEST_F(PromptTemplateTest, IdsEqualThoseOfTheWholeTextAndEndIsAppended) {

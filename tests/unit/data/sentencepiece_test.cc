@@ -86,7 +86,8 @@ class SentencePieceTest : public ::testing::Test {
   /// tokenizer.json as GGUF metadata, read back.
   StatusOr<core::TokenizerFiles> ThroughGguf(const core::TokenizerFiles& files) {
     core::GgufMetadata metadata;
-    const Status status = core::GgufTokenizerMetadata(files.tokenizer_json, files.tokenizer_config_json, "", Config(), metadata);
+    const Status status =
+        core::GgufTokenizerMetadata(files.tokenizer_json, files.tokenizer_config_json, "", Config(), metadata);
     if (!status.ok()) return status;
     const auto path = dir_.path() / "exported.gguf";
     auto writer = core::GgufWriter::Create(path, metadata, {});

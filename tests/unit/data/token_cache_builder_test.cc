@@ -168,7 +168,8 @@ TEST_F(TokenCacheBuilderTest, AMixtureIsOneCacheOfSeveralParts) {
   options_.cutoff_tokens = 2000;
   const auto alpaca = dir_.path() / "alpaca.jsonl";
   std::ofstream(alpaca) << "{\"instruction\":\"a\",\"output\":\"b\"}\n{\"instruction\":\"c\",\"output\":\"d\"}\n";
-  inputs_.mixture = {{inputs_.dataset, DatasetFormat::kPromptCompletion, "plain"}, {alpaca, DatasetFormat::kAuto, "told"}};
+  inputs_.mixture = {{inputs_.dataset, DatasetFormat::kPromptCompletion, "plain"},
+                     {alpaca, DatasetFormat::kAuto, "told"}};
   const std::filesystem::path plain = std::exchange(inputs_.dataset, {});
   const auto files = Build();
   ASSERT_TRUE(files.ok()) << files.status();
@@ -177,7 +178,8 @@ TEST_F(TokenCacheBuilderTest, AMixtureIsOneCacheOfSeveralParts) {
   EXPECT_EQ(files->report.records, 22);
   EXPECT_EQ(files->report.datasets[1].name, "told");
   EXPECT_EQ(files->report.datasets[1].records, 2);
-  EXPECT_EQ(files->report.datasets[0].train.tokens + files->report.datasets[1].train.tokens, files->report.train.tokens);
+  EXPECT_EQ(files->report.datasets[0].train.tokens + files->report.datasets[1].train.tokens,
+            files->report.train.tokens);
   inputs_.mixture[1].name = "renamed";  // a name is no content
   const auto again = Build();
   EXPECT_TRUE(again->reused);

@@ -36,7 +36,8 @@ TEST(ValidationReport, RoundTripsThroughJson) {
   report.records = 3;
   report.bad_records = 1;
   report.errors = {{.line = 4, .byte_offset = 77, .reason = "INVALID_UTF8", .message = "bad \xff byte"}};
-  report.datasets = {{.name = "a", .records = 2, .train = {.samples = 1, .tokens = 9}, .validation_samples = 1, .epoch_samples = 7}};
+  report.datasets = {
+      {.name = "a", .records = 2, .train = {.samples = 1, .tokens = 9}, .validation_samples = 1, .epoch_samples = 7}};
   report.train = {.samples = 2, .tokens = 10, .supervised_tokens = 4, .min_tokens = 4, .max_tokens = 6,
                   .median_tokens = 4, .p95_tokens = 6};
   report.example = "x";

@@ -46,7 +46,8 @@ TEST(TokenCacheKeyTest, ChangesWithWhatDecidesTheContentOnly) {
             key);
   // Weights and grouping decide the order, not the content: such jobs share a cache.
   EXPECT_EQ(with([&](auto& t) { t.mutable_train()->mutable_spec()->add_dataset_weights(0.5); }), key);
-  EXPECT_EQ(with([&](auto& t) { t.mutable_train()->mutable_spec()->mutable_training()->set_group_by_length(true); }), key);
+  EXPECT_EQ(with([&](auto& t) { t.mutable_train()->mutable_spec()->mutable_training()->set_group_by_length(true); }),
+            key);
 }
 
 TEST(TokenCacheKeyTest, OnlyForTraining) {

@@ -134,8 +134,8 @@ namespace {
 Status ReadMixture(const v1::TaskAssignment& assignment, PrepareRequest& request) {
   const auto& task = assignment.task().train();
   if (static_cast<size_t>(task.mixture_formats_size()) != request.spec.datasets.size()) {
-    return InvalidArgument("TASK_MALFORMED", fmt::format("{} formats for a mixture of {} data sets", task.mixture_formats_size(),
-                                                         request.spec.datasets.size()));
+    return InvalidArgument("TASK_MALFORMED", fmt::format("{} formats for a mixture of {} data sets",
+                                                         task.mixture_formats_size(), request.spec.datasets.size()));
   }
   for (int i = 0; i < task.mixture_formats_size(); ++i) {
     SBORA_ASSIGN_OR_RETURN(request.mixture.emplace_back(), DirectoryOf(assignment, fmt::format("dataset-{}", i)));

@@ -198,7 +198,7 @@ at::Tensor LlamaModel::Weights::Get(const std::string& name) const {
 void LlamaModel::Weights::MoveInto(const FullWeights& full) {
   LlamaGradients& views = gradients.emplace();
   views.layers.resize(layers.size());
-  head_VH = at::Tensor();  // a tied one would keep the embedding's old storage
+  if (config.tie_word_embeddings) head_VH = at::Tensor();  // it would keep the embedding's old storage
   for (const FullWeights::Entry& entry : full.entries()) {
     const at::Tensor value = full.Value(entry);
     Find(static_cast<LlamaWeights&>(*this), entry.spec.name, [&](auto& place) {

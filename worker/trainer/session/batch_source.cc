@@ -33,22 +33,25 @@ struct BatchSource::Impl {
 };
 
 /// Samples of each data set, in the cache and in an epoch.
-Status BatchSource::CountParts(const std::filesystem::path& path, int64_t epoch_samples, std::span<const double> weights,
-                               Impl& impl) {
+Status BatchSource::CountParts(const std::filesystem::path& path, int64_t epoch_samples,
+                               std::span<const double> weights, Impl& impl) {
   impl.part_sizes = impl.cache.part_sizes();
   if (!weights.empty() && weights.size() != impl.part_sizes.size()) {
-    return FailedPrecondition("MIXTURE_WEIGHTS", fmt::format("{} holds {} data sets, the job has {} weights", path.string(),
-                                                             impl.part_sizes.size(), weights.size()));
+    return FailedPrecondition("MIXTURE_WEIGHTS", fmt::format("{} holds {} data sets, the job has {} weights",
+                                                             path.string(), impl.part_sizes.size(), weights.size()));
   }
   for (size_t i = 0; i < impl.part_sizes.size(); ++i) {
     if (impl.part_sizes[i] > 0) continue;
-    return InvalidArgument("MIXTURE_PART_EMPTY", fmt::format("{}: data set {} of the mixture holds no samples", path.string(), i));
+    return InvalidArgument("MIXTURE_PART_EMPTY",
+                           fmt::format("{}: data set {} of the mixture holds no samples", path.string(), i));
   }
   impl.part_counts = data::MixtureCounts(impl.part_sizes, weights, epoch_samples);
   for (size_t i = 0; i < impl.part_counts.size(); ++i) {
     if (impl.part_counts[i] > 0) continue;
-    return InvalidArgument("MIXTURE_PART_UNSEEN", fmt::format("{}: the weight of data set {} gives it no sample in an epoch; raise "
-                                                              "it or epoch_samples", path.string(), i));
+    return InvalidArgument("MIXTURE_PART_UNSEEN",
+                           fmt::format("{}: the weight of data set {} gives it no sample in an epoch; raise "
+                                       "it or epoch_samples",
+                                       path.string(), i));
   }
   return OkStatus();
 }
@@ -82,7 +85,9 @@ StatusOr<std::unique_ptr<BatchSource>> BatchSource::Open(const std::filesystem::
     options.part_counts = impl->part_counts;
   }
   if (training.group_by_length) {
-    options.length = [cache = &impl->cache](int64_t sample) { return static_cast<int64_t>(cache->Sample(sample).ids.size()); };
+    options.length = [cache = &impl->cache](int64_t sample) {
+      return static_cast<int64_t>(cache->Sample(sample).ids.size());
+    };
   }
   impl->plan.emplace(options);
   return std::unique_ptr<BatchSource>(new BatchSource(std::move(impl)));

@@ -1,6 +1,7 @@
 /// A token cache as batches for the model: which samples a step trains on, and their tokens packed. Torch-free.
 ///
-/// Which samples: data::BatchPlan, a function of (seed, step) and of the cache's content. Threading: const calls from any thread.
+/// Which samples: data::BatchPlan, a function of (seed, step) and of the cache's content. Threading: const calls from
+/// any thread.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +29,9 @@ class BatchSource {
  public:
   /// Opens and checks a cache. `vocab_size`: ids at or above it are refused.
   /// A cache of several parts is a mixture of `weights` (empty: by size), one for each part.
-  /// Errors: those of data::TokenCache, as DATA_LOSS for a file that is no whole cache; INVALID_ARGUMENT TOKEN_OUT_OF_RANGE,
-  /// DATASET_EMPTY, MIXTURE_PART_EMPTY, MIXTURE_PART_UNSEEN; FAILED_PRECONDITION MIXTURE_WEIGHTS for another number of weights.
+  /// Errors: those of data::TokenCache, as DATA_LOSS for a file that is no whole cache; INVALID_ARGUMENT
+  /// TOKEN_OUT_OF_RANGE, DATASET_EMPTY, MIXTURE_PART_EMPTY, MIXTURE_PART_UNSEEN; FAILED_PRECONDITION MIXTURE_WEIGHTS
+  /// for another number of weights.
   static StatusOr<std::unique_ptr<BatchSource>> Open(const std::filesystem::path& cache, const core::TrainingSpec& training,
                                                      int64_t vocab_size, std::span<const double> weights = {});
   ~BatchSource();
@@ -37,8 +39,8 @@ class BatchSource {
   const std::string& key() const;  ///< identity of the cache's content
   int64_t samples() const;  ///< in the cache
   int64_t total_steps() const;
-  /// Targets of the loss per token of an epoch, 0 to 1: of the whole cache, or of a mixture's shares of it. Reads all labels
-  /// once.
+  /// Targets of the loss per token of an epoch, 0 to 1: of the whole cache, or of a mixture's shares of it. Reads all
+  /// labels once.
   double SupervisedShare() const;
 
   /// REQUIRED: 0 <= step < total_steps().
@@ -50,7 +52,8 @@ class BatchSource {
  private:
   struct Impl;
   explicit BatchSource(std::unique_ptr<Impl> impl);
-  static Status CountParts(const std::filesystem::path& path, int64_t epoch_samples, std::span<const double> weights, Impl& impl);
+  static Status CountParts(const std::filesystem::path& path, int64_t epoch_samples, std::span<const double> weights,
+                           Impl& impl);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -29,7 +29,8 @@ struct Data {
 
 StatusOr<Data> OpenData(const TrainRequest& request, int64_t vocab_size) {
   Data data;
-  SBORA_ASSIGN_OR_RETURN(data.train, BatchSource::Open(request.token_cache, request.spec.training, vocab_size, request.spec.dataset_weights));
+  SBORA_ASSIGN_OR_RETURN(data.train, BatchSource::Open(request.token_cache, request.spec.training, vocab_size,
+                                                       request.spec.dataset_weights));
   if (!request.validation_cache.empty()) {
     core::TrainingSpec in_order = request.spec.training;
     in_order.epoch_samples = 0;
@@ -100,8 +101,16 @@ TrainOutcome OutcomeOf(const TrainLoop& loop, bool finished) {
   return outcome;
 }
 
+/// Weights that are trained themselves are float32 on every device.
+DevicePlan DeviceFor(const TrainRequest& request) {
+  DevicePlan device = request.device;
+  const bool full = request.spec.adapter.method == core::AdapterMethod::kFull;
+  if (full && device.dtype == core::ComputeDtype::kAuto) device.dtype = core::ComputeDtype::kFloat32;
+  return device;
+}
+
 StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer) {
-  SBORA_ASSIGN_OR_RETURN(const TorchPlan plan, SetUpTorch(request.device));
+  SBORA_ASSIGN_OR_RETURN(const TorchPlan plan, SetUpTorch(DeviceFor(request)));
   SBORA_ASSIGN_OR_RETURN(const auto model,
                          LoadBase({.model_dir = request.model_dir,
                                    .nf4_dir = request.nf4_dir,
@@ -115,7 +124,7 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
   if (AdapterSet* const adapter = trainee->adapter()) {
     adapter->SetGradientReadyHook([&observer](const AdapterModule&) { observer.OnAlive(); });
   }
-  const auto optimizer = MakeOptimizer(request.spec.training, *trainee);
+  SBORA_ASSIGN_OR_RETURN(const auto optimizer, MakeOptimizer(request.spec.training, *trainee));
   if (request.spec.training.paged_optimizer && model->device().is_cpu()) {
     observer.OnEvent(EventLevel::kInfo, "PAGED_OPTIMIZER_NO_EFFECT",
                      "paged_optimizer has no effect on the CPU: the optimizer's state is in the host's memory already");

@@ -41,7 +41,8 @@ class Trainee {
   AdapterLayout layout_;
 };
 
-std::unique_ptr<Optimizer> MakeOptimizer(const core::TrainingSpec& training, Trainee& trainee);
+/// Errors: UNIMPLEMENTED OPTIMIZER_DEVICE for AdamW in 8 bits, or a paged one, on a GPU.
+StatusOr<std::unique_ptr<Optimizer>> MakeOptimizer(const core::TrainingSpec& training, Trainee& trainee);
 
 /// The optimiser's tensors as a checkpoint has them.
 std::vector<core::TensorSpec> StateLayout(const Optimizer& optimizer);
