@@ -17,6 +17,8 @@ namespace {
 v1::EvaluationSpec Settings(v1::EvaluationSpec spec) {
   spec.clear_model();
   spec.clear_adapter();
+  spec.clear_base_quantization();  // a base is compared with its own form in NF4
+  spec.clear_double_quantization();
   spec.clear_device();
   spec.clear_threads();
   spec.mutable_generation()->clear_batch_size();

@@ -230,8 +230,8 @@ BaseQuantization BaseQuantizationOf(const JobSpec& spec) {
   return {.kind = spec.quantization, .double_quantization = spec.double_quantization};
 }
 
-AdapterConfig AdapterConfigOf(const AdapterSpec& adapter, const ModelConfig& base, std::string base_model,
-                              std::string base_hash) {
+AdapterConfig AdapterConfigOf(const JobSpec& spec, const ModelConfig& base, std::string base_model, std::string base_hash) {
+  const AdapterSpec& adapter = spec.adapter;
   return {.method = adapter.method,
           .rank = adapter.rank,
           .alpha = adapter.alpha,
@@ -245,7 +245,7 @@ AdapterConfig AdapterConfigOf(const AdapterSpec& adapter, const ModelConfig& bas
           .base_model = std::move(base_model),
           .base_hash = std::move(base_hash),
           .base_config = base,
-          .base_quantization = {},
+          .base_quantization = BaseQuantizationOf(spec),
           .pattern = adapter.pattern};
 }
 
@@ -276,6 +276,22 @@ Status CheckJobSpec(const JobSpec& spec, SpecPurpose purpose) {
   violations.NotNegative("spec.limits.max_total_seconds", spec.max_total_seconds);
   Status status = violations.Finish();
   return status.ok() && purpose == SpecPurpose::kTraining ? CheckImplemented(spec) : status;
+}
+
+Status CheckHeldAs(const BaseQuantization& model, const JobSpec& spec) {
+  if (model.kind == Quantization::kNone) return OkStatus();
+  Violations violations;
+  if (spec.adapter.method == AdapterMethod::kFull) {
+    violations.Require(false, "spec.adapter.method",
+                       fmt::format("is full, which trains float weights; this model's own are {}: train an adapter on it, or "
+                                   "full on the plain base", Describe(model)));
+    return violations.Finish();
+  }
+  violations.Require(spec.quantization == model.kind, "spec.quantization",
+                     fmt::format("must be nf4 for this model, whose own weights are {}", Describe(model)));
+  violations.Require(spec.quantization != model.kind || spec.double_quantization == model.double_quantization,
+                     "spec.double_quantization", fmt::format("must be {} for this model", model.double_quantization));
+  return violations.Finish();
 }
 
 Status ResolveAgainstModel(const ModelConfig& model, JobSpec& spec) {

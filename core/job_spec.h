@@ -102,9 +102,8 @@ void TrainAllWeights(AdapterSpec& adapter);
 /// What the job trains against.
 BaseQuantization BaseQuantizationOf(const JobSpec& spec);
 
-/// What adapter_config.json will say of the adapter that this trains. Factors are float32.
-AdapterConfig AdapterConfigOf(const AdapterSpec& adapter, const ModelConfig& base, std::string base_model,
-                              std::string base_hash);
+/// What adapter_config.json will say of the adapter that this trains, with how the base is held. Factors are float32.
+AdapterConfig AdapterConfigOf(const JobSpec& spec, const ModelConfig& base, std::string base_model, std::string base_hash);
 
 /// Trained elements; kFull: all weights of the model.
 int64_t TrainableParameters(const ModelConfig& base, const AdapterSpec& adapter);
@@ -116,6 +115,10 @@ enum class SpecPurpose { kTraining, kEstimate };
 /// for each, field paths as in FineTuningSpec (for example "spec.adapter.rank").
 /// For kTraining, what is specified but not built yet is UNIMPLEMENTED FEATURE_NOT_IMPLEMENTED naming it.
 Status CheckJobSpec(const JobSpec& spec, SpecPurpose purpose = SpecPurpose::kTraining);
+
+/// That the spec holds the base as the model's own files do, where those are quantised. Errors: INVALID_ARGUMENT
+/// INVALID_SPEC for spec.quantization and spec.double_quantization, and for spec.adapter.method full on such a model.
+Status CheckHeldAs(const BaseQuantization& model, const JobSpec& spec);
 
 /// Fills in what depends on the model (cutoff_tokens), then checks rank against each target's width and the cutoff
 /// against the context. Errors: as CheckJobSpec.

@@ -44,6 +44,17 @@ Status CheckAdapters(const std::vector<AdapterToMerge>& adapters) {
   return OkStatus();
 }
 
+}  // namespace
+
+Status CheckMergeable(std::string_view name, const AdapterConfig& adapter) {
+  if (adapter.base_quantization.kind == Quantization::kNone) return OkStatus();
+  return Unimplemented("MERGE_QUANTIZED_BASE",
+                       fmt::format("{} was trained on {} held as {}; added to the original weights it is another model. Merge "
+                                   "it into the base as it was held, or into its de-quantised form (adapters merge, --into "
+                                   "float)",
+                                   name, adapter.base_model, Describe(adapter.base_quantization)));
+}
+
 Status CheckBase(const ModelFolder& base, const AdapterConfig& adapter, const MergeOptions& options) {
   const auto alive = [&] {
     if (options.progress) options.progress(0, static_cast<int64_t>(base.tensor_names().size()));
@@ -55,16 +66,6 @@ Status CheckBase(const ModelFolder& base, const AdapterConfig& adapter, const Me
                                         adapter.base_model, base.dir().string(), hash))
       .WithMetadata("expected", adapter.base_hash)
       .WithMetadata("found", hash);
-}
-
-}  // namespace
-
-Status CheckMergeable(std::string_view name, const AdapterConfig& adapter) {
-  if (adapter.base_quantization.kind == Quantization::kNone) return OkStatus();
-  return Unimplemented("MERGE_QUANTIZED_BASE",
-                       fmt::format("{} was trained on {} held as {}; added to the float weights it is another model. Use it on "
-                                   "the quantised base",
-                                   name, adapter.base_model, Describe(adapter.base_quantization)));
 }
 
 TensorEdits EditsOf(const std::vector<WeightedAdapter>& adapters) {
@@ -83,25 +84,44 @@ TensorEdits EditsOf(const std::vector<WeightedAdapter>& adapters) {
   return edits;
 }
 
-StatusOr<ExportedFolder> MergeAdapters(const fs::path& base_dir, std::vector<AdapterToMerge> adapters,
-                                       const fs::path& out_dir, const MergeSeveralOptions& options) {
+std::vector<WeightedAdapter> OpenedAdapters::Weighted() const {
+  std::vector<WeightedAdapter> weighted;
+  for (size_t i = 0; i < folders.size(); ++i) weighted.push_back({&folders[i], weights[i]});
+  return weighted;
+}
+
+StatusOr<OpenedAdapters> OpenAdapters(std::vector<AdapterToMerge>& adapters, bool allow_overlap,
+                                      const std::function<Status(std::string_view name, const AdapterConfig&)>& check) {
   std::sort(adapters.begin(), adapters.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   SBORA_RETURN_IF_ERROR(CheckAdapters(adapters));
-  std::vector<AdapterFolder> folders;
+  OpenedAdapters opened;
   std::vector<RegionHolder> holders;
   for (const AdapterToMerge& adapter : adapters) {
     SBORA_ASSIGN_OR_RETURN(AdapterFolder folder, AdapterFolder::Open(adapter.dir));
-    SBORA_RETURN_IF_ERROR(CheckMergeable(adapter.name, folder.config()));
+    SBORA_RETURN_IF_ERROR(check(adapter.name, folder.config()));
     SBORA_ASSIGN_OR_RETURN(RegionSet regions, RegionsOf(folder));
     holders.push_back({adapter.name, std::move(regions)});
-    folders.push_back(std::move(folder));
+    opened.folders.push_back(std::move(folder));
+    opened.weights.push_back(adapter.weight);
+    const BaseQuantization& first = opened.folders.front().config().base_quantization;
+    const BaseQuantization& held = opened.folders.back().config().base_quantization;
+    if (held == first) continue;
+    return FailedPrecondition("BASES_DIFFER", fmt::format("{} was trained on its base held as {}, {} as {}; only adapters of "
+                                                          "one form of a base can be merged",
+                                                          adapters.front().name, Describe(first), adapter.name, Describe(held)))
+        .WithMetadata("first", adapters.front().name)
+        .WithMetadata("second", adapter.name);
   }
-  SBORA_RETURN_IF_ERROR(options.allow_overlap ? CheckOneBase(holders) : CheckMergesExactly(holders));
+  SBORA_RETURN_IF_ERROR(allow_overlap ? CheckOneBase(holders) : CheckMergesExactly(holders));
+  return opened;
+}
+
+StatusOr<ExportedFolder> MergeAdapters(const fs::path& base_dir, std::vector<AdapterToMerge> adapters,
+                                       const fs::path& out_dir, const MergeSeveralOptions& options) {
+  SBORA_ASSIGN_OR_RETURN(const OpenedAdapters opened, OpenAdapters(adapters, options.allow_overlap, CheckMergeable));
   SBORA_ASSIGN_OR_RETURN(const ModelFolder base, ModelFolder::Open(base_dir));
-  SBORA_RETURN_IF_ERROR(CheckBase(base, folders.front().config(), options.merge));
-  std::vector<WeightedAdapter> weighted;
-  for (size_t i = 0; i < folders.size(); ++i) weighted.push_back({&folders[i], adapters[i].weight});
-  return RewriteModel(base, EditsOf(weighted), out_dir, {options.merge.progress, options.merge.cancelled});
+  SBORA_RETURN_IF_ERROR(CheckBase(base, opened.folders.front().config(), options.merge));
+  return RewriteModel(base, EditsOf(opened.Weighted()), out_dir, {options.merge.progress, options.merge.cancelled});
 }
 
 StatusOr<ExportedFolder> MergeAdapter(const fs::path& base_dir, const fs::path& adapter_dir, const fs::path& out_dir,

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,6 +41,10 @@ Status CheckMergeable(std::string_view name, const AdapterConfig& adapter);
 StatusOr<ExportedFolder> MergeAdapters(const std::filesystem::path& base_dir, std::vector<AdapterToMerge> adapters,
                                        const std::filesystem::path& out_dir, const MergeSeveralOptions& options);
 
+/// That the model is the one `adapter` was trained on; hashes it unless the options know its hash. Errors:
+/// FAILED_PRECONDITION BASE_HASH_MISMATCH naming both hashes.
+Status CheckBase(const ModelFolder& base, const AdapterConfig& adapter, const MergeOptions& options);
+
 /// The edits that MergeAdapters makes, without its checks: `adapters` in the order of addition, all of one base. They
 /// borrow the adapters, which must outlive them.
 struct WeightedAdapter {
@@ -47,5 +52,19 @@ struct WeightedAdapter {
   double weight = 1.0;
 };
 TensorEdits EditsOf(const std::vector<WeightedAdapter>& adapters);
+
+/// The adapters of a merge, opened and checked, ascending by name.
+struct OpenedAdapters {
+  std::vector<AdapterFolder> folders;
+  std::vector<double> weights;
+
+  /// Borrows the folders.
+  std::vector<WeightedAdapter> Weighted() const;
+};
+/// Sorts `adapters` by name; `check` judges each alone. Errors: those of `check` and AdapterFolder::Open; INVALID_ARGUMENT
+/// ADAPTERS_EMPTY, ADAPTER_DUPLICATE, WEIGHT_NOT_FINITE; FAILED_PRECONDITION BASES_DIFFER, also for one base held in two
+/// ways, REGIONS_OVERLAP.
+StatusOr<OpenedAdapters> OpenAdapters(std::vector<AdapterToMerge>& adapters, bool allow_overlap,
+                                      const std::function<Status(std::string_view name, const AdapterConfig&)>& check);
 
 }  // namespace sbora::core

@@ -12,6 +12,7 @@
 #include "core/gguf_import.h"
 #include "core/model_folder.h"
 #include "core/model_writer.h"
+#include "core/nf4_model.h"
 #include "core/sentencepiece.h"
 
 namespace sbora::core {
@@ -110,16 +111,10 @@ class Importer {
 
   Status FromFolder(const fs::path& dir) {
     SBORA_RETURN_IF_ERROR(CheckWeightFiles(dir));
+    const auto text = ReadFile(dir / "config.json", kMaxSmallJsonBytes);
+    if (text.ok() && IsNf4Config(*text)) return FromNf4Folder(dir);
     SBORA_ASSIGN_OR_RETURN(const ModelFolder source, ModelFolder::Open(dir));
     model_.config = source.config();
-    std::error_code ec;
-    if (!fs::exists(dir / "tokenizer.json", ec) && !fs::exists(dir / "tokenizer.model", ec)) {
-      return NotFound(
-          "MODEL_FILE_MISSING",
-          fmt::format("{} holds neither tokenizer.json nor tokenizer.model; save the tokenizer as a fast tokenizer "
-                      "(transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...))",
-                      dir.string()));
-    }
     SBORA_RETURN_IF_ERROR(CopyTokenizerFiles(dir));
     std::vector<TensorSpec> specs = ExpectedTensors(source.config());
     for (TensorSpec& spec : specs) {
@@ -130,6 +125,39 @@ class Importer {
       SBORA_ASSIGN_OR_RETURN(const TensorView view, source.Tensor(spec.name));
       return sink(view.data);
     });
+  }
+
+  /// The weights as they are; the hash was checked when the folder was opened.
+  Status FromNf4Folder(const fs::path& dir) {
+    const auto alive = [this] {
+      if (options_.progress) options_.progress(0, 1);
+    };
+    SBORA_ASSIGN_OR_RETURN(const Nf4ModelFolder source, Nf4ModelFolder::Open(dir, alive));
+    Nf4Config config = source.config();
+    if (!config.merged()) {
+      return InvalidArgument("NF4_BASE_IMPORT", fmt::format("{} is base {} in NF4, which each worker makes for itself; import "
+                                                            "the plain base and use quantization nf4", dir.string(),
+                                                            config.base_hash));
+    }
+    model_.config = config.model;
+    SBORA_RETURN_IF_ERROR(CopyTokenizerFiles(dir));
+    config.model = model_.config;  // with the end tokens of generation_config.json
+    std::vector<TensorSpec> specs;
+    for (const SafetensorsFile& shard : source.shards()) {
+      std::vector<TensorView> views = shard.tensors();
+      std::sort(views.begin(), views.end(), [](const auto& a, const auto& b) { return a.data.data() < b.data.data(); });
+      for (const TensorView& view : views) specs.push_back({view.name, view.dtype, view.shape});
+    }
+    SBORA_RETURN_IF_ERROR(WriteWeights(specs, [&](const TensorSpec& spec, const ByteSink& sink) -> Status {
+      SBORA_ASSIGN_OR_RETURN(const TensorView view, source.Tensor(spec.name));
+      return sink(view.data);
+    }));
+    SBORA_RETURN_IF_ERROR(Write("config.json", ToJson(config)));
+    Describe();
+    model_.held_as = config.held_as();
+    SBORA_ASSIGN_OR_RETURN(const Nf4ModelFolder written, Nf4ModelFolder::Open(out_dir_, alive));
+    model_.base_hash = written.config().merged_hash;
+    return OkStatus();
   }
 
   Status FromGguf(const fs::path& path) {
@@ -157,6 +185,13 @@ class Importer {
 
   Status CopyTokenizerFiles(const fs::path& dir) {
     std::error_code ec;
+    if (!fs::exists(dir / "tokenizer.json", ec) && !fs::exists(dir / "tokenizer.model", ec)) {
+      return NotFound(
+          "MODEL_FILE_MISSING",
+          fmt::format("{} holds neither tokenizer.json nor tokenizer.model; save the tokenizer as a fast tokenizer "
+                      "(transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...))",
+                      dir.string()));
+    }
     SBORA_ASSIGN_OR_RETURN(const std::string tokenizer, fs::exists(dir / "tokenizer.json", ec)
                                                             ? ReadJsonObject(dir / "tokenizer.json", kMaxTokenizerBytes)
                                                             : FromSentencePiece(dir));
@@ -178,16 +213,26 @@ class Importer {
     return OkStatus();
   }
 
-  Status Finish(const std::vector<TensorSpec>& specs, const TensorSource& source) {
+  Status WriteWeights(const std::vector<TensorSpec>& specs, const TensorSource& source) {
     SBORA_ASSIGN_OR_RETURN(auto shards,
                            WriteModelShards(out_dir_, specs, source,
                                             {.max_shard_bytes = options_.max_shard_bytes, .progress = options_.progress,
                                              .cancelled = options_.cancelled}));
     for (WrittenFile& file : shards) model_.files.push_back(std::move(file));
-    SBORA_RETURN_IF_ERROR(Write("config.json", ToHfConfigJson(model_.config)));
+    return OkStatus();
+  }
+
+  /// After the last file.
+  void Describe() {
     std::sort(model_.files.begin(), model_.files.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
     for (const WrittenFile& file : model_.files) model_.total_bytes += file.size_bytes;
     model_.parameter_count = ParameterCount(model_.config);
+  }
+
+  Status Finish(const std::vector<TensorSpec>& specs, const TensorSource& source) {
+    SBORA_RETURN_IF_ERROR(WriteWeights(specs, source));
+    SBORA_RETURN_IF_ERROR(Write("config.json", ToHfConfigJson(model_.config)));
+    Describe();
     // Hashed from what was written, so that the hash speaks of the files that will be used.
     SBORA_ASSIGN_OR_RETURN(const ModelFolder written, ModelFolder::Open(out_dir_));
     const auto count = static_cast<int64_t>(specs.size());

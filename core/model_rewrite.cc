@@ -15,9 +15,21 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kMaxCopiedBytes = 256 << 20;
-constexpr const char* kCopiedFiles[] = {
-    "chat_template.jinja",     "config.json",    "generation_config.json", "model.safetensors.index.json",
-    "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"};
+constexpr const char* kTextFiles[] = {"chat_template.jinja", "generation_config.json", "special_tokens_map.json",
+                                      "tokenizer.json", "tokenizer_config.json"};
+
+/// Appends the copies to `copied`; leaves out what is not there.
+Status CopyFiles(const fs::path& from, const fs::path& to, std::span<const char* const> names,
+                 std::vector<WrittenFile>& copied) {
+  for (const char* name : names) {
+    std::error_code ec;
+    if (!fs::exists(from / name, ec)) continue;
+    SBORA_ASSIGN_OR_RETURN(const std::string text, ReadFile(from / name, kMaxCopiedBytes));
+    SBORA_ASSIGN_OR_RETURN(WrittenFile file, WriteSmallFile(to / name, text));
+    copied.push_back(std::move(file));
+  }
+  return OkStatus();
+}
 
 Status CancelledAfter(int64_t done, int64_t total) {
   return Cancelled("CANCELLED", fmt::format("cancelled after {} of {} tensors", done, total));
@@ -35,13 +47,9 @@ class Rewriter {
       SBORA_RETURN_IF_ERROR(RewriteShard(shard));
       shard.Evict();
     }
-    for (const char* name : kCopiedFiles) {
-      std::error_code ec;
-      if (!fs::exists(model_.dir() / name, ec)) continue;
-      SBORA_ASSIGN_OR_RETURN(const std::string text, ReadFile(model_.dir() / name, kMaxCopiedBytes));
-      SBORA_ASSIGN_OR_RETURN(WrittenFile file, WriteSmallFile(out_dir_ / name, text));
-      folder_.files.push_back(std::move(file));
-    }
+    constexpr const char* kConfigFiles[] = {"config.json", "model.safetensors.index.json"};
+    SBORA_RETURN_IF_ERROR(CopyFiles(model_.dir(), out_dir_, kConfigFiles, folder_.files));
+    SBORA_RETURN_IF_ERROR(CopyFiles(model_.dir(), out_dir_, kTextFiles, folder_.files));
     std::sort(folder_.files.begin(), folder_.files.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
     for (const WrittenFile& file : folder_.files) folder_.total_bytes += file.size_bytes;
     return std::move(folder_);
@@ -89,6 +97,12 @@ StatusOr<ExportedFolder> RewriteModel(const ModelFolder& model, const TensorEdit
                                       const RewriteProgress& options) {
   SBORA_RETURN_IF_ERROR(RequireEmptyFolder(out_dir));
   return Rewriter(model, edits, out_dir, options).Run();
+}
+
+StatusOr<std::vector<WrittenFile>> CopyTextFiles(const fs::path& from, const fs::path& to) {
+  std::vector<WrittenFile> copied;
+  SBORA_RETURN_IF_ERROR(CopyFiles(from, to, kTextFiles, copied));
+  return copied;
 }
 
 StatusOr<WeightHashes> HashBeforeAndAfter(const ModelFolder& model, const TensorEdits& edits,

@@ -7,6 +7,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "common/status.h"
 #include "core/model_folder.h"
@@ -32,6 +33,10 @@ struct RewriteProgress {
 /// Errors: FAILED_PRECONDITION OUTPUT_NOT_EMPTY, those of the edits, CANCELLED.
 StatusOr<ExportedFolder> RewriteModel(const ModelFolder& model, const TensorEdits& edits,
                                       const std::filesystem::path& out_dir, const RewriteProgress& options);
+
+/// Copies what a model has beside config and weights (tokenizer, chat template, generation defaults), as far as it is
+/// there. Errors: of the file system.
+StatusOr<std::vector<WrittenFile>> CopyTextFiles(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// Identity of the weights without and with the edits, in one reading.
 struct WeightHashes {

@@ -13,8 +13,8 @@
 namespace sbora::core {
 namespace {
 
-StatusOr<std::vector<std::vector<TensorSpec>>> PlanShards(const std::vector<TensorSpec>& tensors, int64_t max_bytes) {
-  std::vector<std::vector<TensorSpec>> shards;
+StatusOr<std::vector<ShardPlan>> PlanShards(const std::vector<TensorSpec>& tensors, int64_t max_bytes) {
+  std::vector<ShardPlan> shards;
   int64_t used = 0;
   for (const TensorSpec& spec : tensors) {
     SBORA_ASSIGN_OR_RETURN(const int64_t bytes, TensorBytes(spec));
@@ -22,17 +22,14 @@ StatusOr<std::vector<std::vector<TensorSpec>>> PlanShards(const std::vector<Tens
       shards.emplace_back();
       used = 0;
     }
-    shards.back().push_back(spec);
+    shards.back().tensors.push_back(spec);
     used += bytes;
   }
+  for (size_t i = 0; i < shards.size(); ++i) {
+    shards[i].name = shards.size() == 1 ? "model.safetensors"
+                                        : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
+  }
   return shards;
-}
-
-std::vector<std::string> ShardNames(size_t count) {
-  if (count == 1) return {"model.safetensors"};
-  std::vector<std::string> names;
-  for (size_t i = 1; i <= count; ++i) names.push_back(fmt::format("model-{:05}-of-{:05}.safetensors", i, count));
-  return names;
 }
 
 const std::map<std::string, std::string>& ShardMetadata() {
@@ -40,12 +37,12 @@ const std::map<std::string, std::string>& ShardMetadata() {
   return metadata;
 }
 
-std::string IndexJson(const std::vector<std::vector<TensorSpec>>& shards, const std::vector<std::string>& names) {
+std::string IndexJson(const std::vector<ShardPlan>& shards) {
   nlohmann::json map = nlohmann::json::object();
   int64_t total = 0;
-  for (size_t i = 0; i < shards.size(); ++i) {
-    for (const TensorSpec& spec : shards[i]) {
-      map[spec.name] = names[i];
+  for (const ShardPlan& shard : shards) {
+    for (const TensorSpec& spec : shard.tensors) {
+      map[spec.name] = shard.name;
       total += TensorBytes(spec).value();
     }
   }
@@ -58,26 +55,32 @@ StatusOr<std::vector<WrittenFile>> WriteModelShards(const std::filesystem::path&
                                                     const std::vector<TensorSpec>& tensors, const TensorSource& source,
                                                     const ShardOptions& options) {
   SBORA_ASSIGN_OR_RETURN(const auto shards, PlanShards(tensors, options.max_shard_bytes));
-  const std::vector<std::string> names = ShardNames(shards.size());
+  return WritePlannedShards(out_dir, shards, source, options);
+}
+
+StatusOr<std::vector<WrittenFile>> WritePlannedShards(const std::filesystem::path& out_dir,
+                                                      const std::vector<ShardPlan>& shards, const TensorSource& source,
+                                                      const ShardOptions& options) {
   std::vector<WrittenFile> files;
   int64_t done = 0;
-  for (size_t i = 0; i < shards.size(); ++i) {
-    SBORA_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::Create(out_dir / names[i], shards[i], ShardMetadata()));
+  int64_t total = 0;
+  for (const ShardPlan& shard : shards) total += std::ssize(shard.tensors);
+  for (const ShardPlan& shard : shards) {
+    SBORA_ASSIGN_OR_RETURN(auto writer, SafetensorsWriter::Create(out_dir / shard.name, shard.tensors, ShardMetadata()));
     const ByteSink sink = [&writer](std::span<const std::byte> bytes) { return writer.Append(bytes); };
-    for (const TensorSpec& spec : shards[i]) {
+    for (const TensorSpec& spec : shard.tensors) {
       if (options.cancelled && options.cancelled()) {
-        return Cancelled("CANCELLED", fmt::format("cancelled after {} of {} tensors", done, tensors.size()));
+        return Cancelled("CANCELLED", fmt::format("cancelled after {} of {} tensors", done, total));
       }
       SBORA_RETURN_IF_ERROR(source(spec, sink));
       ++done;
-      if (options.progress) options.progress(done, static_cast<int64_t>(tensors.size()));
+      if (options.progress) options.progress(done, total);
     }
     SBORA_ASSIGN_OR_RETURN(WrittenFile file, writer.Finish());
     files.push_back(std::move(file));
   }
   if (shards.size() > 1) {
-    SBORA_ASSIGN_OR_RETURN(WrittenFile index,
-                           WriteSmallFile(out_dir / "model.safetensors.index.json", IndexJson(shards, names)));
+    SBORA_ASSIGN_OR_RETURN(WrittenFile index, WriteSmallFile(out_dir / "model.safetensors.index.json", IndexJson(shards)));
     files.push_back(std::move(index));
   }
   return files;
@@ -86,11 +89,11 @@ StatusOr<std::vector<WrittenFile>> WriteModelShards(const std::filesystem::path&
 StatusOr<int64_t> ModelShardsBytes(const std::vector<TensorSpec>& tensors, int64_t max_shard_bytes) {
   SBORA_ASSIGN_OR_RETURN(const auto shards, PlanShards(tensors, max_shard_bytes));
   int64_t total = 0;
-  for (const std::vector<TensorSpec>& shard : shards) {
-    SBORA_ASSIGN_OR_RETURN(const int64_t bytes, SafetensorsFileBytes(shard, ShardMetadata()));
+  for (const ShardPlan& shard : shards) {
+    SBORA_ASSIGN_OR_RETURN(const int64_t bytes, SafetensorsFileBytes(shard.tensors, ShardMetadata()));
     total += bytes;
   }
-  if (shards.size() > 1) total += std::ssize(IndexJson(shards, ShardNames(shards.size())));
+  if (shards.size() > 1) total += std::ssize(IndexJson(shards));
   return total;
 }
 

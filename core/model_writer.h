@@ -32,6 +32,16 @@ StatusOr<std::vector<WrittenFile>> WriteModelShards(const std::filesystem::path&
 StatusOr<int64_t> ModelShardsBytes(const std::vector<TensorSpec>& tensors,
                                    int64_t max_shard_bytes = ShardOptions{}.max_shard_bytes);
 
+/// One safetensors file of a model.
+struct ShardPlan {
+  std::string name;  ///< "model.safetensors" when it is the only one
+  std::vector<TensorSpec> tensors;
+};
+/// The same with shards as they are given; an index beside several. `options.max_shard_bytes` is not looked at.
+StatusOr<std::vector<WrittenFile>> WritePlannedShards(const std::filesystem::path& out_dir,
+                                                      const std::vector<ShardPlan>& shards, const TensorSource& source,
+                                                      const ShardOptions& options);
+
 /// Writes one small file atomically and describes it.
 StatusOr<WrittenFile> WriteSmallFile(const std::filesystem::path& path, std::string_view text);
 

@@ -13,6 +13,7 @@
 #include "core/model_folder.h"
 #include "core/model_rewrite.h"
 #include "core/model_writer.h"
+#include "core/nf4_patch.h"
 #include "core/r_index.h"
 #include "core/region.h"
 
@@ -73,13 +74,18 @@ Status Malformed(const fs::path& path, std::string_view what) {
   return InvalidArgument("PATCH_MALFORMED", fmt::format("{}: {}", path.string(), what));
 }
 
+/// `path`, or the file in it.
+StatusOr<fs::path> PatchFile(const fs::path& path) {
+  std::error_code ec;
+  const fs::path file = fs::is_directory(path, ec) ? path / kPatchFile : path;
+  if (fs::exists(file, ec)) return file;
+  return NotFound("PATCH_FILE_MISSING", fmt::format("{} does not exist", file.string()));
+}
+
 /// A patch file opened and checked against itself.
 class Patch {
  public:
-  static StatusOr<Patch> Open(const fs::path& path) {
-    std::error_code ec;
-    const fs::path file = fs::is_directory(path, ec) ? path / kPatchFile : path;
-    if (!fs::exists(file, ec)) return NotFound("PATCH_FILE_MISSING", fmt::format("{} does not exist", file.string()));
+  static StatusOr<Patch> Open(const fs::path& file) {
     SBORA_ASSIGN_OR_RETURN(SafetensorsFile tensors, SafetensorsFile::Open(file));
     Patch patch(std::move(tensors));
     SBORA_RETURN_IF_ERROR(patch.ReadMetadata());
@@ -261,19 +267,23 @@ StatusOr<ExportedFolder> ExportPatch(const fs::path& base_dir, const fs::path& a
                                      const MergeOptions& options) {
   SBORA_ASSIGN_OR_RETURN(const AdapterFolder adapter, AdapterFolder::Open(adapter_dir));
   SBORA_RETURN_IF_ERROR(CheckMergeable("the adapter", adapter.config()));
-  if (!UsesIndices(adapter.config().method)) {
-    return FailedPrecondition("EXPORT_METHOD",
-                              fmt::format("{} changes all weights of its targets, so a patch would be as large as "
-                                          "they are; merge the adapter instead",
-                                          AdapterMethodName(adapter.config().method)));
-  }
+  if (!UsesIndices(adapter.config().method)) return NoPatchOf(adapter.config().method);
   SBORA_ASSIGN_OR_RETURN(const ModelFolder base, ModelFolder::Open(base_dir));
   return PatchWriter(base, adapter).Write(out_dir, options);
 }
 
+Status NoPatchOf(AdapterMethod method) {
+  return FailedPrecondition("EXPORT_METHOD", fmt::format("{} changes all weights of its targets, so a patch would be as large "
+                                                         "as they are; merge the adapter instead",
+                                                         AdapterMethodName(method)));
+}
+
 StatusOr<ExportedFolder> ApplyPatch(const fs::path& model_dir, const fs::path& patch_path, const fs::path& out_dir,
                                     const MergeOptions& options) {
-  SBORA_ASSIGN_OR_RETURN(const Patch patch, Patch::Open(patch_path));
+  SBORA_ASSIGN_OR_RETURN(const fs::path file, PatchFile(patch_path));
+  SBORA_ASSIGN_OR_RETURN(const bool nf4, IsNf4Patch(file));
+  if (nf4) return ApplyNf4Patch(model_dir, file, out_dir, options);
+  SBORA_ASSIGN_OR_RETURN(const Patch patch, Patch::Open(file));
   const Status wrong =
       FailedPrecondition("BASE_HASH_MISMATCH",
                          fmt::format("the patch is for the base of hash {}, {} holds other weights (it may be "
@@ -285,7 +295,10 @@ StatusOr<ExportedFolder> ApplyPatch(const fs::path& model_dir, const fs::path& p
 
 StatusOr<ExportedFolder> ReversePatch(const fs::path& model_dir, const fs::path& patch_path, const fs::path& out_dir,
                                       const MergeOptions& options) {
-  SBORA_ASSIGN_OR_RETURN(const Patch patch, Patch::Open(patch_path));
+  SBORA_ASSIGN_OR_RETURN(const fs::path file, PatchFile(patch_path));
+  SBORA_ASSIGN_OR_RETURN(const bool nf4, IsNf4Patch(file));
+  if (nf4) return ReverseNf4Patch(model_dir, file, out_dir, options);
+  SBORA_ASSIGN_OR_RETURN(const Patch patch, Patch::Open(file));
   const Status wrong =
       FailedPrecondition("PATCH_NOT_APPLIED",
                          fmt::format("{} is not the base with this patch applied (hash {}); only that can be "

@@ -18,6 +18,7 @@
 #include <string_view>
 
 #include "common/status.h"
+#include "core/adapter.h"
 #include "core/peft_export.h"
 
 namespace sbora::core {
@@ -30,7 +31,11 @@ inline constexpr std::string_view kPatchFile = "sbora_patch.safetensors";
 StatusOr<ExportedFolder> ExportPatch(const std::filesystem::path& base_dir, const std::filesystem::path& adapter_dir,
                                      const std::filesystem::path& out_dir, const MergeOptions& options = {});
 
-/// Writes base plus patch. `patch` is the file or the folder that holds it.
+/// FAILED_PRECONDITION EXPORT_METHOD: a method that changes every weight has no patch.
+Status NoPatchOf(AdapterMethod method);
+
+/// Writes base plus patch. `patch` is the file or the folder that holds it; of a plain model or of one in NF4
+/// (nf4_patch.h).
 /// Errors: NOT_FOUND PATCH_FILE_MISSING; INVALID_ARGUMENT PATCH_MALFORMED; FAILED_PRECONDITION BASE_HASH_MISMATCH when
 /// the model is not the patch's base, OUTPUT_NOT_EMPTY; DATA_LOSS PATCH_CORRUPT when the result would not have the hash
 /// the patch promises; CANCELLED. Nothing is written before both hashes are right.

@@ -8,7 +8,7 @@
 #include "common/file.h"
 #include "common/sha256.h"
 #include "common/status_macros.h"
-#include "core/model_config.h"
+#include "core/nf4_config.h"
 
 namespace sbora::data {
 namespace {
@@ -74,7 +74,8 @@ Status ResolveEnd(const core::ModelConfig& config, const fs::path& dir, TextMode
 StatusOr<TextModel> TextModel::Open(const fs::path& model_dir) {
   TextModel model;
   SBORA_ASSIGN_OR_RETURN(const std::string config_text, ReadFile(model_dir / "config.json", 1 << 20));
-  SBORA_ASSIGN_OR_RETURN(const core::ModelConfig config, core::ParseHfConfig(config_text));
+  SBORA_ASSIGN_OR_RETURN(const core::ModelForm form, core::ParseModelForm(config_text));
+  const core::ModelConfig& config = form.config;
   SBORA_ASSIGN_OR_RETURN(const std::string tokenizer_json, ReadFile(model_dir / "tokenizer.json", kMaxTokenizerBytes));
   SBORA_ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::FromJson(tokenizer_json));
   SBORA_ASSIGN_OR_RETURN(const Json tokenizer_config, ReadTokenizerConfig(model_dir / "tokenizer_config.json"));

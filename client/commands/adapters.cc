@@ -22,6 +22,7 @@ struct MergeFlags {
   std::vector<std::string> names;
   std::vector<double> weights;
   bool allow_overlap = false;
+  std::string into;
   std::string directory;
   std::string request_id;
   bool force = false;
@@ -90,15 +91,23 @@ CommandResult MergeAdapters(CommandContext& context, const MergeFlags& flags) {
   SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
   v1::MergeAdaptersRequest request;
   request.set_request_id(flags.request_id);
+  bool rounds_rows = false;
   for (const std::string& name : flags.names) {
     SBORA_ASSIGN_OR_RETURN(const v1::Adapter adapter, FindAdapter(*client, name));
     request.add_adapters(adapter.name());
+    rounds_rows = rounds_rows || (adapter.method() == "sbora_fb" && adapter.quantization() == v1::QUANTIZATION_NF4);
   }
   request.mutable_weights()->Assign(flags.weights.begin(), flags.weights.end());
   request.set_allow_overlap(flags.allow_overlap);
+  if (!flags.into.empty()) SBORA_RETURN_IF_ERROR(SetField(request, "into", flags.into));
+  rounds_rows = rounds_rows && request.into() != v1::MERGE_TARGET_FLOAT;
   SBORA_ASSIGN_OR_RETURN(google::longrunning::Operation operation, client->MergeAdapters(std::move(request)));
   SBORA_ASSIGN_OR_RETURN(operation, context.FinishOperation(std::move(operation), "merging"));
   NoteChanged(context, operation);
+  if (rounds_rows) {
+    context.Note("the rows of sbora_fb adapters were rounded to NF4 again, which loses small changes: evaluate the merged "
+                 "model, or merge --into float");
+  }
   v1::MergeAdaptersResult result;
   if (!operation.response().UnpackTo(&result)) {
     return Internal("BAD_OPERATION_RESPONSE",
@@ -150,6 +159,9 @@ void AddConversions(const CommandRoot& root, CLI::App& group) {
             ->option_text("w1,w2,...");
         app.add_flag("--allow-overlap", flags.allow_overlap,
                      "Add up adapters that change the same weights, instead of refusing them");
+        app.add_option("--into", flags.into,
+                       "nf4 or float (default: as the base was held in training). Of adapters of an NF4 base, float gives "
+                       "a plain checkpoint of the de-quantised weights");
         DeclareTarget(app, flags);
         app.add_option("--request-id", flags.request_id,
                        "UUID4; the same one again returns the first call's operation");

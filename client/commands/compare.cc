@@ -12,7 +12,7 @@
 #include "client/output/comparison_picture.h"
 #include "common/file.h"
 #include "common/status_macros.h"
-#include "core/model_config.h"
+#include "core/nf4_config.h"
 
 namespace sbora::client {
 namespace {
@@ -117,10 +117,10 @@ CommandResult Compare(CommandContext& context, const CompareFlags& flags) {
   SBORA_ASSIGN_OR_RETURN(const v1::FineTuningSpec spec, flags.Build(*client));
   SBORA_ASSIGN_OR_RETURN(const std::vector<EvaluationPlan> evaluations, PlanEvaluations(flags, *client, spec));
   SBORA_ASSIGN_OR_RETURN(const v1::Model model, client->GetModel(spec.model()));
-  SBORA_ASSIGN_OR_RETURN(const core::ModelConfig config, core::ParseHfConfig(model.config_json()));
+  SBORA_ASSIGN_OR_RETURN(const core::ModelForm base, core::ParseModelForm(model.config_json()));
   SBORA_ASSIGN_OR_RETURN(const ComparePlan plan,
                          PlanComparison({.spec = spec, .methods = flags.methods, .seeds = flags.seeds,
-                                         .match_parameters = flags.match_parameters, .name = flags.name}, config));
+                                         .match_parameters = flags.match_parameters, .name = flags.name}, base.config));
   v1::MethodComparison report = ReportOf(plan, flags, spec);
   ComparisonRuns runs(*client, plan, evaluations, model, report);
   SBORA_RETURN_IF_ERROR(runs.Check());

@@ -69,6 +69,11 @@ std::string FormatCapacity(const v1::RegionCapacity& capacity) {
          FormatTable({"MODULE", "COORDINATES", "FREE", "ADAPTERS LEFT"}, rows);
 }
 
+/// "base", or "base+nf4" where it was held so.
+std::string ModelText(const v1::EvaluationSpec& spec, std::string name) {
+  return std::move(name) + (spec.base_quantization() == v1::QUANTIZATION_NF4 ? "+nf4" : "");
+}
+
 std::string ScoringText(v1::Scoring scoring) {
   const auto* value = v1::Scoring_descriptor()->FindValueByNumber(scoring);
   return value == nullptr ? std::to_string(scoring) : EnumShortName(*value);
@@ -362,7 +367,7 @@ std::string ToTable(const v1::EvaluationJob& job) {
   std::string out = FormatFields({{"name", job.name()},
                                   {"state", StateName(job.state())},
                                   {"reason", EndText(job.termination_reason(), job.failure())},
-                                  {"model", job.spec().model()},
+                                  {"model", ModelText(job.spec(), job.spec().model())},
                                   {"adapter", job.spec().adapter()},
                                   {"dataset", job.spec().dataset()},
                                   {"scoring", ScoringText(job.spec().scoring())}});
@@ -390,7 +395,7 @@ std::string ToTable(const v1::EvaluationJob& job) {
 std::string ToTable(const v1::ListEvaluationJobsResponse& jobs) {
   Rows rows;
   for (const v1::EvaluationJob& job : jobs.evaluation_jobs()) {
-    rows.push_back({ShortName(job.name()), StateName(job.state()), ShortName(job.spec().model()),
+    rows.push_back({ShortName(job.name()), StateName(job.state()), ModelText(job.spec(), ShortName(job.spec().model())),
                     ShortName(job.spec().adapter()), ShortName(job.spec().dataset()), ScoringText(job.spec().scoring()),
                     job.has_result() ? Percent(job.result().accuracy()) : "", FormatTime(job.create_time())});
   }
@@ -407,7 +412,10 @@ std::string ToTable(const v1::EvaluationComparison& comparison) {
   };
   const auto result = [&](int i) -> const v1::EvaluationResult& { return comparison.evaluations(i).result(); };
   for (const v1::EvaluationJob& job : comparison.evaluations()) header.push_back(ShortName(job.name()));
-  row("model", [&](int i) { return ShortName(comparison.evaluations(i).spec().model()); });
+  row("model", [&](int i) {
+    const v1::EvaluationSpec& spec = comparison.evaluations(i).spec();
+    return ModelText(spec, ShortName(spec.model()));
+  });
   row("adapter", [&](int i) { return ShortName(comparison.evaluations(i).spec().adapter()); });
   row("accuracy", [&](int i) { return Percent(result(i).accuracy()); });
   row("standard error", [&](int i) { return Percent(StandardError(result(i))); });

@@ -8,6 +8,7 @@
 #include "common/ids.h"
 #include "common/status_macros.h"
 #include "core/adapter.h"
+#include "core/nf4_merge.h"
 #include "core/region.h"
 #include "server/services/convert.h"
 #include "server/services/job_planner.h"
@@ -73,7 +74,9 @@ Status CheckMergeRequest(const v1::MergeAdaptersRequest& request) {
   return OkStatus();
 }
 
-/// One base, no name twice.
+bool IsNf4(const v1::Adapter& adapter) { return adapter.quantization() == v1::QUANTIZATION_NF4; }
+
+/// One base in one form, no name twice.
 Status CheckMergeAdapters(const std::vector<v1::Adapter>& adapters) {
   std::set<std::string> names;
   for (const v1::Adapter& adapter : adapters) {
@@ -81,7 +84,16 @@ Status CheckMergeAdapters(const std::vector<v1::Adapter>& adapters) {
       return InvalidArgument("ADAPTER_DUPLICATE", fmt::format("{} is named twice; give it one weight instead", adapter.name()))
           .WithViolation("adapters", "must be distinct");
     }
-    if (adapter.base_hash() == adapters.front().base_hash()) continue;
+    const v1::Adapter& first = adapters.front();
+    const bool same_form = IsNf4(adapter) == IsNf4(first) && adapter.double_quantization() == first.double_quantization();
+    if (adapter.base_hash() == first.base_hash() && same_form) continue;
+    if (!same_form) {
+      return FailedPrecondition("BASES_DIFFER", fmt::format("{} and {} were trained on bases held in different ways (NF4 or not, "
+                                                            "double quantisation or not); merge them one by one",
+                                                            first.name(), adapter.name()))
+          .WithMetadata("first", first.name())
+          .WithMetadata("second", adapter.name());
+    }
     return FailedPrecondition("BASES_DIFFER",
                               fmt::format("{} was trained on {} (base {}), {} on {} (base {}); only adapters of one base can be "
                                           "merged",
@@ -100,6 +112,7 @@ worker::v1::Task MergeTaskOf(const v1::MergeAdaptersRequest& request, const v1::
   worker::v1::MergeTask& merge = *task.mutable_merge();
   merge.set_base_hash(adapters.front().base_hash());
   merge.set_allow_overlap(request.allow_overlap());
+  merge.set_into(request.into());
   for (size_t i = 0; i < adapters.size(); ++i) {
     const std::string group = adapters.size() == 1 ? "adapter" : fmt::format("adapter-{}", i);
     AddInput(task, group, adapters[i].files());
@@ -111,13 +124,13 @@ worker::v1::Task MergeTaskOf(const v1::MergeAdaptersRequest& request, const v1::
   return task;
 }
 
-/// An adapter of an NF4 base is not one of the float weights.
+/// GGUF holds the original weights plus an adapter; of an NF4 base that is another model.
 Status CheckFloatBase(const v1::Adapter& adapter) {
   if (adapter.quantization() != v1::QUANTIZATION_NF4) return OkStatus();
   return Unimplemented("MERGE_QUANTIZED_BASE",
-                       fmt::format("{} was trained on {} in NF4; added to the float weights it is another model. Evaluate and "
-                                   "generate use the NF4 base; for PEFT export it (adapters export --format peft) and load it "
-                                   "on a 4-bit model",
+                       fmt::format("{} was trained on {} in NF4; added to the original weights it is another model. Merge it "
+                                   "(adapters merge, or --into float for a plain checkpoint of the de-quantised base), or "
+                                   "export it for PEFT and load it on a 4-bit model",
                                    adapter.name(), adapter.model()));
 }
 
@@ -133,6 +146,30 @@ Status CheckIsAdapter(const v1::Adapter& adapter, std::string_view wanted) {
                                         "adapters. Download it with 'sbora-client adapters pull {} -o DIR', or take --format gguf",
                                         adapter.name(), wanted, id))
       .WithMetadata("adapter", adapter.name());
+}
+
+/// That such a merge makes sense for each adapter, as far as it is known without their files.
+Status CheckMergeTarget(v1::MergeTarget into, const v1::Adapter& adapter) {
+  if (!v1::MergeTarget_IsValid(into)) {
+    return InvalidArgument("BAD_MERGE_TARGET", fmt::format("into={} is not known", static_cast<int>(into)))
+        .WithViolation("into", "must be MERGE_TARGET_NF4 or MERGE_TARGET_FLOAT, or left out");
+  }
+  if (into == v1::MERGE_TARGET_FLOAT || (into == v1::MERGE_TARGET_UNSPECIFIED && !IsNf4(adapter))) return OkStatus();
+  SBORA_ASSIGN_OR_RETURN(const core::AdapterMethod method, core::ParseAdapterMethod(adapter.method()));
+  core::AdapterConfig config;
+  config.method = method;
+  config.base_model = adapter.model();
+  if (IsNf4(adapter)) config.base_quantization = {.kind = core::Quantization::kNf4, .double_quantization = adapter.double_quantization()};
+  return core::CheckMergeableIntoNf4(adapter.name(), config);
+}
+
+/// A model in NF4 has no plain form to merge into.
+Status CheckMergeBase(v1::MergeTarget into, const v1::Model& model) {
+  if (into != v1::MERGE_TARGET_FLOAT || model.quantization() != v1::QUANTIZATION_NF4) return OkStatus();
+  return FailedPrecondition("NF4_MERGED_BASE", fmt::format("{} is itself in NF4, with adapters merged in, and has no float form; "
+                                                           "merge into NF4 (leave `into` out)",
+                                                           model.name()))
+      .WithViolation("into", "must not be MERGE_TARGET_FLOAT for this base");
 }
 
 }  // namespace
@@ -196,7 +233,6 @@ Status AdapterServiceImpl::Export(const v1::ExportAdapterRequest& request, googl
 
 Status AdapterServiceImpl::AddPatchInputs(const v1::Adapter& adapter, PlannedOperation& planned) const {
   SBORA_RETURN_IF_ERROR(CheckIsAdapter(adapter, "a patch"));
-  SBORA_RETURN_IF_ERROR(CheckFloatBase(adapter));
   SBORA_ASSIGN_OR_RETURN(const core::AdapterMethod method, core::ParseAdapterMethod(adapter.method()));
   if (!core::UsesIndices(method)) {
     return FailedPrecondition("EXPORT_METHOD", fmt::format("{} is a {} adapter, which changes all weights of its targets: a patch "
@@ -205,6 +241,7 @@ Status AdapterServiceImpl::AddPatchInputs(const v1::Adapter& adapter, PlannedOpe
         .WithViolation("format", "EXPORT_FORMAT_PATCH is for sbora_fa and sbora_fb");
   }
   SBORA_ASSIGN_OR_RETURN(const v1::Model model, AddModelInput(adapter, planned));
+  planned.task.mutable_export_()->set_base_hash(adapter.base_hash());
   SBORA_ASSIGN_OR_RETURN(const core::ModelConfig config, ModelConfigOf(model));
   SBORA_ASSIGN_OR_RETURN(const auto holders, RecordedHolders(services_, {adapter.name()}));
   if (!holders.empty()) *planned.metadata.mutable_changed_weights() = ToProto(core::CountChangedWeights(config, holders));
@@ -243,7 +280,7 @@ Status AdapterServiceImpl::Merge(const v1::MergeAdaptersRequest& request, google
                                                                    project, fmt::format("adapters[{}]", i)));
     SBORA_ASSIGN_OR_RETURN(v1::Adapter adapter, AdapterOf(row));
     SBORA_RETURN_IF_ERROR(CheckIsAdapter(adapter, "merging"));
-    SBORA_RETURN_IF_ERROR(CheckFloatBase(adapter));
+    SBORA_RETURN_IF_ERROR(CheckMergeTarget(request.into(), adapter));
     adapters.push_back(std::move(adapter));
     planned.uses.push_back(row.name);
     planned.metadata.add_adapters(row.name);
@@ -253,8 +290,10 @@ Status AdapterServiceImpl::Merge(const v1::MergeAdaptersRequest& request, google
   SBORA_ASSIGN_OR_RETURN(const std::vector<core::RegionHolder> holders, RecordedHolders(services_, planned.uses));
   if (!request.allow_overlap()) SBORA_RETURN_IF_ERROR(core::CheckMergesExactly(holders));
   SBORA_ASSIGN_OR_RETURN(const v1::Model model, BaseOf(adapters.front(), "adapters[0]"));
+  SBORA_RETURN_IF_ERROR(CheckMergeBase(request.into(), model));
   SBORA_ASSIGN_OR_RETURN(const core::ModelConfig config, ModelConfigOf(model));
-  if (holders.size() == adapters.size()) {
+  // Against the de-quantised base; the plain one's weights all move.
+  if (holders.size() == adapters.size() && (request.into() != v1::MERGE_TARGET_FLOAT || !IsNf4(adapters.front()))) {
     *planned.metadata.mutable_changed_weights() = ToProto(core::CountChangedWeights(config, holders));
   }
   planned.task = MergeTaskOf(request, model, adapters);

@@ -211,6 +211,8 @@ Status CommitImport(const ServiceContext& services, const worker::v1::ImportResu
   model.set_context_tokens(result.context_tokens());
   model.set_config_json(result.config_json());
   model.set_has_chat_template(result.has_chat_template());
+  model.set_quantization(result.quantization());
+  if (result.quantization() == v1::QUANTIZATION_NF4) model.set_double_quantization(result.double_quantization());
   *model.mutable_files() = pending.files;
   model.set_size_bytes(TotalBytes(pending.files));
   ResourceRow row = NewResource(services, ResourceKind::kModel, pending.work, metadata.model());

@@ -65,7 +65,9 @@ Status ResolveModel(const ServiceContext& services, const v1::EstimateFineTuning
   SBORA_ASSIGN_OR_RETURN(const ResourceRow row, FindResourceOrId(services, subject.spec.model, core::Collection::kModels,
                                                                  subject.project, "spec.model"));
   SBORA_ASSIGN_OR_RETURN(const v1::Model model, ModelOf(row));
-  SBORA_ASSIGN_OR_RETURN(subject.model, ModelConfigOf(model));
+  SBORA_ASSIGN_OR_RETURN(const core::ModelForm form, ModelFormOf(model));
+  SBORA_RETURN_IF_ERROR(core::CheckHeldAs(form.held_as, subject.spec));
+  subject.model = form.config;
   subject.model_name = model.name();
   subject.base_hash = model.base_hash();
   return OkStatus();
@@ -221,7 +223,7 @@ void WriteMemory(const Subject& subject, v1::EstimateFineTuningJobResponse& resp
 void WriteCounts(const Subject& subject, v1::EstimateFineTuningJobResponse& response) {
   const core::AdapterSpec& adapter = subject.spec.adapter;
   const core::AdapterConfig config =
-      core::AdapterConfigOf(adapter, subject.model, subject.model_name, subject.base_hash);
+      core::AdapterConfigOf(subject.spec, subject.model, subject.model_name, subject.base_hash);
   const bool full = adapter.method == core::AdapterMethod::kFull;
   const std::vector<core::AdaptedModule> modules = core::AdaptedModules(subject.model, adapter.placement());
   response.set_trainable_parameters(core::TrainableParameters(subject.model, adapter));

@@ -32,6 +32,19 @@ StatusOr<Work> FindEvaluation(const ServiceContext& services, const std::string&
   return NameMissing(work.status(), kKind, parsed.ToString());
 }
 
+/// Writes down how the base is held. `Spec` has adapter, base_quantization and double_quantization.
+template <typename Subject, typename Spec>
+Status FillBaseForm(const Subject& subject, const std::string& field_prefix, Spec& spec) {
+  const v1::Adapter* const adapter = spec.adapter().empty() ? nullptr : &subject.adapter;
+  std::optional<bool> double_quantization;
+  if (spec.has_double_quantization()) double_quantization = spec.double_quantization();
+  SBORA_ASSIGN_OR_RETURN(const BaseForm form, ResolveBaseForm(spec.base_quantization(), double_quantization, subject.model,
+                                                              adapter, field_prefix));
+  spec.set_base_quantization(form.quantization);
+  if (form.quantization == v1::QUANTIZATION_NF4) spec.set_double_quantization(form.double_quantization);
+  return OkStatus();
+}
+
 }  // namespace
 
 StatusOr<EvaluationServiceImpl::Subject> EvaluationServiceImpl::ResolveSubject(const std::string& project, const std::string& model,
@@ -40,7 +53,7 @@ StatusOr<EvaluationServiceImpl::Subject> EvaluationServiceImpl::ResolveSubject(c
                                                                                worker::v1::Task& task) const {
   Subject subject;
   std::string model_name = model;
-  v1::Adapter found;
+  v1::Adapter& found = subject.adapter;
   if (!adapter.empty()) {
     SBORA_ASSIGN_OR_RETURN(const ResourceRow row, FindResourceOrId(services_, adapter, core::Collection::kAdapters, project,
                                                                    fmt::format("{}adapter", field_prefix)));
@@ -120,6 +133,7 @@ Status EvaluationServiceImpl::Create(const v1::CreateEvaluationJobRequest& reque
     SBORA_ASSIGN_OR_RETURN(few_shots, AddDataset(project, "few_shot_dataset", "few_shots", *spec.mutable_few_shot_dataset(), subject, task));
     evaluate.set_few_shot_format(few_shots.format());
   }
+  SBORA_RETURN_IF_ERROR(FillBaseForm(subject, "evaluation_job.spec.", spec));
   spec.set_model(subject.model.name());
   if (!spec.adapter().empty()) spec.set_adapter(subject.uses.front());
   FillEvaluationDefaults(spec);
@@ -188,6 +202,7 @@ Status EvaluationServiceImpl::RunGenerate(const v1::GenerateRequest& request, co
   worker::v1::Task task;
   SBORA_ASSIGN_OR_RETURN(Subject subject, ResolveSubject(project, request.model(), request.adapter(), "", task));
   v1::GenerateRequest complete = request;
+  SBORA_RETURN_IF_ERROR(FillBaseForm(subject, "", complete));
   complete.set_model(subject.model.name());
   if (!request.adapter().empty()) complete.set_adapter(subject.uses.front());
   FillGenerationDefaults(*complete.mutable_generation());

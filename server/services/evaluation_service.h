@@ -31,6 +31,7 @@ class EvaluationServiceImpl final : public v1::EvaluationService::Service {
   /// Base model and, when asked for, adapter of a request.
   struct Subject {
     v1::Model model;
+    v1::Adapter adapter;  ///< empty without
     std::vector<std::string> uses;
   };
   StatusOr<Subject> ResolveSubject(const std::string& project, const std::string& model, const std::string& adapter,

@@ -93,6 +93,29 @@ Status CheckScoring(const v1::EvaluationSpec& spec, const std::string& prefix, S
   return bad;
 }
 
+template <typename Spec>
+Status CheckBaseQuantization(const Spec& spec, const std::string& prefix, Status bad) {
+  if (!v1::Quantization_IsValid(spec.base_quantization())) {
+    bad = bad.WithViolation(prefix + "base_quantization", "must be QUANTIZATION_NONE or QUANTIZATION_NF4, or left out");
+  }
+  if (spec.has_double_quantization() && spec.base_quantization() != v1::QUANTIZATION_NF4) {
+    bad = bad.WithViolation(prefix + "double_quantization", "needs base_quantization QUANTIZATION_NF4");
+  }
+  return bad;
+}
+
+std::string Describe(const BaseForm& form) {
+  return std::string(core::Describe({.kind = form.quantization == v1::QUANTIZATION_NF4 ? core::Quantization::kNf4
+                                                                                       : core::Quantization::kNone,
+                                     .double_quantization = form.double_quantization}));
+}
+
+template <typename Resource>
+BaseForm FormOf(const Resource& resource) {
+  if (resource.quantization() != v1::QUANTIZATION_NF4) return {};
+  return {v1::QUANTIZATION_NF4, resource.double_quantization()};
+}
+
 /// Problems of records belong to the field that names the data, their place goes into the text.
 Status InRequest(const Status& status) {
   if (status.violations().empty()) return status;
@@ -117,6 +140,7 @@ Status CheckEvaluationSpec(const v1::EvaluationSpec& spec) {
   if (!core::ParseDevice(spec.device()).ok()) bad = bad.WithViolation(prefix + "device", "must be one of Device");
   if (spec.max_samples() < 0) bad = bad.WithViolation(prefix + "max_samples", "must be 0 (all) or more");
   if (spec.threads() < 0 || spec.threads() > 1024) bad = bad.WithViolation(prefix + "threads", "must be 0 to 1024");
+  bad = CheckBaseQuantization(spec, prefix, bad);
   bad = CheckScoring(spec, prefix, bad);
   bad = CheckGeneration(spec.generation(), prefix + "generation.", bad);
   return bad.violations().empty() ? OkStatus() : bad;
@@ -142,6 +166,23 @@ void FillEvaluationDefaults(v1::EvaluationSpec& spec) {
   FillGenerationDefaults(*spec.mutable_generation());
 }
 
+StatusOr<BaseForm> ResolveBaseForm(v1::Quantization asked, std::optional<bool> double_quantization, const v1::Model& model,
+                                   const v1::Adapter* adapter, const std::string& field_prefix) {
+  const BaseForm given = adapter != nullptr ? FormOf(*adapter) : FormOf(model);
+  if (asked == v1::QUANTIZATION_UNSPECIFIED) return given;
+  BaseForm wanted;
+  if (asked == v1::QUANTIZATION_NF4) wanted = {asked, double_quantization.value_or(true)};
+  const bool bound = adapter != nullptr || given.quantization == v1::QUANTIZATION_NF4;
+  const bool same = wanted.quantization == given.quantization && wanted.double_quantization == given.double_quantization;
+  if (!bound || same) return wanted;
+  return FailedPrecondition("BASE_QUANTIZATION_MISMATCH",
+                            fmt::format("{} {} {}, the request asks for {}; leave base_quantization out",
+                                        adapter != nullptr ? adapter->name() : model.name(),
+                                        adapter != nullptr ? "was trained on its base held as" : "is held as", Describe(given),
+                                        Describe(wanted)))
+      .WithViolation(field_prefix + "base_quantization", fmt::format("must be left out, or {}", Describe(given)));
+}
+
 Status CheckGenerateRequest(const v1::GenerateRequest& request) {
   Status bad = InvalidArgument("INVALID_REQUEST", "the text cannot be generated; see the field violations");
   bad = CheckSubject(request.model(), request.adapter(), "", bad);
@@ -162,6 +203,7 @@ Status CheckGenerateRequest(const v1::GenerateRequest& request) {
   if (!core::ParsePromptTemplate(request.prompt_template()).ok()) {
     bad = bad.WithViolation("prompt_template", "must be one of PromptTemplate");
   }
+  bad = CheckBaseQuantization(request, "", bad);
   bad = CheckGeneration(request.generation(), "generation.", bad);
   return bad.violations().empty() ? OkStatus() : bad;
 }

@@ -27,6 +27,7 @@ constexpr size_t kMaxDisplayName = 128;
 struct References {
   v1::Model model;
   core::ModelConfig config;
+  core::BaseQuantization held_as;
   std::vector<v1::Dataset> datasets;  ///< one, or those of the mixture
   std::optional<v1::Dataset> validation;
 };
@@ -82,7 +83,9 @@ StatusOr<References> Resolve(const ServiceContext& services, const std::string& 
     SBORA_ASSIGN_OR_RETURN(found.validation, DatasetOf(validation));
     spec.validation_dataset = validation.name;
   }
-  SBORA_ASSIGN_OR_RETURN(found.config, ModelConfigOf(found.model));
+  SBORA_ASSIGN_OR_RETURN(core::ModelForm form, ModelFormOf(found.model));
+  found.config = std::move(form.config);
+  found.held_as = form.held_as;
   return found;
 }
 
@@ -149,6 +152,7 @@ StatusOr<PlannedSpec> PlanSpec(const ServiceContext& services, const std::string
   PlannedSpec planned;
   SBORA_ASSIGN_OR_RETURN(planned.spec, core::ParseSpec(wanted));
   SBORA_ASSIGN_OR_RETURN(planned.references, Resolve(services, project, planned.spec));
+  SBORA_RETURN_IF_ERROR(core::CheckHeldAs(planned.references.held_as, planned.spec));
   SBORA_RETURN_IF_ERROR(CheckAgainstModel(planned.references, planned.spec));
   planned.base = {project, planned.references.model.base_hash(), planned.references.config};
   SBORA_ASSIGN_OR_RETURN(planned.regions, PlanRegions(services, planned.base, planned.spec.adapter));
@@ -179,12 +183,17 @@ void SetLimits(const core::JobSpec& spec, SubmitRequest& submit) {
 
 }  // namespace
 
-StatusOr<core::ModelConfig> ModelConfigOf(const v1::Model& model) {
-  StatusOr<core::ModelConfig> config = core::ParseHfConfig(model.config_json());
-  if (config.ok()) return config;
+StatusOr<core::ModelForm> ModelFormOf(const v1::Model& model) {
+  StatusOr<core::ModelForm> form = core::ParseModelForm(model.config_json());
+  if (form.ok()) return form;
   // The model was stored so; nothing in this request can mend it.
-  return FailedPrecondition(config.status().reason(), fmt::format("{}: {}; import it again", model.name(), config.status().message()))
+  return FailedPrecondition(form.status().reason(), fmt::format("{}: {}; import it again", model.name(), form.status().message()))
       .WithMetadata("resource", model.name());
+}
+
+StatusOr<core::ModelConfig> ModelConfigOf(const v1::Model& model) {
+  SBORA_ASSIGN_OR_RETURN(core::ModelForm form, ModelFormOf(model));
+  return std::move(form.config);
 }
 
 StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::CreateFineTuningJobRequest& request) {

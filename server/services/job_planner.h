@@ -6,6 +6,7 @@
 #include "common/status.h"
 #include "core/job_spec.h"
 #include "core/model_config.h"
+#include "core/nf4_config.h"
 #include "sbora/v1/job.pb.h"
 #include "sbora/v1/model.pb.h"
 #include "sbora/worker/v1/task.pb.h"
@@ -23,6 +24,8 @@ struct PlannedJob {
 /// FEATURE_NOT_IMPLEMENTED, ALREADY_EXISTS; those of PlanRegions (server/services/job_regions.h).
 StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::CreateFineTuningJobRequest& request);
 
+/// The shape of a stored model, and how its files hold the weights. Errors: as ModelConfigOf.
+StatusOr<core::ModelForm> ModelFormOf(const v1::Model& model);
 /// The shape of a stored model. FAILED_PRECONDITION when its config cannot be read: no request can mend that.
 StatusOr<core::ModelConfig> ModelConfigOf(const v1::Model& model);
 

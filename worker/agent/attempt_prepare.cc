@@ -12,7 +12,7 @@ namespace sbora::agent {
 namespace fs = std::filesystem;
 
 std::optional<Verdict> Attempt::PrepareNf4Base() {
-  const auto need = Nf4BaseNeedOf(lease_.task(), folder_ / "inputs" / "adapter");
+  const auto need = Nf4BaseNeedOf(lease_.task(), folder_ / "inputs");
   if (!need.ok()) return RecheckInputs(OfFailure(need.status()));
   if (!*need) return std::nullopt;
   const fs::path folder = folder_ / "nf4";

@@ -15,9 +15,11 @@ struct Nf4BaseNeed {
   worker::v1::Task quantize;  ///< what a trainer is given to make it
 };
 
-/// Nullopt for tasks on a plain base. A training says so in its spec, evaluation and generation in the config of the
-/// adapter whose files lie in `adapter_folder`. Errors: those of core::ParseAdapterConfig.
+/// Nullopt for tasks on a plain base, and for models whose own files are in NF4. A training says what it needs in its
+/// spec; evaluation and generation, merge and patch in the config of their adapter (all of a merge are of one form);
+/// evaluation and generation without one in their request. `inputs_folder` holds a folder for each input group.
+/// Errors: those of core::ParseAdapterConfig.
 StatusOr<std::optional<Nf4BaseNeed>> Nf4BaseNeedOf(const worker::v1::Task& task,
-                                                   const std::filesystem::path& adapter_folder);
+                                                   const std::filesystem::path& inputs_folder);
 
 }  // namespace sbora::agent

@@ -123,10 +123,6 @@ TEST_F(ServiceTest, AJobOnAnNf4BaseIsRepeatableAndItsAdapterKeepsToThatBase) {
   evaluation = service().client().WaitEvaluation(evaluation->name(), {}, {});
   ASSERT_TRUE(evaluation.ok()) << evaluation.status();
   EXPECT_EQ(evaluation->state(), v1::EvaluationJob::STATE_SUCCEEDED) << evaluation->failure().message();
-
-  v1::MergeAdaptersRequest merge;
-  merge.add_adapters(adapter->name());
-  EXPECT_EQ(service().client().MergeAdapters(merge).status().reason(), "MERGE_QUANTIZED_BASE");
 }
 
 TEST_F(ServiceTest, LoraAndDoraRunToAdaptersThatOthersCanLoad) {

@@ -194,10 +194,49 @@ TEST_F(TrainerProcessTest, QuantisesTrainsAndEvaluatesOnAnNf4Base) {
   ASSERT_EQ(evaluated.exit_code, 0) << Slurp(Log());
   EXPECT_EQ(evaluated.result->evaluate().samples(), kSamples);
 
+  evaluate.mutable_task()->mutable_evaluate()->mutable_spec()->set_base_quantization(sbora::v1::QUANTIZATION_NONE);
+  EXPECT_EQ(RunTrainer(evaluate, Log()).error->failure().reason(), "BASE_QUANTIZATION_MISMATCH");
+  evaluate.mutable_task()->mutable_evaluate()->mutable_spec()->clear_base_quantization();
+
+  // The base under NF4, without an adapter.
+  TaskAssignment base = Assignment("base-on-nf4");
+  base.mutable_task()->mutable_evaluate()->set_base_hash(base_hash_);
+  base.mutable_task()->mutable_evaluate()->mutable_spec()->mutable_generation()->set_max_new_tokens(2);
+  const TrainerRun plain = RunTrainer(base, Log());
+  base.mutable_task()->mutable_evaluate()->mutable_spec()->set_base_quantization(sbora::v1::QUANTIZATION_NF4);
+  EXPECT_EQ(RunTrainer(base, Log()).error->failure().reason(), "NF4_BASE_MISSING");
+  (*base.mutable_directories())["nf4"] = nf4.string();
+  const TrainerRun on_nf4 = RunTrainer(base, Log());
+  ASSERT_TRUE(plain.result && on_nf4.result) << Slurp(Log());
+  EXPECT_NE(on_nf4.FindEvent("QUANTIZED_BASE"), nullptr);
+  EXPECT_NE(on_nf4.result->evaluate().loss(), plain.result->evaluate().loss());
+  EXPECT_NE(on_nf4.result->evaluate().loss(), evaluated.result->evaluate().loss());
+
   TaskAssignment merge = Assignment("merge");
   (*merge.mutable_directories())["adapter"] = (Path("on-nf4") / "output").string();
   merge.mutable_task()->mutable_merge()->set_base_hash(base_hash_);
-  EXPECT_EQ(RunTrainer(merge, Log()).error->failure().reason(), "MERGE_QUANTIZED_BASE");
+  EXPECT_EQ(RunTrainer(merge, Log()).error->failure().reason(), "NF4_BASE_MISSING");
+  (*merge.mutable_directories())["nf4"] = nf4.string();
+  ASSERT_EQ(RunTrainer(merge, Log()).exit_code, 0) << Slurp(Log());
+  // The merged folder is a model: evaluated as it is, it has the adapter's loss.
+  TaskAssignment merged = Assignment("merged");
+  (*merged.mutable_directories())["model"] = (Path("merge") / "output").string();
+  merged.mutable_task()->mutable_evaluate()->mutable_spec()->mutable_generation()->set_max_new_tokens(2);
+  const TrainerRun of_merged = RunTrainer(merged, Log());
+  ASSERT_EQ(of_merged.exit_code, 0) << Slurp(Log());
+  EXPECT_NEAR(of_merged.result->evaluate().loss(), evaluated.result->evaluate().loss(), 1e-5);
+  EXPECT_EQ(of_merged.result->evaluate().correct(), evaluated.result->evaluate().correct());
+  merged.mutable_task()->mutable_evaluate()->mutable_spec()->set_base_quantization(sbora::v1::QUANTIZATION_NONE);
+  EXPECT_EQ(RunTrainer(merged, Log()).error->failure().reason(), "NF4_BASE_MISMATCH");
+  // As float, too.
+  TaskAssignment dequantised = merge;
+  dequantised.set_output_directory((Path("float") / "output").string());
+  dequantised.mutable_task()->mutable_merge()->set_into(sbora::v1::MERGE_TARGET_FLOAT);
+  ASSERT_EQ(RunTrainer(dequantised, Log()).exit_code, 0) << Slurp(Log());
+  (*merged.mutable_directories())["model"] = (Path("float") / "output").string();
+  const TrainerRun of_float = RunTrainer(merged, Log());
+  ASSERT_EQ(of_float.exit_code, 0) << Slurp(Log());
+  EXPECT_NEAR(of_float.result->evaluate().loss(), evaluated.result->evaluate().loss(), 1e-5);
 
   fs::resize_file(nf4 / "model.safetensors", fs::file_size(nf4 / "model.safetensors") - 1);
   EXPECT_EQ(RunTrainer(evaluate, Log()).error->failure().code(), static_cast<int>(StatusCode::kDataLoss));

@@ -218,6 +218,8 @@ TEST_F(CliTest, EvaluateWaitsAndShowsTheFigures) {
   EXPECT_EQ(spec.generation().max_new_tokens(), 40);
   EXPECT_THAT(out_, HasSubstr("exact match  90.0 % (9 of 10)"));
   EXPECT_EQ(spec.scoring(), v1::SCORING_UNSPECIFIED);  // the server's default
+  ASSERT_EQ(Run({"evaluate", "--model", "m", "--base-quantization", "nf4", "--dataset", "held", "--no-wait"}), 0) << err_;
+  EXPECT_EQ(server_.evaluations.back().evaluation_job().spec().base_quantization(), v1::QUANTIZATION_NF4);
   EXPECT_EQ(Run({"evaluate", "--dataset", "held"}), 2);
   EXPECT_EQ(Run({"evaluate", "--model", "m", "--adapter", "a", "--dataset", "held"}), 2);
 }
@@ -420,8 +422,19 @@ TEST_F(CliTest, MergeSendsWeightsAndSaysWhatStayed) {
   ASSERT_EQ(server_.merges.size(), 1u);
   EXPECT_THAT(server_.merges[0].weights(), ElementsAre(0.5, 2.0));
   EXPECT_TRUE(server_.merges[0].allow_overlap());
+  EXPECT_EQ(server_.merges[0].into(), v1::MERGE_TARGET_UNSPECIFIED);
   EXPECT_THAT(err_, HasSubstr("5 of 1,000 weights of the target modules changed (0.5 %)"));
   EXPECT_TRUE(std::filesystem::exists(target + "/config.json"));
+  // Rows of an NF4 base are rounded again, which the caller should know.
+  v1::Adapter& rows = server_.adapters["projects/default/adapters/b"];
+  rows.set_method("sbora_fb");
+  rows.set_quantization(v1::QUANTIZATION_NF4);
+  ASSERT_EQ(Run({"adapters", "merge", "b", "-o", target, "--force"}), 0) << err_;
+  EXPECT_THAT(err_, HasSubstr("evaluate the merged model"));
+  ASSERT_EQ(Run({"adapters", "merge", "b", "--into", "float", "-o", target, "--force"}), 0) << err_;
+  EXPECT_EQ(server_.merges.back().into(), v1::MERGE_TARGET_FLOAT);
+  EXPECT_THAT(err_, ::testing::Not(HasSubstr("evaluate the merged model")));
+  EXPECT_EQ(Run({"adapters", "merge", "b", "--into", "int8", "-o", target, "--force"}), 2);
 }
 
 TEST_F(CliTest, APatchIsAppliedAndReversedWithoutAServer) {

@@ -22,8 +22,8 @@ class FullCheckpointTest : public ::testing::TestWithParam<bool> {
     ModelConfig base = testing::TinyConfig(DType::kBF16);
     base.tie_word_embeddings = GetParam();
     testing::WriteTinyModel(Dir("base"), base);
-    AdapterSpec spec;
-    TrainAllWeights(spec);
+    JobSpec spec;
+    TrainAllWeights(spec.adapter);
     config_ = AdapterConfigOf(spec, base, "tiny", ModelFolder::Open(Dir("base"))->ComputeBaseHash());
   }
 

@@ -175,7 +175,14 @@ TEST_P(Nf4ModelTest, ConfigSurvivesTheRoundTripAndBadOnesAreNamed) {
     changed.replace(changed.find(from), from.size(), to);
     return ParseNf4Config(changed).status();
   };
-  EXPECT_EQ(with("\"format_version\": 1", "\"format_version\": 2").reason(), "NF4_FORMAT");
+  EXPECT_EQ(with("\"format_version\": 1", "\"format_version\": 3").reason(), "NF4_FORMAT");
+  EXPECT_THAT(with("\"format_version\": 1", "\"format_version\": 2").message(), HasSubstr("merged_hash"));
+  Nf4Config merged = config;
+  merged.merged_hash = std::string(64, 'c');
+  ASSERT_TRUE(ParseNf4Config(ToJson(merged)).ok());
+  EXPECT_EQ(*ParseNf4Config(ToJson(merged)), merged);
+  EXPECT_EQ(ParseModelForm(ToJson(merged))->held_as, config.held_as());
+  EXPECT_EQ(ParseModelForm(ToHfConfigJson(TinyConfig()))->held_as, BaseQuantization{});
   EXPECT_EQ(with("\"block_size\": 64", "\"block_size\": 128").reason(), "NF4_FORMAT");
   EXPECT_EQ(with("\"block_size\": 64", "\"block_size\": \"64\"").reason(), "NF4_CONFIG_MALFORMED");
   EXPECT_EQ(with("sbora_nf4", "bitsandbytes").reason(), "NF4_CONFIG_MALFORMED");

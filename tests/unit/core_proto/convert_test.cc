@@ -408,7 +408,7 @@ TEST(ConvertTest, TheAdapterConfigSaysAllThatTheJobAsked) {
   proto.mutable_adapter()->set_frozen_a(v1::FROZEN_FACTOR_RANDOM);
   const auto spec = ParseSpec(proto);
   ASSERT_TRUE(spec.ok()) << spec.status();
-  const AdapterConfig config = AdapterConfigOf(spec->adapter, SmolModel(), "base", std::string(64, 'a'));
+  const AdapterConfig config = AdapterConfigOf(*spec, SmolModel(), "base", std::string(64, 'a'));
   EXPECT_EQ(config.method, AdapterMethod::kLora);
   EXPECT_EQ(config.scale(), 8);  // 32 / sqrt(16)
   EXPECT_EQ(config.dropout, 0.05);
@@ -416,6 +416,37 @@ TEST(ConvertTest, TheAdapterConfigSaysAllThatTheJobAsked) {
   EXPECT_EQ(config.frozen_a, FrozenFactor::kRandom);
   EXPECT_EQ(config.target_modules, spec->adapter.target_modules);
   EXPECT_EQ(config.base_config, SmolModel());
+  EXPECT_EQ(config.base_quantization, BaseQuantization{});
+}
+
+TEST(ConvertTest, TheAdapterConfigSaysHowTheBaseIsHeld) {
+  v1::FineTuningSpec proto = MinimalSpec();
+  proto.set_quantization(v1::QUANTIZATION_NF4);
+  const auto held = [&]() -> BaseQuantization {
+    const auto spec = ParseSpec(proto);
+    EXPECT_TRUE(spec.ok()) << spec.status();
+    return AdapterConfigOf(*spec, SmolModel(), "base", std::string(64, 'a')).base_quantization;
+  };
+  const BaseQuantization nested{.kind = Quantization::kNf4, .double_quantization = true};
+  EXPECT_EQ(held(), nested);
+  proto.set_double_quantization(false);
+  EXPECT_EQ(held(), (BaseQuantization{.kind = Quantization::kNf4, .double_quantization = false}));
+  // A model that is in NF4 itself is held no other way.
+  const auto plain_scales = ParseSpec(proto);
+  EXPECT_TRUE(CheckHeldAs({}, *plain_scales).ok());
+  const Status scales = CheckHeldAs(nested, *plain_scales);
+  ASSERT_EQ(scales.violations().size(), 1u);
+  EXPECT_EQ(scales.violations()[0].field, "spec.double_quantization");
+  proto.set_quantization(v1::QUANTIZATION_NONE);
+  JobSpec full = *ParseSpec(proto);
+  TrainAllWeights(full.adapter);
+  EXPECT_TRUE(CheckHeldAs({}, full).ok());
+  const Status weights = CheckHeldAs(nested, full);
+  ASSERT_EQ(weights.violations().size(), 1u);
+  EXPECT_EQ(weights.violations()[0].field, "spec.adapter.method");
+  const Status none = CheckHeldAs(nested, *ParseSpec(proto));
+  ASSERT_EQ(none.violations().size(), 1u);
+  EXPECT_EQ(none.violations()[0].field, "spec.quantization");
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "core/model_writer.h"
 #include "core/nf4_model.h"
 #include "kernels/nf4/nf4.h"
+#include "tests/unit/trainer_nn/saved_llama.h"
 #include "tests/unit/trainer_nn/tiny_llama.h"
 #include "worker/trainer/nn/generate.h"
 #include "worker/trainer/ops/linear_weight.h"
@@ -25,48 +26,18 @@ namespace {
 using core::AdapterMethod;
 using testing::AllRows;
 using testing::MaxDifference;
+using testing::NewTempDirectory;
+using testing::OddConfig;
 using testing::RandomIds;
+using testing::Save;
 using testing::TinyAdapter;
 using testing::TinyModel;
-
-/// Hidden size 36: blocks run across rows, and the last one is short.
-core::ModelConfig OddConfig() {
-  core::ModelConfig config = testing::TinyConfig();
-  config.hidden_size = 36;
-  config.intermediate_size = 46;
-  return config;
-}
-
-/// The model as a plain folder, as its import would leave it.
-void Save(const LlamaModel& model, const std::filesystem::path& dir) {
-  std::filesystem::create_directories(dir);
-  const auto tensors = model.NamedTensors();
-  const auto files = core::WriteModelShards(
-      dir, core::ExpectedTensors(model.config()),
-      [&](const core::TensorSpec& spec, const core::ByteSink& sink) -> Status {
-        for (const auto& [name, tensor] : tensors) {
-          if (name != spec.name) continue;
-          const at::Tensor flat = tensor.contiguous();
-          return sink({static_cast<const std::byte*>(flat.const_data_ptr()), static_cast<size_t>(flat.nbytes())});
-        }
-        return NotFound("TENSOR_NOT_FOUND", spec.name);
-      },
-      {});
-  SBORA_CHECK(files.ok(), "{}", files.status().ToString());
-  SBORA_CHECK(WriteFileAtomic(dir / "config.json", core::ToHfConfigJson(model.config())).ok(), "config.json");
-}
 
 struct Pair {
   std::unique_ptr<LlamaModel> nf4;
   std::unique_ptr<LlamaModel> dense;  ///< the same values in float32
   std::unique_ptr<LlamaModel> original;
 };
-
-TempDirectory NewTempDirectory() {
-  auto temp = TempDirectory::Create(std::filesystem::temp_directory_path(), "sbora-nf4-test");
-  SBORA_CHECK(temp.ok(), "{}", temp.status().ToString());
-  return *std::move(temp);
-}
 
 Pair MakePair(bool double_quantization) {
   const TempDirectory temp = NewTempDirectory();

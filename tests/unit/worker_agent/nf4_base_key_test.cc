@@ -8,6 +8,7 @@
 #include "common/file.h"
 #include "common/sha256.h"
 #include "core/adapter.h"
+#include "core/nf4_config.h"
 
 namespace sbora::agent {
 namespace {
@@ -33,8 +34,8 @@ worker::v1::Task TrainTask() {
   return task;
 }
 
-std::optional<Nf4BaseNeed> NeedOf(const worker::v1::Task& task, const fs::path& adapter = {}) {
-  auto need = Nf4BaseNeedOf(task, adapter);
+std::optional<Nf4BaseNeed> NeedOf(const worker::v1::Task& task, const fs::path& inputs = {}) {
+  auto need = Nf4BaseNeedOf(task, inputs);
   EXPECT_TRUE(need.ok()) << need.status();
   return need.ok() ? *need : std::nullopt;
 }
@@ -69,9 +70,7 @@ TEST(Nf4BaseKeyTest, PlainTasksNeedNone) {
   EXPECT_FALSE(NeedOf(task));
 }
 
-TEST(Nf4BaseKeyTest, EvaluationAndGenerationFollowTheAdapterAndShareTheTrainingsBase) {
-  const auto temp = TempDirectory::Create(fs::temp_directory_path(), "sbora-nf4-key");
-  ASSERT_TRUE(temp.ok());
+core::AdapterConfig TinyAdapterConfig() {
   core::AdapterConfig config;
   config.rank = 2;
   config.alpha = 4;
@@ -83,26 +82,74 @@ TEST(Nf4BaseKeyTest, EvaluationAndGenerationFollowTheAdapterAndShareTheTrainings
   config.base_config.intermediate_size = 24;
   config.base_config.vocab_size = 32;
   config.base_config.max_position_embeddings = 64;
+  config.base_hash = Sha256Hex("base");
   config.base_quantization = {.kind = core::Quantization::kNf4, .double_quantization = true};
-  ASSERT_TRUE(WriteFileAtomic(temp->path() / "adapter_config.json", core::ToJson(config)).ok());
-  worker::v1::Task evaluate = WithModel();
-  evaluate.add_inputs()->set_name("adapter");
-  worker::v1::Task generate = evaluate;
+  return config;
+}
+
+void Write(const fs::path& file, const std::string& text) {
+  fs::create_directories(file.parent_path());
+  ASSERT_TRUE(WriteFileAtomic(file, text).ok());
+}
+
+TEST(Nf4BaseKeyTest, TasksWithAnAdapterFollowItAndShareTheTrainingsBase) {
+  const auto temp = TempDirectory::Create(fs::temp_directory_path(), "sbora-nf4-key");
+  ASSERT_TRUE(temp.ok());
+  for (const char* group : {"adapter", "adapter-0"}) {
+    Write(temp->path() / group / "adapter_config.json", core::ToJson(TinyAdapterConfig()));
+  }
+  const auto with = [](const char* group) {
+    worker::v1::Task task = WithModel();
+    task.add_inputs()->set_name(group);
+    return task;
+  };
+  worker::v1::Task evaluate = with("adapter"), generate = with("adapter"), merge = with("adapter-0"), patch = with("adapter");
   evaluate.mutable_evaluate()->set_base_hash(Sha256Hex("base"));
   generate.mutable_generate()->set_base_hash(Sha256Hex("base"));
-  for (const worker::v1::Task& task : {evaluate, generate}) {
+  merge.mutable_merge()->set_base_hash(Sha256Hex("base"));
+  patch.mutable_export_()->set_base_hash(Sha256Hex("base"));
+  patch.mutable_export_()->set_format(v1::EXPORT_FORMAT_PATCH);
+  for (const worker::v1::Task& task : {evaluate, generate, merge, patch}) {
     const auto need = NeedOf(task, temp->path());
-    ASSERT_TRUE(need);
+    ASSERT_TRUE(need) << task.kind_case();
     EXPECT_EQ(need->key, NeedOf(TrainTask())->key);
   }
-  core::AdapterConfig full = config;
+  patch.mutable_export_()->set_format(v1::EXPORT_FORMAT_PEFT);  // reads the adapter alone
+  EXPECT_FALSE(NeedOf(patch, temp->path()));
+  core::AdapterConfig full = TinyAdapterConfig();
   full.method = core::AdapterMethod::kFull;
   full.base_quantization = {};
-  ASSERT_TRUE(WriteFileAtomic(temp->path() / "sbora_config.json", core::ToJson(full)).ok());
+  Write(temp->path() / "adapter" / "sbora_config.json", core::ToJson(full));
   EXPECT_FALSE(NeedOf(evaluate, temp->path()));  // a whole checkpoint takes the base's place
-  fs::remove(temp->path() / "sbora_config.json");
-  ASSERT_TRUE(WriteFileAtomic(temp->path() / "adapter_config.json", "{").ok());
+  fs::remove(temp->path() / "adapter" / "sbora_config.json");
+  Write(temp->path() / "adapter" / "adapter_config.json", "{");
   EXPECT_EQ(Nf4BaseNeedOf(evaluate, temp->path()).status().reason(), "ADAPTER_CONFIG_MALFORMED");
+}
+
+TEST(Nf4BaseKeyTest, EvaluationAndGenerationOfABaseSayItThemselves) {
+  worker::v1::Task evaluate = WithModel(), generate = WithModel();
+  evaluate.mutable_evaluate()->set_base_hash(Sha256Hex("base"));
+  generate.mutable_generate()->set_base_hash(Sha256Hex("base"));
+  EXPECT_FALSE(NeedOf(evaluate));
+  evaluate.mutable_evaluate()->mutable_spec()->set_base_quantization(v1::QUANTIZATION_NF4);
+  generate.mutable_generate()->mutable_request()->set_base_quantization(v1::QUANTIZATION_NF4);
+  for (const worker::v1::Task& task : {evaluate, generate}) {
+    ASSERT_TRUE(NeedOf(task));
+    EXPECT_EQ(NeedOf(task)->key, NeedOf(TrainTask())->key);
+  }
+  evaluate.mutable_evaluate()->mutable_spec()->set_double_quantization(false);
+  EXPECT_NE(NeedOf(evaluate)->key, NeedOf(TrainTask())->key);
+  evaluate.mutable_evaluate()->mutable_spec()->set_base_quantization(v1::QUANTIZATION_NONE);
+  EXPECT_FALSE(NeedOf(evaluate));
+}
+
+TEST(Nf4BaseKeyTest, AModelThatIsInNf4ItselfNeedsNone) {
+  const auto temp = TempDirectory::Create(fs::temp_directory_path(), "sbora-nf4-key");
+  ASSERT_TRUE(temp.ok());
+  const core::Nf4Config merged{.model = TinyAdapterConfig().base_config, .double_quantization = true,
+                               .base_hash = Sha256Hex("base"), .merged_hash = Sha256Hex("merged")};
+  Write(temp->path() / "model" / "config.json", core::ToJson(merged));
+  EXPECT_FALSE(NeedOf(TrainTask(), temp->path()));
 }
 
 }  // namespace

@@ -3,11 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "common/file.h"
 #include "common/status_macros.h"
 #include "common/text.h"
-#include "core/model_config.h"
+#include "core/nf4_config.h"
 #include "core/proto/convert.h"
 
 namespace sbora::trainer {
@@ -59,6 +60,26 @@ StatusOr<data::Scoring> ParseScoring(sbora::v1::Scoring scoring) {
   return InvalidArgument("TASK_MALFORMED", fmt::format("scoring is {}", static_cast<int>(scoring)));
 }
 
+StatusOr<MergeTarget> ParseMergeTarget(sbora::v1::MergeTarget target) {
+  switch (target) {
+    case sbora::v1::MERGE_TARGET_UNSPECIFIED: return MergeTarget::kAsTrained;
+    case sbora::v1::MERGE_TARGET_NF4: return MergeTarget::kNf4;
+    case sbora::v1::MERGE_TARGET_FLOAT: return MergeTarget::kFloat;
+    case sbora::v1::MergeTarget_INT_MIN_SENTINEL_DO_NOT_USE_:
+    case sbora::v1::MergeTarget_INT_MAX_SENTINEL_DO_NOT_USE_: break;
+  }
+  return InvalidArgument("TASK_MALFORMED", fmt::format("into is {}", static_cast<int>(target)));
+}
+
+/// How a request without an adapter wants the base; none when it leaves that open.
+template <typename Spec>
+std::optional<core::BaseQuantization> AskedQuantization(const Spec& spec) {
+  if (spec.base_quantization() == sbora::v1::QUANTIZATION_UNSPECIFIED) return std::nullopt;
+  if (spec.base_quantization() != sbora::v1::QUANTIZATION_NF4) return core::BaseQuantization{};
+  return core::BaseQuantization{.kind = core::Quantization::kNf4,
+                                .double_quantization = !spec.has_double_quantization() || spec.double_quantization()};
+}
+
 DevicePlan DeviceOf(const v1::TaskAssignment& assignment, core::ComputeDtype dtype, int64_t spec_threads) {
   const bool fixed = spec_threads > 0;
   return {.device = assignment.device().empty() ? "cpu" : assignment.device(),
@@ -95,8 +116,8 @@ StatusOr<GenerationSettings> ParseGeneration(const sbora::v1::GenerationSpec& sp
 StatusOr<core::JobSpec> ResolvedSpec(const worker::v1::TrainTask& task, const std::filesystem::path& model_dir) {
   SBORA_ASSIGN_OR_RETURN(auto spec, core::ParseSpec(task.spec()));
   SBORA_ASSIGN_OR_RETURN(const std::string text, ReadFile(model_dir / "config.json", kMaxConfigBytes));
-  SBORA_ASSIGN_OR_RETURN(const auto config, core::ParseHfConfig(text));
-  SBORA_RETURN_IF_ERROR(core::ResolveAgainstModel(config, spec));
+  SBORA_ASSIGN_OR_RETURN(const auto form, core::ParseModelForm(text));
+  SBORA_RETURN_IF_ERROR(core::ResolveAgainstModel(form.config, spec));
   return spec;
 }
 
@@ -174,6 +195,7 @@ StatusOr<EvaluateRequest> ToEvaluateRequest(const v1::TaskAssignment& assignment
   request.model.nf4_dir = OptionalDirectory(assignment, "nf4");
   request.model.adapter_dir = OptionalDirectory(assignment, "adapter");
   request.model.base_hash = task.base_hash();
+  request.model.quantization = AskedQuantization(spec);
   request.model.device = DeviceOf(assignment, core::ComputeDtype::kAuto, spec.threads());
   data::EvaluationInputs& inputs = request.inputs;
   SBORA_ASSIGN_OR_RETURN(inputs.dataset, DirectoryOf(assignment, "dataset"));
@@ -199,6 +221,7 @@ StatusOr<GenerateTextRequest> ToGenerateRequest(const v1::TaskAssignment& assign
   request.model.nf4_dir = OptionalDirectory(assignment, "nf4");
   request.model.adapter_dir = OptionalDirectory(assignment, "adapter");
   request.model.base_hash = task.base_hash();
+  request.model.quantization = AskedQuantization(task.request());
   request.model.device = DeviceOf(assignment, core::ComputeDtype::kAuto, 0);
   request.prompts.assign(task.request().prompts().begin(), task.request().prompts().end());
   request.chat = task.request().prompt_template() == sbora::v1::PROMPT_TEMPLATE_CHAT;
@@ -215,6 +238,33 @@ StatusOr<QuantizeRequest> ToQuantizeRequest(const v1::TaskAssignment& assignment
   request.double_quantization = task.double_quantization();
   request.base_hash = task.base_hash();
   request.threads = assignment.threads();
+  return request;
+}
+
+StatusOr<MergeBase> ToMergeBase(const v1::TaskAssignment& assignment) {
+  MergeBase base;
+  SBORA_ASSIGN_OR_RETURN(base.model_dir, DirectoryOf(assignment, "model"));
+  base.nf4_dir = OptionalDirectory(assignment, "nf4");
+  base.threads = std::max(1, assignment.threads());
+  return base;
+}
+
+StatusOr<MergeRequest> ToMergeRequest(const v1::TaskAssignment& assignment) {
+  const auto& task = assignment.task().merge();
+  MergeRequest request;
+  SBORA_ASSIGN_OR_RETURN(request.base, ToMergeBase(assignment));
+  SBORA_ASSIGN_OR_RETURN(request.into, ParseMergeTarget(task.into()));
+  for (const worker::v1::MergeInput& input : task.adapters()) {
+    SBORA_ASSIGN_OR_RETURN(const auto directory, DirectoryOf(assignment, input.group()));
+    request.adapters.push_back({.name = input.name(), .dir = directory, .weight = input.weight()});
+  }
+  if (request.adapters.empty()) {
+    SBORA_ASSIGN_OR_RETURN(const auto directory, DirectoryOf(assignment, "adapter"));
+    request.adapters.push_back({.name = "adapter", .dir = directory});
+  }
+  request.output_dir = assignment.output_directory();
+  request.options.allow_overlap = task.allow_overlap();
+  request.options.merge.known_base_hash = task.base_hash();
   return request;
 }
 

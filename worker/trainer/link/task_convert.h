@@ -9,6 +9,7 @@
 #include "worker/trainer/session/quantize_base.h"
 #include "worker/trainer/session/train_session.h"
 #include "worker/trainer/tasks/evaluate.h"
+#include "worker/trainer/tasks/merge.h"
 #include "worker/trainer/tasks/prepare.h"
 
 namespace sbora::trainer {
@@ -22,6 +23,10 @@ StatusOr<TrainRequest> ToTrainRequest(const v1::TaskAssignment& assignment);
 StatusOr<EvaluateRequest> ToEvaluateRequest(const v1::TaskAssignment& assignment);
 StatusOr<GenerateTextRequest> ToGenerateRequest(const v1::TaskAssignment& assignment);
 StatusOr<QuantizeRequest> ToQuantizeRequest(const v1::TaskAssignment& assignment);
+/// Without progress and cancelling.
+StatusOr<MergeRequest> ToMergeRequest(const v1::TaskAssignment& assignment);
+/// Of a merge, or an export that needs the base.
+StatusOr<MergeBase> ToMergeBase(const v1::TaskAssignment& assignment);
 
 worker::v1::TaskResult ToProto(const TrainOutcome& outcome);
 /// Carries the first 20 examples.

@@ -8,7 +8,6 @@
 #include "core/gguf_export.h"
 #include "core/merge.h"
 #include "core/model_import.h"
-#include "core/patch.h"
 #include "core/peft_export.h"
 #include "worker/trainer/link/task_convert.h"
 
@@ -70,6 +69,8 @@ StatusOr<TaskEnd> ImportTask(const v1::TaskAssignment& assignment, TaskObserver&
   out->set_context_tokens(static_cast<int32_t>(imported.config.max_position_embeddings));
   out->set_config_json(config_json);
   out->set_has_chat_template(imported.has_chat_template);
+  if (imported.held_as.kind == core::Quantization::kNf4) out->set_quantization(sbora::v1::QUANTIZATION_NF4);
+  out->set_double_quantization(imported.held_as.double_quantization);
   return TaskEnd{.stopped = false, .result = std::move(result)};
 }
 
@@ -90,21 +91,11 @@ core::MergeOptions Reporting(TaskObserver& observer, std::string what, std::stri
 }
 
 StatusOr<TaskEnd> MergeTask(const v1::TaskAssignment& assignment, TaskObserver& observer) {
-  SBORA_ASSIGN_OR_RETURN(const auto model, DirectoryOf(assignment, "model"));
-  const worker::v1::MergeTask& task = assignment.task().merge();
-  core::MergeSeveralOptions options{.merge = Reporting(observer, "merging", "tensors"), .allow_overlap = task.allow_overlap()};
-  options.merge.known_base_hash = task.base_hash();
-  std::vector<core::AdapterToMerge> adapters;
-  for (const worker::v1::MergeInput& input : task.adapters()) {
-    SBORA_ASSIGN_OR_RETURN(const auto directory, DirectoryOf(assignment, input.group()));
-    adapters.push_back({.name = input.name(), .dir = directory, .weight = input.weight()});
-  }
-  if (adapters.empty()) {
-    SBORA_ASSIGN_OR_RETURN(const auto directory, DirectoryOf(assignment, "adapter"));
-    adapters.push_back({.name = "adapter", .dir = directory});
-  }
-  SBORA_RETURN_IF_ERROR(
-      core::MergeAdapters(model, std::move(adapters), assignment.output_directory(), options).status());
+  SBORA_ASSIGN_OR_RETURN(MergeRequest request, ToMergeRequest(assignment));
+  core::MergeOptions reporting = Reporting(observer, "merging", "tensors");
+  reporting.known_base_hash = request.options.merge.known_base_hash;
+  request.options.merge = std::move(reporting);
+  SBORA_RETURN_IF_ERROR(Merge(std::move(request)).status());
   return FilesOnly();
 }
 
@@ -141,9 +132,9 @@ StatusOr<TaskEnd> ExportTask(const v1::TaskAssignment& assignment, TaskObserver&
     return FilesOnly();
   }
   if (format == sbora::v1::EXPORT_FORMAT_PATCH) {
-    SBORA_ASSIGN_OR_RETURN(const auto model, DirectoryOf(assignment, "model"));
+    SBORA_ASSIGN_OR_RETURN(const MergeBase base, ToMergeBase(assignment));
     const core::MergeOptions options = Reporting(observer, "writing the patch", "modules");
-    SBORA_RETURN_IF_ERROR(core::ExportPatch(model, adapter, assignment.output_directory(), options).status());
+    SBORA_RETURN_IF_ERROR(WritePatch(base, adapter, assignment.output_directory(), options).status());
     return FilesOnly();
   }
   if (format == sbora::v1::EXPORT_FORMAT_GGUF) {

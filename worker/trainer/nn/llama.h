@@ -65,7 +65,7 @@ class LlamaModel {
   /// Errors: those of core::ModelFolder::Open, naming file and tensor; of QuantizeWeight. Running out of memory throws, as LibTorch does.
   static StatusOr<std::unique_ptr<LlamaModel>> Load(const std::filesystem::path& dir, const Options& options);
 
-  /// Reads an NF4 base as core::WriteNf4Model makes it.
+  /// Reads an NF4 base as core::WriteNf4Model makes it, or a merged one (core/nf4_merge.h).
   /// Errors: those of core::Nf4ModelFolder::Open. Running out of memory throws.
   static StatusOr<std::unique_ptr<LlamaModel>> LoadNf4(const std::filesystem::path& dir, const Options& options);
 

@@ -95,13 +95,29 @@ at::Tensor ToTensor(const std::vector<T>& values, at::ScalarType dtype, at::Devi
 }
 
 ops::Nf4Tensors ToTensors(const core::Nf4Parts& parts, const core::ModuleShape& shape, at::Device device) {
-  return {.out_features = shape.out_features,
-          .in_features = shape.in_features,
-          .codes = ToTensor(parts.codes, at::kByte, device),
-          .scales = ToTensor(parts.scales, at::kFloat, device),
-          .scale_codes = ToTensor(parts.scale_codes, at::kByte, device),
-          .group_scales = ToTensor(parts.group_scales, at::kFloat, device),
-          .offset = parts.offset.empty() ? 0.0f : parts.offset.front()};
+  ops::Nf4Tensors tensors{.out_features = shape.out_features,
+                          .in_features = shape.in_features,
+                          .codes = ToTensor(parts.codes, at::kByte, device),
+                          .scales = ToTensor(parts.scales, at::kFloat, device),
+                          .scale_codes = ToTensor(parts.scale_codes, at::kByte, device),
+                          .group_scales = ToTensor(parts.group_scales, at::kFloat, device),
+                          .offset = parts.offset.empty() ? 0.0f : parts.offset.front(),
+                          .row_index = parts.row_index};
+  if (!parts.row_index.empty()) {
+    std::vector<uint8_t> codes;
+    for (const int32_t row : parts.row_index) {
+      const std::vector<uint8_t> of_row = core::Nf4RowCodes(parts, shape, row);
+      codes.insert(codes.end(), of_row.begin(), of_row.end());
+    }
+    const auto rows = std::ssize(parts.row_index);
+    tensors.row_codes = ToTensor(codes, at::kByte, device).view({rows, -1});
+    tensors.row_scales = ToTensor(parts.row_scales, at::kFloat, device).view({rows, -1});
+  }
+  if (!parts.column_index.empty()) {
+    tensors.column_index = ToTensor(parts.column_index, at::kInt, device).to(at::kLong);
+    tensors.columns = ToTensor(parts.columns, at::kFloat, device).view({shape.out_features, -1});
+  }
+  return tensors;
 }
 
 core::DType CoreDType(const at::Tensor& tensor) {

@@ -56,6 +56,26 @@ void Dequantize(const Nf4Tensors& nf4, const at::Tensor& out_OI) {
   }
 }
 
+/// Over the values of the codes: first rows, then columns, which hold where they cross.
+void PutAsides(const Nf4Tensors& nf4, const at::Tensor& out_OI) {
+  const KernelPlace place = PlaceOf(out_OI);
+  const kernels::DType dtype = KernelDType(out_OI.scalar_type());
+  auto* out = static_cast<std::byte*>(out_OI.mutable_data_ptr());
+  for (size_t i = 0; i < nf4.row_index.size(); ++i) {
+    const auto row = static_cast<int64_t>(i);
+    const kernels::Nf4Matrix part{.rows = 1, .columns = nf4.in_features, .stride = nf4.in_features, .first_element = 0,
+                                  .dtype = dtype};
+    const auto at = static_cast<size_t>(nf4.row_index[i] * out_OI.stride(0)) * kernels::SizeOf(dtype);
+    const Status status = kernels::DequantizeNf4(
+        place.device, part, nf4.row_codes.const_data_ptr<uint8_t>() + row * nf4.row_codes.size(1),
+        nf4.row_scales.const_data_ptr<float>() + row * nf4.row_scales.size(1), out + at, place.stream);
+    SBORA_CHECK(status.ok(), "de-quantising row {}: {}", nf4.row_index[i], status.ToString());
+  }
+  if (!nf4.columns.defined()) return;
+  at::Tensor target_OI = out_OI;
+  target_OI.index_copy_(1, nf4.column_index, nf4.columns.to(out_OI.scalar_type()));
+}
+
 }  // namespace
 
 LinearWeight::LinearWeight(Nf4Tensors nf4, at::ScalarType dtype, std::shared_ptr<DequantizeScratch> scratch)
@@ -68,6 +88,13 @@ LinearWeight::LinearWeight(Nf4Tensors nf4, at::ScalarType dtype, std::shared_ptr
               nf4_->in_features);
   SBORA_CHECK(nf4_->scales.defined() || nf4_->group_scales.numel() == kernels::Nf4Groups(blocks),
               "{} group scales for {} blocks", nf4_->group_scales.numel(), blocks);
+  const auto rows = static_cast<int64_t>(nf4_->row_index.size());
+  SBORA_CHECK(rows == 0 || (nf4_->row_codes.numel() == rows * kernels::Nf4CodeBytes(nf4_->in_features) &&
+                            nf4_->row_scales.numel() == rows * kernels::Nf4Blocks(nf4_->in_features)),
+              "codes or scales of {} rows", rows);
+  SBORA_CHECK(!nf4_->columns.defined() || (nf4_->columns.size(0) == nf4_->out_features &&
+                                           nf4_->columns.size(1) == nf4_->column_index.size(0)),
+              "{} values in columns", nf4_->columns.numel());
 }
 
 at::Tensor LinearWeight::Dense() const {
@@ -80,6 +107,7 @@ at::Tensor LinearWeight::Dense() const {
   }
   const at::Tensor out_OI = buffer.narrow(0, 0, elements).view({nf4_->out_features, nf4_->in_features});
   Dequantize(*nf4_, out_OI);
+  PutAsides(*nf4_, out_OI);
   return out_OI;
 }
 
@@ -87,13 +115,15 @@ at::Tensor LinearWeight::Materialize() const {
   if (!nf4_) return dense_OI_;
   at::Tensor out_OI = at::empty({nf4_->out_features, nf4_->in_features}, nf4_->codes.options().dtype(dtype_));
   Dequantize(*nf4_, out_OI);
+  PutAsides(*nf4_, out_OI);
   return out_OI;
 }
 
 int64_t LinearWeight::Bytes() const {
   if (!nf4_) return static_cast<int64_t>(dense_OI_.nbytes());
   int64_t bytes = sizeof(float);
-  for (const at::Tensor* tensor : {&nf4_->codes, &nf4_->scales, &nf4_->scale_codes, &nf4_->group_scales}) {
+  for (const at::Tensor* tensor : {&nf4_->codes, &nf4_->scales, &nf4_->scale_codes, &nf4_->group_scales, &nf4_->row_codes,
+                                   &nf4_->row_scales, &nf4_->column_index, &nf4_->columns}) {
     if (tensor->defined()) bytes += static_cast<int64_t>(tensor->nbytes());
   }
   return bytes;

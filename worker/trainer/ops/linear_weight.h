@@ -1,5 +1,5 @@
 /// The frozen weight of a linear layer, W0 [O, I]: a tensor, or NF4 codes (kernels/nf4/nf4.h) that are de-quantised for
-/// each use.
+/// each use, with the rows and columns that a merge has put aside.
 ///
 ///     LinearWeight weight = layer.linear[k];
 ///     at::Tensor y = ProductTransposed(x_TI, weight.Dense());
@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <memory>
 #include <utility>
+#include <vector>
 
 namespace sbora::trainer::ops {
 
@@ -32,6 +33,12 @@ struct Nf4Tensors {
   at::Tensor scale_codes;    ///< u8, one per block
   at::Tensor group_scales;   ///< f32, one per 256 blocks
   float offset = 0;
+  // Of models with adapters merged in; undefined without (core/nf4_model.h).
+  std::vector<int32_t> row_index = {};  ///< r rows with codes of their own
+  at::Tensor row_codes = {};            ///< u8 [r, ceil(I / 2)], each row a sequence of its own
+  at::Tensor row_scales = {};           ///< f32 [r, ceil(I / 64)]
+  at::Tensor column_index = {};         ///< i64 [c]
+  at::Tensor columns = {};              ///< f32 [O, c], in the place of what the codes say
 };
 
 class LinearWeight {

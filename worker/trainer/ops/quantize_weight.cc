@@ -32,9 +32,9 @@ StatusOr<kernels::DType> KernelDType(core::DType dtype) {
   return InvalidArgument("DTYPE_UNSUPPORTED", fmt::format("{} is no weight dtype", core::DTypeName(dtype)));
 }
 
-/// Calls work(first_block, end_block) for pieces of [0, blocks), each on a thread of its own.
-template <typename Work>
-void OverBlocks(int64_t blocks, int threads, const Work& work) {
+}  // namespace
+
+void OverNf4Blocks(int64_t blocks, int threads, const std::function<void(int64_t first_block, int64_t end_block)>& work) {
   const int64_t pieces = std::clamp<int64_t>(blocks / kMinBlocksPerThread, 1, std::max(1, threads));
   std::vector<std::jthread> others;
   for (int64_t piece = 1; piece < pieces; ++piece) {
@@ -45,8 +45,6 @@ void OverBlocks(int64_t blocks, int threads, const Work& work) {
   }
   work(0, blocks / pieces);
 }
-
-}  // namespace
 
 StatusOr<core::Nf4Parts> QuantizeWeight(const core::TensorView& weight, bool double_quantization, int threads) {
   SBORA_ASSIGN_OR_RETURN(const kernels::DType dtype, KernelDType(weight.dtype));
@@ -59,7 +57,7 @@ StatusOr<core::Nf4Parts> QuantizeWeight(const core::TensorView& weight, bool dou
   core::Nf4Parts parts;
   parts.codes.resize(static_cast<size_t>(kernels::Nf4CodeBytes(elements)));
   parts.scales.resize(static_cast<size_t>(blocks));
-  OverBlocks(blocks, threads, [&](int64_t first, int64_t end) {
+  OverNf4Blocks(blocks, threads, [&](int64_t first, int64_t end) {
     const int64_t begin = first * kernels::kNf4BlockSize;
     const int64_t count = std::min(elements, end * kernels::kNf4BlockSize) - begin;
     const Status status = kernels::QuantizeNf4(

@@ -86,7 +86,7 @@ StatusOr<BenchReport> Bench(const BenchRequest& request) {
   SBORA_ASSIGN_OR_RETURN(const auto data,
                          BatchSource::Open(request.token_cache, spec.training, model->config().vocab_size));
   SBORA_ASSIGN_OR_RETURN(const auto indices, Draw(model->config(), spec.adapter));
-  const core::AdapterConfig config = core::AdapterConfigOf(spec.adapter, model->config(), "", "");
+  const core::AdapterConfig config = core::AdapterConfigOf(spec, model->config(), "", "");
   SBORA_ASSIGN_OR_RETURN(const auto trainee, Trainee::Create(*model, spec.adapter, indices, config));
   SBORA_ASSIGN_OR_RETURN(const auto optimizer, MakeOptimizer(spec.training, *trainee));
   BenchReport report;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "common/check.h"
@@ -44,6 +45,23 @@ Status CheckSample(const ScoredSample& sample, size_t number, const core::ModelC
   return OkStatus();
 }
 
+/// Of the adapter, or of the checkpoint that full fine-tuning left.
+StatusOr<std::optional<core::AdapterConfig>> AdapterOf(const InferenceSession::Options& options) {
+  if (options.adapter_dir.empty()) return std::optional<core::AdapterConfig>();
+  SBORA_ASSIGN_OR_RETURN(core::AdapterConfig config, core::ReadAdapterConfig(options.adapter_dir));
+  return std::optional<core::AdapterConfig>(std::move(config));
+}
+
+StatusOr<core::BaseQuantization> QuantizationOf(const InferenceSession::Options& options,
+                                                const std::optional<core::AdapterConfig>& adapter) {
+  if (!adapter) return options.quantization ? *options.quantization : HeldBy(options.model_dir);
+  const core::BaseQuantization& trained = adapter->base_quantization;
+  if (!options.quantization || *options.quantization == trained) return trained;
+  return FailedPrecondition("BASE_QUANTIZATION_MISMATCH",
+                            fmt::format("the adapter was trained on its base held as {}, the task asks for {}",
+                                        core::Describe(trained), core::Describe(*options.quantization)));
+}
+
 std::vector<bool> WithoutFirst(std::vector<bool> supervised) {
   if (!supervised.empty()) supervised.front() = false;
   return supervised;
@@ -63,18 +81,15 @@ StatusOr<std::unique_ptr<InferenceSession>> InferenceSession::Load(const Options
     impl->observer = &observer;
     BaseRequest base{.model_dir = options.model_dir, .nf4_dir = options.nf4_dir, .base_hash = options.base_hash,
                      .quantization = {}};
-    bool whole = options.adapter_dir.empty();  // no adapter beside the model
-    if (!whole) {
-      SBORA_ASSIGN_OR_RETURN(const auto config, core::ReadAdapterConfig(options.adapter_dir));
-      base.quantization = config.base_quantization;
-      whole = config.method == core::AdapterMethod::kFull;
-      if (whole) {
-        SBORA_RETURN_IF_ERROR(core::OpenFullCheckpoint(options.adapter_dir, options.base_hash).status());
-        base.model_dir = options.adapter_dir;
-      }
+    SBORA_ASSIGN_OR_RETURN(const auto config, AdapterOf(options));
+    SBORA_ASSIGN_OR_RETURN(base.quantization, QuantizationOf(options, config));
+    const bool whole = config && config->method == core::AdapterMethod::kFull;
+    if (whole) {
+      SBORA_RETURN_IF_ERROR(core::OpenFullCheckpoint(options.adapter_dir, options.base_hash).status());
+      base.model_dir = options.adapter_dir;
     }
     SBORA_ASSIGN_OR_RETURN(impl->model, LoadBase(base, plan, observer));
-    if (!whole) {
+    if (config && !whole) {
       SBORA_ASSIGN_OR_RETURN(impl->adapter, LoadAdapter(options.adapter_dir, impl->model->config(), options.base_hash,
                                                         plan.device));
     }

@@ -1,8 +1,10 @@
 /// A loaded model, with or without an adapter, for generation and for the loss of given answers. Torch-free border, as
 /// train_session.h.
 ///
-/// The base is held as the adapter's config says it was in training.
-/// Errors: loading: those of LoadBase (base_model.h) and the adapter folder, FAILED_PRECONDITION BASE_HASH_MISMATCH; computing:
+/// The base is held as the adapter's config says it was in training; without an adapter as the options say, and a model
+/// that is in NF4 itself always so.
+/// Errors: loading: those of LoadBase (base_model.h) and the adapter folder, FAILED_PRECONDITION BASE_HASH_MISMATCH,
+/// BASE_QUANTIZATION_MISMATCH when the options ask for another form than the adapter's; computing:
 /// INVALID_ARGUMENT for prompts that are empty, too long or hold unknown ids; RESOURCE_EXHAUSTED OOM_GPU, OOM_HOST;
 /// CANCELLED when the observer asks to stop. Threading: one call at a time.
 #pragma once
@@ -11,11 +13,13 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "common/status.h"
+#include "core/adapter.h"
 #include "core/model_config.h"
 #include "worker/trainer/session/device.h"
 #include "worker/trainer/session/task_observer.h"
@@ -48,9 +52,10 @@ class InferenceSession {
  public:
   struct Options {
     std::filesystem::path model_dir;
-    std::filesystem::path nf4_dir;      ///< the base in NF4; needed when the adapter was trained on it
+    std::filesystem::path nf4_dir;      ///< a plain base in NF4; needed when it is to be held so
     std::filesystem::path adapter_dir;  ///< empty: the base model. A checkpoint of full fine-tuning takes the base's place
     std::string base_hash;              ///< of model_dir; the adapter must name the same. Empty: not checked
+    std::optional<core::BaseQuantization> quantization = {};  ///< none: as adapter or model say
     DevicePlan device;
   };
   /// `observer` must outlive the session.

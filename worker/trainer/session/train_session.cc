@@ -39,12 +39,6 @@ StatusOr<Data> OpenData(const TrainRequest& request, int64_t vocab_size) {
   return data;
 }
 
-core::AdapterConfig ConfigOf(const TrainRequest& request, const core::ModelConfig& base) {
-  core::AdapterConfig config = core::AdapterConfigOf(request.spec.adapter, base, request.spec.model, request.base_hash);
-  config.base_quantization = core::BaseQuantizationOf(request.spec);
-  return config;
-}
-
 void ReportRejected(const LoadReport& report, TaskObserver& observer) {
   for (const auto& [folder, why] : report.rejected) {
     observer.OnEvent(EventLevel::kWarn, "CHECKPOINT_REJECTED",
@@ -124,7 +118,8 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
                                    .quantization = core::BaseQuantizationOf(request.spec)},
                                   plan, observer));
   SBORA_ASSIGN_OR_RETURN(const Data data, OpenData(request, model->config().vocab_size));
-  const core::AdapterConfig config = ConfigOf(request, model->config());
+  const core::AdapterConfig config =
+      core::AdapterConfigOf(request.spec, model->config(), request.spec.model, request.base_hash);
   SBORA_ASSIGN_OR_RETURN(const auto trainee, Trainee::Create(*model, request.spec.adapter, request.indices, config));
   if (AdapterSet* const adapter = trainee->adapter()) {
     adapter->SetGradientReadyHook([&observer](const AdapterModule&) { observer.OnAlive(); });

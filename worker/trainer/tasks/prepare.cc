@@ -4,7 +4,7 @@
 
 #include "common/file.h"
 #include "common/status_macros.h"
-#include "core/model_config.h"
+#include "core/nf4_config.h"
 #include "data/text_model.h"
 #include "data/token_cache_builder.h"
 
@@ -16,8 +16,8 @@ constexpr int64_t kMaxConfigBytes = 1 << 20;
 /// cutoff_tokens may still wait for the model.
 Status Resolve(const std::filesystem::path& model_dir, core::JobSpec& spec) {
   SBORA_ASSIGN_OR_RETURN(const std::string text, ReadFile(model_dir / "config.json", kMaxConfigBytes));
-  SBORA_ASSIGN_OR_RETURN(const auto config, core::ParseHfConfig(text));
-  return core::ResolveAgainstModel(config, spec);
+  SBORA_ASSIGN_OR_RETURN(const auto form, core::ParseModelForm(text));
+  return core::ResolveAgainstModel(form.config, spec);
 }
 
 void Report(const data::ValidationReport& report, TaskObserver& observer) {
