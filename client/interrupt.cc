@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -60,6 +61,7 @@ WaitScope::~WaitScope() {
 }
 
 void WaitScope::Listen() {
+  pthread_setname_np(pthread_self(), "interrupt");
   const MonotonicTime start = SystemClock().Now();
   while (true) {
     int wait_ms = -1;

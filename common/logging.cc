@@ -3,10 +3,12 @@
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 namespace sbora {
 namespace {
@@ -20,6 +22,8 @@ Settings& GlobalSettings() {
   static Settings settings;  // written once by InitLogging, before any thread starts
   return settings;
 }
+
+thread_local const LogScope* innermost = nullptr;
 
 spdlog::level::level_enum ToSpdlog(LogLevel level) {
   switch (level) {
@@ -51,27 +55,45 @@ std::string UtcNow() {
                      parts.tm_hour, parts.tm_min, parts.tm_sec, millis % 1000);
 }
 
+/// The line's own fields, then those of the thread's scopes that they do not hide. Pointers into both.
+std::vector<const LogField*> AllFields(std::initializer_list<LogField> own) {
+  std::vector<const LogField*> all;
+  const auto add = [&all](const LogField& field) {
+    const bool hidden = std::any_of(all.begin(), all.end(), [&](const LogField* f) { return f->name == field.name; });
+    if (!hidden) all.push_back(&field);
+  };
+  for (const LogField& field : own) add(field);
+  for (const LogScope* scope = innermost; scope != nullptr; scope = scope->outer()) {
+    for (const LogField& field : scope->fields()) add(field);
+  }
+  return all;
+}
+
 std::string JsonLine(LogLevel level, std::string_view message, std::initializer_list<LogField> fields) {
   nlohmann::ordered_json line;
   line["time"] = UtcNow();
   line["level"] = LevelName(level);
   line["program"] = GlobalSettings().program;
   line["message"] = message;
-  for (const LogField& field : fields) {
-    std::visit([&](const auto& value) { line[std::string(field.name)] = value; }, field.value);
+  for (const LogField* field : AllFields(fields)) {
+    std::visit([&](const auto& value) { line[std::string(field->name)] = value; }, field->value);
   }
   return line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
 std::string TextLine(LogLevel level, std::string_view message, std::initializer_list<LogField> fields) {
   std::string line = fmt::format("{} {} {}", UtcNow(), LevelName(level), message);
-  for (const LogField& field : fields) {
-    std::visit([&](const auto& value) { line += fmt::format(" {}={}", field.name, value); }, field.value);
+  for (const LogField* field : AllFields(fields)) {
+    std::visit([&](const auto& value) { line += fmt::format(" {}={}", field->name, value); }, field->value);
   }
   return line;
 }
 
 }  // namespace
+
+LogScope::LogScope(std::vector<LogField> fields) : fields_(std::move(fields)), outer_(innermost) { innermost = this; }
+
+LogScope::~LogScope() { innermost = outer_; }
 
 void InitLogging(std::string_view program, LogFormat format) {
   GlobalSettings() = {std::string(program), format};

@@ -1,6 +1,7 @@
 /// Logging through spdlog, as JSON lines on stderr:
 ///   {"time":"…Z","level":"info","program":"sbora-worker","message":"…","job":"…","attempt":2,"epoch":7}
-/// Log where an error is handled, not where it is returned. Never log a secret or a job's data.
+/// Log where an error is handled, not where it is returned. Never log a secret or a job's data. A thread that works on one
+/// attempt says so once, with a LogScope.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +9,7 @@
 #include <string>
 #include <string_view>
 #include <variant>
+#include <vector>
 
 namespace sbora {
 
@@ -27,6 +29,25 @@ struct LogField {
   LogField(std::string_view n, uint64_t v) : name(n), value(static_cast<int64_t>(v)) {}
   LogField(std::string_view n, double v) : name(n), value(v) {}
   LogField(std::string_view n, bool v) : name(n), value(v) {}
+};
+
+/// While it lives, every line that its own thread logs carries these fields too. Scopes nest; of fields with one name the
+/// line's own wins, then that of the innermost scope.
+///
+///     const LogScope scope({{"job", job}, {"attempt", attempt}, {"epoch", epoch}});
+class LogScope {
+ public:
+  explicit LogScope(std::vector<LogField> fields);
+  ~LogScope();
+  LogScope(const LogScope&) = delete;
+  LogScope& operator=(const LogScope&) = delete;
+
+  const std::vector<LogField>& fields() const { return fields_; }
+  const LogScope* outer() const { return outer_; }  ///< null for the outermost
+
+ private:
+  const std::vector<LogField> fields_;
+  const LogScope* const outer_;
 };
 
 /// Call once at the start of main. `level` is also read from SBORA_LOG_LEVEL (debug, info, warn, error).

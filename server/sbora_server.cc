@@ -13,6 +13,7 @@
 #include "common/logging.h"
 #include "common/mutex.h"
 #include "common/status_macros.h"
+#include "common/storage/counting_object_store.h"
 #include "server/config.h"
 #include "server/http/http_server.h"
 #include "server/services/adapter_service.h"
@@ -134,7 +135,10 @@ Status SboraServer::Impl::OpenStores() {
   std::filesystem::remove_all(data_dir / "tmp", ignored);
   SBORA_RETURN_IF_ERROR(MakeDirectory(data_dir / "tmp"));
   SBORA_ASSIGN_OR_RETURN(const ObjectStoreOptions options, ObjectStoreOptionsOf(config));
-  SBORA_ASSIGN_OR_RETURN(objects, OpenObjectStore(options));
+  SBORA_ASSIGN_OR_RETURN(std::unique_ptr<ObjectStore> plain_objects, OpenObjectStore(options));
+  objects = std::make_unique<CountingObjectStore>(std::move(plain_objects), [this](const StoreCall& call) {
+    metrics->ObserveObjectStore(call.operation, call.ok, call.bytes, call.duration);
+  });
   SBORA_ASSIGN_OR_RETURN(authenticator, Authenticator::Create(config.token_file(), SystemClock()));
   SBORA_ASSIGN_OR_RETURN(uploads, UploadFiles::Create(data_dir / "uploads"));
   context.temp_directory = data_dir / "tmp";

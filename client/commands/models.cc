@@ -17,6 +17,11 @@ struct ImportFlags {
   bool validate_only = false;
 };
 
+struct ExportFlags : NameFlag {
+  std::string directory;
+  bool force = false;
+};
+
 StatusOr<std::vector<v1::Upload>> UploadAll(CommandContext& context, Client& client,
                                             const std::vector<LocalFile>& files) {
   WaitScope wait(context.globals().timeout_seconds);
@@ -71,18 +76,27 @@ void DeclareImport(CLI::App& app, ImportFlags& flags) {
   app.add_flag("--validate-only", flags.validate_only, "Check without storing");
 }
 
+CommandResult Export(CommandContext& context, const ExportFlags& flags) {
+  SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
+  SBORA_ASSIGN_OR_RETURN(const v1::Model model, client->GetModel(client->ResourceName("models", flags.name)));
+  SBORA_ASSIGN_OR_RETURN(const ExitCode code, PullFiles(context, model.files(), "", flags.directory, flags.force));
+  context.Print(model);
+  return code;
+}
+
+void DeclareExport(CLI::App& app, ExportFlags& flags) {
+  DeclareName(app, flags, "Model");
+  app.add_option("-o,--directory", flags.directory, "A fresh folder for the files")->required();
+  app.add_flag("--force", flags.force, "Replace the folder if it is not empty");
+}
+
 }  // namespace
 
 void AddModels(const CommandRoot& root) {
   CLI::App& group = root.Group("models", "Base models");
   root.Verb<ImportFlags>(group, "import", "Upload a checkpoint and make it a base model", DeclareImport, Import);
-  root.Verb<NameFlag>(
-      group, "export", "Download a base model (not implemented yet)",
-      [](CLI::App& app, NameFlag& flags) { DeclareName(app, flags, "Model"); },
-      [](CommandContext&, const NameFlag&) -> CommandResult {
-        return Unimplemented("MODEL_EXPORT",
-                             "models export is not implemented yet; adapters merge writes a whole checkpoint");
-      });
+  root.Verb<ExportFlags>(group, "export", "Download a base model as the service keeps it: a Hugging Face folder",
+                         DeclareExport, Export);
   root.Verb<ListFlags>(group, "list", "List models", DeclareList,
                        [](CommandContext& context, const ListFlags& flags) -> CommandResult {
                          SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());

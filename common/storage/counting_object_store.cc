@@ -21,7 +21,8 @@ std::string_view StoreOperationName(StoreOperation operation) {
 
 class CountingObjectStore::Writer final : public ObjectWriter {
  public:
-  Writer(CountingObjectStore* store, std::unique_ptr<ObjectWriter> inner) : store_(store), inner_(std::move(inner)) {}
+  Writer(CountingObjectStore* store, std::unique_ptr<ObjectWriter> inner, MonotonicTime start)
+      : store_(store), inner_(std::move(inner)), start_(start) {}
 
   Status Write(std::string_view bytes) override {
     Status status = inner_->Write(bytes);
@@ -31,7 +32,7 @@ class CountingObjectStore::Writer final : public ObjectWriter {
 
   Status Complete() override {
     Status status = inner_->Complete();
-    store_->Record(StoreOperation::kMultipart, status.ok(), bytes_);
+    store_->Record(StoreOperation::kMultipart, status.ok(), bytes_, start_);
     return status;
   }
 
@@ -40,10 +41,12 @@ class CountingObjectStore::Writer final : public ObjectWriter {
  private:
   CountingObjectStore* store_;  // outlives this, as the header of ObjectWriter requires
   std::unique_ptr<ObjectWriter> inner_;
+  const MonotonicTime start_;
   uint64_t bytes_ = 0;
 };
 
-void CountingObjectStore::Record(StoreOperation operation, bool ok, uint64_t bytes) {
+void CountingObjectStore::Record(StoreOperation operation, bool ok, uint64_t bytes, MonotonicTime start) {
+  if (observer_) observer_({.operation = operation, .ok = ok, .bytes = ok ? bytes : 0, .duration = clock_.Now() - start});
   Cell& cell = cells_[static_cast<size_t>(operation)];
   cell.calls.fetch_add(1, std::memory_order_relaxed);
   if (ok) {
@@ -60,83 +63,96 @@ StoreCounts CountingObjectStore::Counts(StoreOperation operation) const {
 }
 
 Status CountingObjectStore::Put(std::string_view key, std::string_view bytes, PutMode mode) {
+  const MonotonicTime start = clock_.Now();
   Status status = inner_->Put(key, bytes, mode);
-  Record(StoreOperation::kPut, status.ok(), bytes.size());
+  Record(StoreOperation::kPut, status.ok(), bytes.size(), start);
   return status;
 }
 
 StatusOr<uint64_t> CountingObjectStore::PutFile(std::string_view key, const std::filesystem::path& path) {
+  const MonotonicTime start = clock_.Now();
   auto result = inner_->PutFile(key, path);
-  Record(StoreOperation::kPutFile, result.ok(), result.ok() ? *result : 0);
+  Record(StoreOperation::kPutFile, result.ok(), result.ok() ? *result : 0, start);
   return result;
 }
 
 StatusOr<uint64_t> CountingObjectStore::MoveFile(std::string_view key, const std::filesystem::path& path) {
+  const MonotonicTime start = clock_.Now();
   auto result = inner_->MoveFile(key, path);
-  Record(StoreOperation::kPutFile, result.ok(), result.ok() ? *result : 0);
+  Record(StoreOperation::kPutFile, result.ok(), result.ok() ? *result : 0, start);
   return result;
 }
 
 StatusOr<std::unique_ptr<ObjectWriter>> CountingObjectStore::StartMultipart(std::string_view key) {
+  const MonotonicTime start = clock_.Now();
   auto result = inner_->StartMultipart(key);
   if (!result.ok()) {
-    Record(StoreOperation::kMultipart, false, 0);
+    Record(StoreOperation::kMultipart, false, 0, start);
     return result;
   }
-  return std::unique_ptr<ObjectWriter>(new Writer(this, std::move(result).value()));
+  return std::unique_ptr<ObjectWriter>(new Writer(this, std::move(result).value(), start));
 }
 
 StatusOr<std::string> CountingObjectStore::Get(std::string_view key, uint64_t max_bytes) {
+  const MonotonicTime start = clock_.Now();
   auto result = inner_->Get(key, max_bytes);
-  Record(StoreOperation::kGet, result.ok(), result.ok() ? result->size() : 0);
+  Record(StoreOperation::kGet, result.ok(), result.ok() ? result->size() : 0, start);
   return result;
 }
 
 StatusOr<std::string> CountingObjectStore::GetRange(std::string_view key, uint64_t offset, uint64_t length) {
+  const MonotonicTime start = clock_.Now();
   auto result = inner_->GetRange(key, offset, length);
-  Record(StoreOperation::kGetRange, result.ok(), result.ok() ? result->size() : 0);
+  Record(StoreOperation::kGetRange, result.ok(), result.ok() ? result->size() : 0, start);
   return result;
 }
 
 StatusOr<uint64_t> CountingObjectStore::GetToFile(std::string_view key, const std::filesystem::path& path) {
+  const MonotonicTime start = clock_.Now();
   auto result = inner_->GetToFile(key, path);
-  Record(StoreOperation::kGetToFile, result.ok(), result.ok() ? *result : 0);
+  Record(StoreOperation::kGetToFile, result.ok(), result.ok() ? *result : 0, start);
   return result;
 }
 
 StatusOr<ObjectInfo> CountingObjectStore::Head(std::string_view key) {
+  const MonotonicTime start = clock_.Now();
   auto result = inner_->Head(key);
-  Record(StoreOperation::kHead, result.ok(), 0);
+  Record(StoreOperation::kHead, result.ok(), 0, start);
   return result;
 }
 
 StatusOr<ListPage> CountingObjectStore::List(std::string_view prefix, const ListOptions& options) {
+  const MonotonicTime start = clock_.Now();
   auto result = inner_->List(prefix, options);
-  Record(StoreOperation::kList, result.ok(), 0);
+  Record(StoreOperation::kList, result.ok(), 0, start);
   return result;
 }
 
 Status CountingObjectStore::Copy(std::string_view from, std::string_view to) {
+  const MonotonicTime start = clock_.Now();
   Status status = inner_->Copy(from, to);
-  Record(StoreOperation::kCopy, status.ok(), 0);
+  Record(StoreOperation::kCopy, status.ok(), 0, start);
   return status;
 }
 
 Status CountingObjectStore::Delete(std::string_view key) {
+  const MonotonicTime start = clock_.Now();
   Status status = inner_->Delete(key);
-  Record(StoreOperation::kDelete, status.ok(), 0);
+  Record(StoreOperation::kDelete, status.ok(), 0, start);
   return status;
 }
 
 StatusOr<std::string> CountingObjectStore::PresignGet(std::string_view key, std::chrono::seconds ttl) {
+  const MonotonicTime start = clock_.Now();
   auto result = inner_->PresignGet(key, ttl);
-  Record(StoreOperation::kPresign, result.ok(), 0);
+  Record(StoreOperation::kPresign, result.ok(), 0, start);
   return result;
 }
 
 StatusOr<std::string> CountingObjectStore::PresignPut(std::string_view key, std::chrono::seconds ttl) {
+  const MonotonicTime start = clock_.Now();
   auto result = inner_->PresignPut(key, ttl);
-  Record(StoreOperation::kPresign, result.ok(), 0);
+  Record(StoreOperation::kPresign, result.ok(), 0, start);
   return result;
 }
 

@@ -1,13 +1,17 @@
-/// A decorator that counts calls, failures and bytes of another store, for metrics and tests.
+/// A decorator that counts calls, failures and bytes of another store, and tells an observer of each call: for metrics and
+/// tests.
 ///
-/// Threading: as the store inside; Counts() may be read at any time. Presigning counts as a call (it moves no bytes here).
+/// Threading: as the store inside; Counts() may be read at any time, and the observer is called on the caller's thread.
+/// Presigning counts as a call (it moves no bytes here).
 #pragma once
 
 #include <array>
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string_view>
 
+#include "common/clock.h"
 #include "common/storage/object_store.h"
 
 namespace sbora {
@@ -24,9 +28,18 @@ struct StoreCounts {
   uint64_t bytes = 0;   ///< moved by calls that succeeded
 };
 
+struct StoreCall {
+  StoreOperation operation = StoreOperation::kPut;
+  bool ok = false;
+  uint64_t bytes = 0;   ///< moved; 0 for a call that failed
+  Duration duration{};  ///< of a multipart upload, from its start to its completion
+};
+
 class CountingObjectStore final : public ObjectStore {
  public:
-  explicit CountingObjectStore(std::unique_ptr<ObjectStore> inner) : inner_(std::move(inner)) {}
+  explicit CountingObjectStore(std::unique_ptr<ObjectStore> inner, std::function<void(const StoreCall&)> observer = {},
+                               const Clock& clock = SystemClock())
+      : inner_(std::move(inner)), observer_(std::move(observer)), clock_(clock) {}
 
   Status Put(std::string_view key, std::string_view bytes, PutMode mode) override;
   StatusOr<uint64_t> PutFile(std::string_view key, const std::filesystem::path& path) override;
@@ -53,9 +66,11 @@ class CountingObjectStore final : public ObjectStore {
   };
   class Writer;
 
-  void Record(StoreOperation operation, bool ok, uint64_t bytes);
+  void Record(StoreOperation operation, bool ok, uint64_t bytes, MonotonicTime start);
 
   std::unique_ptr<ObjectStore> inner_;
+  const std::function<void(const StoreCall&)> observer_;
+  const Clock& clock_;  // must outlive this
   std::array<Cell, kStoreOperations> cells_;
 };
 

@@ -3,6 +3,7 @@
 #define CPPHTTPLIB_OPENSSL_SUPPORT
 #define CPPHTTPLIB_ZLIB_SUPPORT
 #include <httplib.h>
+#include <pthread.h>
 
 #include <atomic>
 #include <charconv>
@@ -101,7 +102,7 @@ std::string EventBlock(const WatchMessage& message) {
 struct HttpServer::Impl {
   HttpServerOptions options;
   std::unique_ptr<httplib::Server> server;
-  std::thread listener;
+  std::jthread listener;
   std::atomic<bool> stopping{false};
   std::atomic<int> streams{0};
   int port = 0;
@@ -150,7 +151,7 @@ void HttpServer::Impl::AddRoutes() {
 }
 
 void HttpServer::Impl::AddPage() {
-  for (const char* path : {"/", "/style.css", "/app.js", "/favicon.svg", "/chart.js"}) {
+  for (const char* path : {"/", "/style.css", "/app.js", "/curves.js", "/favicon.svg", "/chart.js"}) {
     server->Get(path, [](const httplib::Request& request, httplib::Response& response) {
       const PageAsset* asset = FindPageAsset(request.path);
       response.set_header("Content-Security-Policy",
@@ -276,7 +277,10 @@ StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const HttpServerOptions&
   const Status bound = impl->Bind();
   if (!bound.ok()) return bound;
   Impl* raw = impl.get();
-  impl->listener = std::thread([raw] { raw->server->listen_after_bind(); });
+  impl->listener = std::jthread([raw] {
+    pthread_setname_np(pthread_self(), "http");
+    raw->server->listen_after_bind();
+  });
   // stop() has no effect on a server that does not run yet.
   while (!raw->server->is_running()) SystemClock().SleepUntil(SystemClock().Now() + std::chrono::milliseconds(1), {});
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));

@@ -60,6 +60,7 @@ struct ServerMetrics::Families {
   Family<Counter>& auth_failures;
   Family<Histogram>& calls;
   Family<Histogram>& object_store;
+  Family<Counter>& transferred;
   Mutex catch_up;  // two scrapes at once must not count one difference twice
 
   explicit Families(prometheus::Registry& r)
@@ -83,7 +84,8 @@ struct ServerMetrics::Families {
         dropped(prometheus::BuildCounter().Name("sbora_watch_events_dropped_total").Help("Watch streams cut").Register(r)),
         auth_failures(prometheus::BuildCounter().Name("sbora_auth_failures_total").Help("Refused calls").Register(r)),
         calls(prometheus::BuildHistogram().Name("grpc_server_call_duration_seconds").Help("RPCs by method and status").Register(r)),
-        object_store(prometheus::BuildHistogram().Name("sbora_object_store_request_seconds").Help("Object store requests").Register(r)) {}
+        object_store(prometheus::BuildHistogram().Name("sbora_object_store_request_seconds").Help("Object store requests").Register(r)),
+        transferred(prometheus::BuildCounter().Name("sbora_object_store_transferred_bytes_total").Help("Bytes moved to and from the object store").Register(r)) {}
 };
 
 ServerMetrics::ServerMetrics(const std::string& version, const std::string& revision) : families_(std::make_unique<Families>(registry_)) {
@@ -97,6 +99,7 @@ ServerMetrics::ServerMetrics(const std::string& version, const std::string& revi
   families_->dropped.Add({{"reason", "too_slow"}});
   for (const char* reason : {"token_missing", "token_unknown", "role_not_allowed"}) families_->auth_failures.Add({{"reason", reason}});
   families_->streams.Add({});
+  for (const char* direction : {"upload", "download"}) families_->transferred.Add({{"direction", direction}});
   families_->leader.Add({});
 }
 
@@ -123,8 +126,12 @@ void ServerMetrics::ObserveTransaction(const std::string& operation, Duration du
 void ServerMetrics::CountDbError(const std::string& kind) { families_->db_errors.Add({{"kind", kind}}).Increment(); }
 void ServerMetrics::AddWatchStreams(int change) { families_->streams.Add({}).Increment(change); }
 void ServerMetrics::CountDroppedWatch(const std::string& reason) { families_->dropped.Add({{"reason", reason}}).Increment(); }
-void ServerMetrics::ObserveObjectStore(const std::string& operation, bool ok, Duration duration) {
-  families_->object_store.Add({{"operation", operation}, {"result", ok ? "ok" : "error"}}, kFast).Observe(Seconds(duration));
+void ServerMetrics::ObserveObjectStore(StoreOperation operation, bool ok, uint64_t bytes, Duration duration) {
+  const std::string name(StoreOperationName(operation));
+  families_->object_store.Add({{"operation", name}, {"result", ok ? "ok" : "error"}}, kFast).Observe(Seconds(duration));
+  if (bytes == 0) return;
+  const char* const direction = name.starts_with("get") ? "download" : "upload";
+  families_->transferred.Add({{"direction", direction}}).Increment(static_cast<double>(bytes));
 }
 
 void ServerMetrics::SetGauges(const SchedulerSnapshot& snapshot, int worker_gpus, bool serving) {

@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "common/clock.h"
+#include "common/storage/counting_object_store.h"
 #include "server/scheduler/types.h"
 
 namespace sbora::server {
@@ -33,7 +34,7 @@ class ServerMetrics {
   void CountDbError(const std::string& kind);
   void AddWatchStreams(int change);
   void CountDroppedWatch(const std::string& reason);
-  void ObserveObjectStore(const std::string& operation, bool ok, Duration duration);
+  void ObserveObjectStore(StoreOperation operation, bool ok, uint64_t bytes, Duration duration);
 
   /// The text format, with the gauges as of now.
   std::string Serialize(const SchedulerSnapshot& snapshot, int worker_gpus, bool serving);

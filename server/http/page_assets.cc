@@ -18,6 +18,7 @@
 SBORA_EMBED(index, SBORA_PAGE_DIR "/index.html")
 SBORA_EMBED(style, SBORA_PAGE_DIR "/style.css")
 SBORA_EMBED(app, SBORA_PAGE_DIR "/app.js")
+SBORA_EMBED(curves, SBORA_PAGE_DIR "/curves.js")
 SBORA_EMBED(icon, SBORA_PAGE_DIR "/favicon.svg")
 SBORA_EMBED(chart, SBORA_CHART_JS)
 
@@ -29,10 +30,11 @@ std::string_view Between(const char* begin, const char* end) { return {begin, st
 }  // namespace
 
 const PageAsset* FindPageAsset(std::string_view path) {
-  static const std::array<PageAsset, 5> assets = {{
+  static const std::array<PageAsset, 6> assets = {{
       {"/", "text/html; charset=utf-8", Between(sbora_asset_index, sbora_asset_index_end)},
       {"/style.css", "text/css; charset=utf-8", Between(sbora_asset_style, sbora_asset_style_end)},
       {"/app.js", "text/javascript; charset=utf-8", Between(sbora_asset_app, sbora_asset_app_end)},
+      {"/curves.js", "text/javascript; charset=utf-8", Between(sbora_asset_curves, sbora_asset_curves_end)},
       {"/favicon.svg", "image/svg+xml", Between(sbora_asset_icon, sbora_asset_icon_end)},
       {"/chart.js", "text/javascript; charset=utf-8", Between(sbora_asset_chart, sbora_asset_chart_end)},
   }};

@@ -1,11 +1,13 @@
 #include "server/scheduler/coordinator.h"
 
 #include <fmt/format.h>
+#include <pthread.h>
 
 #include <algorithm>
 #include <set>
 #include <utility>
 
+#include "common/logging.h"
 #include "common/status_macros.h"
 #include "server/scheduler/coordinator_impl.h"
 
@@ -15,7 +17,10 @@ namespace {
 constexpr size_t kBatch = 256;
 constexpr Duration kReloadEvery = std::chrono::seconds(1);
 
-Status NotServing() { return Unavailable("NOT_SERVING", "the store cannot be written at the moment; try again"); }
+Status NotServing(const Status& why) {
+  return Unavailable("NOT_SERVING", fmt::format("the store cannot be written at the moment ({}); try again", why.message()))
+      .WithMetadata("cause", why.ToString());
+}
 
 Status ResultDeleted(const RequestRow& request) {
   return NotFound("REQUEST_RESULT_DELETED", fmt::format("request_id {} made {}, which was deleted since; use a new one to make another",
@@ -96,6 +101,7 @@ void CoordinatorImpl::SetServing(bool serving) {
 // --- the store thread -----------------------------------------------------------------------------------------------
 
 void CoordinatorImpl::StoreThread(const std::stop_token& stop) {
+  pthread_setname_np(pthread_self(), "store");
   while (true) {
     std::vector<Transition> batch = queue_.WaitAndTake(kBatch, stop);
     if (batch.empty()) return;  // stopping, and nothing is left
@@ -130,9 +136,10 @@ void CoordinatorImpl::AfterCommit(std::vector<Transition> batch, std::vector<Sta
 }
 
 void CoordinatorImpl::Recover(std::vector<Transition> batch, const Status& why, const std::stop_token& stop) {
-  scheduler_.Drop();  // nothing is pushed from here until Load
+  LogError("The store cannot be written; nothing is accepted until it can", {{"error", why.ToString()}});
+  const Status refusal = NotServing(why);
+  scheduler_.Drop(refusal);  // nothing is pushed from here until Load
   SetServing(false);
-  const Status refusal = NotServing().WithMetadata("cause", why.ToString());
   for (std::vector<Transition> rest = std::move(batch); !rest.empty(); rest = queue_.Take(kBatch)) {
     for (const Transition& transition : rest) {
       if (transition.done) transition.done(refusal);
@@ -147,6 +154,7 @@ void CoordinatorImpl::Recover(std::vector<Transition> batch, const Status& why, 
       if (state.ok()) {
         scheduler_.Load(std::move(*state), Now());
         SetServing(true);
+        LogInfo("The store can be written again; serving");
         return;
       }
     }
@@ -157,6 +165,7 @@ void CoordinatorImpl::Recover(std::vector<Transition> batch, const Status& why, 
 // --- the timer ------------------------------------------------------------------------------------------------------
 
 void CoordinatorImpl::TimerThread(const std::stop_token& stop) {
+  pthread_setname_np(pthread_self(), "timer");
   const Duration tick = std::min<Duration>(std::chrono::milliseconds(100), options_.config.timing.renew_every / 10);
   while (clock_.SleepUntil(clock_.Now() + tick, stop)) RunDue();
 }
@@ -332,7 +341,7 @@ StatusOr<Work> CoordinatorImpl::DecideWork(std::string_view name, const Decide& 
       return FailedPrecondition("JOB_ENDED", fmt::format("{} is {} already", name, core::JobStateName(work.row.state)));
     }
     // Committed a moment ago and not in memory yet: behind a barrier it is.
-    if (round > 0) return NotServing();
+    if (round > 0) return Unavailable("NOT_SERVING", fmt::format("{} was just accepted and is not known yet; try again", name));
     SBORA_RETURN_IF_ERROR(Write({}));
   }
 }

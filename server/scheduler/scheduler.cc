@@ -95,9 +95,10 @@ void Scheduler::Load(ActiveState state, Moment at) {
   Leave(std::move(draft), nullptr);
 }
 
-void Scheduler::Drop() {
+void Scheduler::Drop(Status refusal) {
   MutexLock lock(mutex_);
   serving_ = false;
+  refusal_ = std::move(refusal);
   works_.clear();
   uid_of_name_.clear();
   leases_.clear();
@@ -139,7 +140,7 @@ void Scheduler::Forget(const std::string& work_uid) {
 }
 
 Status Scheduler::Enter(Moment at) {
-  if (!serving_) return Unavailable("NOT_SERVING", "the store cannot be written at the moment; try again");
+  if (!serving_) return refusal_;
   Draft draft(at);
   while (deadlines_.Due(at.now)) {
     const Deadlines::Entry entry = deadlines_.Pop();
@@ -354,7 +355,7 @@ StatusOr<Work> Scheduler::Resume(std::string_view name, int64_t tag, Moment at, 
 
 Status Scheduler::Push(Transition transition) {
   MutexLock lock(mutex_);
-  if (!serving_) return Unavailable("NOT_SERVING", "the store cannot be written at the moment; try again");
+  if (!serving_) return refusal_;
   queue_.Push(std::move(transition));
   return OkStatus();
 }

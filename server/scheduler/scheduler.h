@@ -45,8 +45,8 @@ class Scheduler {
 
   /// Takes over what the store holds; every lease counts as renewed at `at`. Serving from here.
   void Load(ActiveState state, Moment at);
-  /// Drops all memory; every method answers UNAVAILABLE NOT_SERVING until the next Load.
-  void Drop();
+  /// Drops all memory; every method answers `refusal`, an UNAVAILABLE NOT_SERVING that says why, until the next Load.
+  void Drop(Status refusal);
   /// What is in the store now may leave. Returns workers whose answer may have changed.
   std::set<std::string> Committed(const std::vector<uint64_t>& tickets);
 
@@ -167,6 +167,7 @@ class Scheduler {
 
   mutable Mutex mutex_;
   bool serving_ SBORA_GUARDED_BY(mutex_) = false;
+  Status refusal_ SBORA_GUARDED_BY(mutex_) = Unavailable("NOT_SERVING", "the server is starting; try again");
   bool dispatch_due_ SBORA_GUARDED_BY(mutex_) = false;
   std::map<std::string, WorkEntry, std::less<>> works_ SBORA_GUARDED_BY(mutex_);  // by uid
   std::map<std::string, std::string, std::less<>> uid_of_name_ SBORA_GUARDED_BY(mutex_);

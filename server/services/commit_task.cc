@@ -123,11 +123,9 @@ Status PutManifest(const ServiceContext& services, const core::LeaseId& lease, c
   // Until the commit names the key in a row of its own, only this leads to the bytes.
   const int64_t due_ms = ToUnixMillis(services.clock->WallNow() + kManifestLife);
   SBORA_RETURN_IF_ERROR(services.coordinator->Write({DoomKey{row.project, key, due_ms}}));
-  const MonotonicTime start = services.clock->Now();
   FailPoint("commit.before_manifest");
   const Status put = services.objects->Put(key, text, PutMode::kCreate);
   FailPoint("commit.after_manifest");
-  services.metrics->ObserveObjectStore("put", put.ok(), services.clock->Now() - start);
   if (!put.ok() && put.code() != StatusCode::kAlreadyExists) return put;
   if (!put.ok()) {
     SBORA_ASSIGN_OR_RETURN(const std::string there, services.objects->Get(key, core::kMaxManifestBytes));

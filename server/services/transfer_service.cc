@@ -109,10 +109,7 @@ Status TransferServiceImpl::SealPart(const UploadRow& row) {
     services_.uploads->Remove(row.uid);
     return Mismatch(row, part.received_bytes, part.sha256);
   }
-  const MonotonicTime start = services_.clock->Now();
-  const StatusOr<uint64_t> put = services_.objects->MoveFile(ObjectKey(row.project, row.uid), part.path);
-  services_.metrics->ObserveObjectStore("put", put.ok(), services_.clock->Now() - start);
-  return put.status();
+  return services_.objects->MoveFile(ObjectKey(row.project, row.uid), part.path).status();
 }
 
 Status TransferServiceImpl::SealStaged(const UploadRow& row) {

@@ -115,9 +115,7 @@ class DownloadCall final : public grpc::ServerWriteReactor<v1::DownloadResponse>
   }
 
   Status ReadPiece() {
-    const MonotonicTime start = services_.clock->Now();
     StatusOr<std::string> piece = services_.objects->GetRange(row_.key, static_cast<uint64_t>(offset_), kMaxChunkBytes);
-    services_.metrics->ObserveObjectStore("get_range", piece.ok(), services_.clock->Now() - start);
     if (!piece.ok()) return piece.status();
     if (piece->empty()) return DataLoss("OBJECT_TRUNCATED", fmt::format("{} ends at {} of {} bytes", request_.object(), offset_, row_.size_bytes));
     offset_ += static_cast<int64_t>(piece->size());

@@ -8,6 +8,7 @@
 #include "common/status_macros.h"
 #include "server/services/admin_service.h"
 #include "server/services/convert.h"
+#include "server/services/curve_thinner.h"
 #include "server/services/fine_tuning_service.h"
 #include "server/services/requests.h"
 #include "server/services/watch_stream.h"
@@ -178,26 +179,19 @@ StatusOr<std::string> WebBackend::GetJob(const std::string& name) {
 
 StatusOr<std::string> WebBackend::JobMetrics(const std::string& name) {
   SBORA_ASSIGN_OR_RETURN(const Work work, FindJob(services_, name, "name"));
-  std::vector<MetricRow> kept;
-  size_t stride = 1;
-  size_t seen = 0;
+  CurveThinner curve(kMaxPoints);
   int64_t last_step = -1;
   for (bool more = true; more;) {
-    SBORA_ASSIGN_OR_RETURN(std::vector<MetricRow> rows, services_.store().ListMetrics(work.row.uid, last_step, kMaxMetrics));
+    SBORA_ASSIGN_OR_RETURN(const std::vector<MetricRow> rows, services_.store().ListMetrics(work.row.uid, last_step, kMaxMetrics));
     more = rows.size() == static_cast<size_t>(kMaxMetrics);
     if (!rows.empty()) last_step = rows.back().step;
-    for (MetricRow& row : rows) {
-      if (seen++ % stride == 0) kept.push_back(std::move(row));
-      if (kept.size() < kMaxPoints) continue;
-      for (size_t i = 0; 2 * i < kept.size(); ++i) kept[i] = std::move(kept[2 * i]);  // twice as coarse from here on
-      kept.resize(kMaxPoints / 2);
-      stride *= 2;
+    for (const MetricRow& row : rows) {
+      SBORA_ASSIGN_OR_RETURN(v1::MetricPoint point, MetricOf(row));
+      curve.Add(std::move(point));
     }
   }
   v1::ListFineTuningMetricsResponse response;
-  for (const MetricRow& row : kept) {
-    SBORA_ASSIGN_OR_RETURN(*response.add_metrics(), MetricOf(row));
-  }
+  for (v1::MetricPoint& point : std::move(curve).Take()) *response.add_metrics() = std::move(point);
   return ToJson(response);
 }
 

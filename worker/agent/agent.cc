@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <pthread.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -175,6 +176,7 @@ void Agent::Pause(Duration wait, const std::stop_token& stop) {
 }
 
 void Agent::Run(const std::stop_token& stop) {
+  pthread_setname_np(pthread_self(), "agent");
   Backoff backoff({.initial = std::chrono::milliseconds(200), .maximum = std::chrono::milliseconds(2'000)});
   bool failing = false;
   while (!stop.stop_requested()) {

@@ -1,6 +1,7 @@
 #include "worker/agent/attempt.h"
 
 #include <fmt/format.h>
+#include <pthread.h>
 
 #include <algorithm>
 #include <utility>
@@ -28,13 +29,15 @@ bool IsLostCheckpoint(const wp::InputGroup& group, const Status& fetched) {
 Attempt::Attempt(AttemptContext& context, wp::Lease lease, MonotonicTime renewed)
     : context_(context), lease_(std::move(lease)), timing_(TimingOf(lease_.timing())),
       folder_(context.attempts_folder / lease_.id().uid()), control_(renewed) {
-  LogInfo("attempt starts", {{"job", lease_.resource()}, {"attempt", lease_.attempt()}, {"epoch", lease_.id().epoch()}});
+  const LogScope scope(LogFields());
+  LogInfo("attempt starts");
   thread_ = std::jthread([this] { Run(); });
 }
 
 Attempt::Attempt(AttemptContext& context, wp::Lease lease, const Status& refused)
     : context_(context), lease_(std::move(lease)), control_(SystemClock().Now()) {
-  LogError("lease refused", {{"job", lease_.resource()}, {"error", refused.ToString()}});
+  const LogScope scope(LogFields());
+  LogError("lease refused", {{"error", refused.ToString()}});
   MutexLock lock(mutex_);
   state_ = State::kEnded;
   verdict_ = Verdict{.reason = v1::TERMINATION_REASON_INTERNAL, .failure = ToFailure(refused)};
@@ -107,7 +110,13 @@ bool Attempt::gone() const {
   return state_ == State::kGone;
 }
 
+std::vector<LogField> Attempt::LogFields() const {
+  return {{"job", lease_.resource()}, {"attempt", lease_.attempt()}, {"epoch", lease_.id().epoch()}};
+}
+
 void Attempt::Run() {
+  pthread_setname_np(pthread_self(), "attempt");
+  const LogScope scope(LogFields());
   Verdict verdict = Work();
   if (verdict.reason == v1::TERMINATION_REASON_DONE) {
     std::optional<Verdict> refused = Commit();
@@ -166,7 +175,7 @@ Status Attempt::FetchInputs() {
 }
 
 void Attempt::RejectCheckpoint(const std::string& name, const Status& why) {
-  LogWarn("a checkpoint is not used", {{"job", lease_.resource()}, {"input", name}, {"error", why.ToString()}});
+  LogWarn("a checkpoint is not used", {{"input", name}, {"error", why.ToString()}});
   v1::FineTuningEvent event;
   event.set_level(v1::FineTuningEvent::LEVEL_WARN);
   event.set_type("CHECKPOINT_REJECTED");
@@ -197,7 +206,7 @@ Status Attempt::FetchFile(const v1::File& file, const fs::path& destination) {
 Verdict Attempt::RunRanks() {
   checkpoints_ = std::make_unique<CheckpointUploader>(
       CheckpointUploaderOptions{.project = lease_.project(), .checkpoints = folder_ / "checkpoints",
-                                .staging = folder_ / "uploads"},
+                                .staging = folder_ / "uploads", .log_fields = LogFields()},
       context_.transfer, reports_, context_.metrics);
   SetPhase("starting the ranks");
   auto outcome = RunOneGang(MakeGang(false), MakeObserver());
@@ -219,7 +228,7 @@ Verdict Attempt::RecheckInputs(Verdict verdict) {
     if (checked.code() == StatusCode::kDataLoss && damage.ok()) damage = checked;
   }
   if (!made_.empty() && (damage_said || !damage.ok())) {
-    LogWarn("what was made from the inputs may be damaged; it is made anew next time", {{"job", lease_.resource()}});
+    LogWarn("what was made from the inputs may be damaged; it is made anew next time");
     for (const CachePin& pin : made_) context_.cache.Drop(pin);
   }
   if (damage.ok()) return verdict;
@@ -236,7 +245,7 @@ StatusOr<GangOutcome> Attempt::RunOneGang(GangOptions options, const GangObserve
   GangObserver with_journal = observer;
   with_journal.on_started = [&](const std::vector<Child>& children) {
     if (const Status status = SaveJournal(children, options.cgroup); !status.ok()) {
-      LogWarn("journal not written", {{"job", lease_.resource()}, {"error", status.ToString()}});
+      LogWarn("journal not written", {{"error", status.ToString()}});
     }
     if (observer.on_started) observer.on_started(children);
   };
@@ -385,11 +394,7 @@ void Attempt::SetPhase(std::string phase) {
 
 void Attempt::End(Verdict verdict) {
   const bool silent = control_.order() == StopOrder::kFenced;
-  LogInfo("attempt ended", {{"job", lease_.resource()},
-                            {"attempt", lease_.attempt()},
-                            {"epoch", lease_.id().epoch()},
-                            {"reason", v1::TerminationReason_Name(verdict.reason)},
-                            {"error", verdict.failure.message()}});
+  LogInfo("attempt ended", {{"reason", v1::TerminationReason_Name(verdict.reason)}, {"error", verdict.failure.message()}});
   {
     MutexLock lock(mutex_);
     verdict_ = std::move(verdict);

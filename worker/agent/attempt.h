@@ -17,6 +17,7 @@
 
 #include "common/clock.h"
 #include "common/grpc/transfer_client.h"
+#include "common/logging.h"
 #include "common/mutex.h"
 #include "sbora/worker/v1/worker.grpc.pb.h"
 #include "worker/agent/agent_metrics.h"
@@ -106,6 +107,7 @@ class Attempt {
   void End(Verdict verdict);
   void RemoveFolder();
   std::string MethodName() const;
+  std::vector<LogField> LogFields() const;
 
   AttemptContext& context_;
   const worker::v1::Lease lease_;

@@ -64,13 +64,11 @@ std::optional<Verdict> Attempt::CommitUntilAnswered(wp::CommitAttemptRequest& re
     }
     if (status.ok()) {
       FailPoint("agent.after_commit");
-      LogInfo("attempt committed",
-              {{"job", lease_.resource()}, {"attempt", lease_.attempt()}, {"epoch", lease_.id().epoch()}});
+      LogInfo("attempt committed");
       return std::nullopt;
     }
     if (status.reason() == "LEASE_FENCED" || control_.order() == StopOrder::kFenced) {
-      LogWarn("commit refused: another attempt holds the lease; this one's result is dropped",
-              {{"job", lease_.resource()}, {"attempt", lease_.attempt()}, {"epoch", lease_.id().epoch()}});
+      LogWarn("commit refused: another attempt holds the lease; this one's result is dropped");
       return std::nullopt;
     }
     // A repeat of a commit that was taken answers OK, so everything that may be a lost answer is tried again.

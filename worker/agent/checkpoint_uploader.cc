@@ -1,6 +1,7 @@
 #include "worker/agent/checkpoint_uploader.h"
 
 #include <fmt/format.h>
+#include <pthread.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -72,6 +73,8 @@ bool CheckpointUploader::Flush(const std::stop_token& stop) {
 }
 
 void CheckpointUploader::Run(const std::stop_token& stop) {
+  pthread_setname_np(pthread_self(), "uploader");
+  const LogScope scope(options_.log_fields);
   while (true) {
     Item item;
     {

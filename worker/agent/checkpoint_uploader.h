@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "common/grpc/transfer_client.h"
+#include "common/logging.h"
 #include "common/mutex.h"
 #include "sbora/trainer/v1/trainer.pb.h"
 #include "worker/agent/agent_metrics.h"
@@ -20,6 +21,7 @@ struct CheckpointUploaderOptions {
   std::string project;
   std::filesystem::path checkpoints;  // where the trainer writes
   std::filesystem::path staging;      // links to what waits for its upload; the trainer may delete its own
+  std::vector<LogField> log_fields;   // of the attempt, for the uploader's own lines
 };
 
 /// Thread-safe. The references must outlive it. Destructor: gives up what is under way.

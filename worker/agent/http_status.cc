@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <httplib.h>
+#include <pthread.h>
 
 #include <charconv>
 #include <thread>
@@ -56,7 +57,10 @@ class Server : public HttpStatus {
                                                        options_.listen));
     }
     port_ = port;
-    thread_ = std::jthread([this] { server_.listen_after_bind(); });
+    thread_ = std::jthread([this] {
+      pthread_setname_np(pthread_self(), "http");
+      server_.listen_after_bind();
+    });
     // stop() of a server that does not run yet would be lost.
     while (!server_.is_running()) SystemClock().SleepUntil(SystemClock().Now() + std::chrono::milliseconds(1), {});
     return OkStatus();

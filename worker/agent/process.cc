@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <linux/close_range.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -166,6 +167,7 @@ Spawner::Spawner() {
 Spawner::~Spawner() { thread_.request_stop(); }
 
 void Spawner::Run(const std::stop_token& stop) {
+  pthread_setname_np(pthread_self(), "spawner");
   while (true) {
     std::function<void()> next;
     {

@@ -4,7 +4,7 @@
 const byId = (id) => document.getElementById(id);
 const kRefreshMillis = 2000;
 const kPageSize = 50;
-const kMaxPoints = 2000;
+const kMaxSilenceMillis = 30000;  // the server says something every 10 s; a cut line says nothing
 const kMaxEvents = 300;
 
 const kStateClass = {
@@ -17,7 +17,6 @@ let token = sessionStorage.getItem('sbora-token') || '';
 let listTimer = 0;
 let shownPages = 1;
 let watching = null;  // AbortController of the open watch
-let charts = null;
 let current = null;   // what the job view shows
 let project = 'default';
 let serverAddress = '';
@@ -46,10 +45,6 @@ const leaf = (name) => (name || '').split('/').pop();
 const shortState = (state) => (state || '').replace(/^STATE_/, '');
 const number = (value) => Number(value || 0);
 
-function formatNumber(value, digits) {
-  if (!Number.isFinite(value)) return '–';
-  return value.toLocaleString('en', {maximumFractionDigits: digits, minimumFractionDigits: Math.min(digits, 2)});
-}
 function formatCount(value) { return number(value).toLocaleString('en'); }
 function formatLoss(value) { return value ? value.toFixed(4) : '–'; }
 function formatSpeed(value) { return value ? formatCount(Math.round(value)) : '–'; }
@@ -60,6 +55,13 @@ function formatDuration(seconds) {
   if (s < 60) return s + ' s';
   if (s < 3600) return Math.floor(s / 60) + ' min ' + (s % 60) + ' s';
   return Math.floor(s / 3600) + ' h ' + Math.floor((s % 3600) / 60) + ' min';
+}
+/** The time of day; of another day, the date too. */
+function formatMoment(time) {
+  if (!time) return '';
+  const moment = new Date(time);
+  const clock = moment.toLocaleTimeString('en-GB');
+  return moment.toDateString() === new Date().toDateString() ? clock : moment.toLocaleDateString('en-CA') + ' ' + clock;
 }
 function formatAge(time) {
   if (!time) return '–';
@@ -73,6 +75,11 @@ function formatAge(time) {
 
 function show(view) {
   for (const name of ['auth', 'list', 'job', 'missing']) byId('view-' + name).hidden = name !== view;
+}
+
+/** The client as it reaches this server and the project shown. */
+function clientCommand() {
+  return 'sbora-client --server ' + serverAddress + (project === 'default' ? '' : ' --project ' + project);
 }
 
 function setConnection(kind, text) {
@@ -100,13 +107,13 @@ function askForToken(error) {
 
 // ---------------------------------------------------------------------------------------------- list
 
-function progressOf(job) {
-  const progress = job.progress || {};
+function progressOf(progress, state) {
   const total = number(progress.totalSteps);
   const step = number(progress.step);
-  const ended = shortState(job.state) === 'SUCCEEDED';
-  return {step, total, share: ended ? 1 : total > 0 ? Math.min(1, step / total) : 0};
+  return {step, total, share: state === 'SUCCEEDED' ? 1 : total > 0 ? Math.min(1, step / total) : 0};
 }
+
+function formatStep(step, total) { return formatCount(step) + (total ? ' / ' + formatCount(total) : ''); }
 
 /** "sbora_fa", or "sbora_fa+nf4" on a quantised base: as sbora-client writes it. */
 function methodOf(spec) {
@@ -114,43 +121,47 @@ function methodOf(spec) {
   return method + (spec.quantization === 'QUANTIZATION_NF4' ? '+nf4' : '');
 }
 
+/** A cell that carries its column's name: a narrow window has no table head. */
+function cell(label, className, ...content) {
+  const node = element('td', className);
+  node.dataset.label = label;
+  node.append(...content);
+  return node;
+}
+
 function jobRow(job) {
   const row = element('tr');
   const progress = job.progress || {};
-  const name = element('td', 'name');
   const link = element('a', '', leaf(job.name));
   link.href = '#/' + job.name;
-  name.append(link);
+  const name = cell('Job', 'name', link);
   if (job.displayName) name.append(element('span', 'sub', job.displayName));
-  const state = element('td');
-  state.append(stateBadge(job.state));
-  const {step, total, share} = progressOf(job);
-  const barCell = element('td');
+  const state = shortState(job.state);
+  const {step, total, share} = progressOf(progress, state);
   const wrap = element('div', 'progress');
   const bar = element('div', 'bar');
   const fill = element('div', 'fill');
   fill.style.width = (share * 100).toFixed(1) + '%';
   bar.append(fill);
-  wrap.append(bar, element('span', '', total ? step + ' / ' + total : (progress.phase && !kEnded.includes(shortState(job.state)) ? progress.phase : '–')));
-  barCell.append(wrap);
+  const phase = progress.phase && !kEnded.includes(state) ? progress.phase : '–';
+  wrap.append(bar, element('span', '', step || total ? formatStep(step, total) : phase));
   const spec = job.spec || {};
-  const method = methodOf(spec);
-  const running = shortState(job.state) === 'RUNNING';
-  row.append(name, state, element('td', '', leaf(spec.model)), element('td', '', method + (spec.adapter ? ', r ' + number(spec.adapter.rank) : '')),
-    barCell, element('td', 'num', formatLoss(number(progress.loss))),
-    element('td', 'num', running ? formatSpeed(number(progress.tokensPerSecond)) : '–'), element('td', '', formatAge(job.createTime)));
+  const method = methodOf(spec) + (spec.adapter ? ', r ' + number(spec.adapter.rank) : '');
+  const speed = state === 'RUNNING' ? formatSpeed(number(progress.tokensPerSecond)) : '–';
+  row.append(name, cell('State', '', stateBadge(job.state)), cell('Model', '', leaf(spec.model)), cell('Method', 'short', method),
+    cell('Progress', 'wide', wrap), cell('Loss', 'num', formatLoss(number(progress.loss))), cell('Tokens/s', 'num', speed),
+    cell('Created', 'short', formatAge(job.createTime)));
   return row;
 }
 
 function workerRow(worker) {
   const row = element('tr');
-  const state = element('td');
-  state.append(stateBadge(worker.state));
-  const name = element('td', 'name', leaf(worker.name));
+  const name = cell('Worker', 'name', leaf(worker.name));
   if (worker.host && worker.host !== leaf(worker.name)) name.append(element('span', 'sub', worker.host));
-  row.append(name, state, element('td', 'num', number(worker.slotsUsed) + ' / ' + number(worker.slotsTotal)),
-    element('td', '', (worker.gpus || []).join(', ') || 'none'), element('td', '', worker.version || '–'),
-    element('td', 'name', (worker.leases || []).map(leaf).join(', ') || '–'), element('td', '', formatAge(worker.lastSeenTime)));
+  row.append(name, cell('State', '', stateBadge(worker.state)),
+    cell('Slots', 'num', number(worker.slotsUsed) + ' / ' + number(worker.slotsTotal)),
+    cell('GPUs', '', (worker.gpus || []).join(', ') || 'none'), cell('Version', '', worker.version || '–'),
+    cell('Holds', 'name', (worker.leases || []).map(leaf).join(', ') || '–'), cell('Last seen', 'short', formatAge(worker.lastSeenTime)));
   return row;
 }
 
@@ -182,20 +193,29 @@ async function loadJobs() {
   return jobs;
 }
 
+/** New rows in place of the old; the keyboard's focus stays on the link it was on. */
+function replaceRows(table, rows) {
+  const focused = table.contains(document.activeElement) ? document.activeElement.getAttribute('href') : null;
+  table.tBodies[0].replaceChildren(...rows);
+  table.hidden = rows.length === 0;
+  const link = focused && [...table.querySelectorAll('a')].find((a) => a.getAttribute('href') === focused);
+  if (link) link.focus({preventScroll: true});
+}
+
 async function refreshList() {
   clearTimeout(listTimer);
   try {
+    if (!serverAddress) await loadServer();
     const [jobs, summary, workers] = await Promise.all([loadJobs(), get('/api/summary?project=' + project), get('/api/workers')]);
     if (isJobPath(currentPath())) return;
     show('list');
     setConnection('live', 'live');
     byId('list-error').hidden = true;
-    byId('jobs').tBodies[0].replaceChildren(...jobs.map(jobRow));
-    byId('jobs').hidden = jobs.length === 0;
+    replaceRows(byId('jobs'), jobs.map(jobRow));
     byId('jobs-empty').hidden = jobs.length !== 0;
+    byId('submit-command').textContent = clientCommand() + ' submit --model NAME --dataset NAME --method sbora_fa';
     const workerList = workers.workers || [];
-    byId('workers').tBodies[0].replaceChildren(...workerList.map(workerRow));
-    byId('workers').hidden = workerList.length === 0;
+    replaceRows(byId('workers'), workerList.map(workerRow));
     byId('workers-empty').hidden = workerList.length !== 0;
     fillTiles(summary, workerList);
   } catch (error) {
@@ -233,7 +253,7 @@ function renderJob(job) {
   renderFacts();
   byId('pull').hidden = !job.adapter;
   if (job.adapter) {
-    byId('pull-command').textContent = 'sbora-client --server ' + serverAddress + ' pull ' + job.adapter + ' -o ' + leaf(job.name);
+    byId('pull-command').textContent = clientCommand() + ' pull ' + leaf(job.adapter) + ' -o ' + leaf(job.name);
   }
 }
 
@@ -242,92 +262,43 @@ function renderFacts() {
   const spec = job.spec || {};
   const adapter = spec.adapter || {};
   const training = spec.training || {};
-  const progress = job.progress || {};
+  const progress = shownProgress();
   const end = job.endTime ? Date.parse(job.endTime) : Date.now();
   byId('job-facts').replaceChildren(
     fact('Name', job.name, 'wide'), fact('Model', leaf(spec.model)), fact('Data set', spec.dataset ? leaf(spec.dataset) : (spec.datasets || []).map(leaf).join(', ')),
     fact('Method', methodOf(spec) + ', r ' + number(adapter.rank) + ', α ' + number(adapter.alpha)),
     fact('Target modules', (adapter.targetModules || []).join(', ')), fact('Trainable parameters', formatCount(job.trainableParameters)),
     fact('Peak learning rate', training.learningRate), fact('Batch size', training.batchSize),
-    fact('Attempt', number(job.attempt) + (number(job.recoveryCount) ? ', recovered ' + number(job.recoveryCount) + '×' : '')),
+    fact('Attempt', number(job.attempt) === 0 ? '' : number(job.attempt) + (number(job.recoveryCount) ? ', recovered ' + number(job.recoveryCount) + '×' : '')),
     fact('Worker', [job.worker, job.resolvedDevice].filter(Boolean).join(', ')),
-    fact('Created', job.createTime ? new Date(job.createTime).toLocaleString() : ''),
+    fact('Created', formatMoment(job.createTime)),
     fact('Run time', job.startTime ? formatDuration((end - Date.parse(job.startTime)) / 1000) : ''),
-    fact('Validation loss', formatLoss(number(progress.validationLoss))), fact('Trained tokens', formatCount(progress.trainedTokens)));
+    fact('Validation loss', formatLoss(number(progress.validationLoss))), fact('Trained tokens', number(progress.trainedTokens) ? formatCount(progress.trainedTokens) : ''));
+}
+
+/** What the job says of itself; where it says nothing, as after a failure, the newest point of its curve does. */
+function shownProgress() {
+  const told = current.job.progress || {};
+  const newest = current.newest;
+  if (!newest) return told;
+  const training = (current.job.spec || {}).training || {};
+  return {...told, step: number(told.step) || newest.step, loss: number(told.loss) || newest.loss,
+    trainedTokens: number(told.trainedTokens) || newest.trainedTokens, totalSteps: number(told.totalSteps) || training.maxSteps};
 }
 
 function renderProgress() {
-  const job = current.job;
-  const progress = job.progress || {};
-  const {step, total, share} = progressOf(job);
-  const state = shortState(job.state);
+  const state = shortState(current.job.state);
+  const progress = shownProgress();
+  const {step, total, share} = progressOf(progress, state);
+  byId('job-progress-row').hidden = kEnded.includes(state) && step === 0;
   byId('job-fill').style.width = (share * 100).toFixed(1) + '%';
   const parts = [];
-  if (total) parts.push('step ' + step + ' of ' + total);
+  if (step || total) parts.push('step ' + formatStep(step, total));
   if (number(progress.loss)) parts.push('loss ' + formatLoss(number(progress.loss)));
   if (state === 'RUNNING' && number(progress.tokensPerSecond)) parts.push(formatSpeed(number(progress.tokensPerSecond)) + ' tokens/s');
   if (state === 'RUNNING' && number(progress.remainingSeconds)) parts.push(formatDuration(number(progress.remainingSeconds)) + ' left');
   if (!kEnded.includes(state) && progress.phase) parts.push(progress.phase);
   byId('job-progress').textContent = parts.join(' · ') || (state === 'QUEUED' ? 'waiting for a free slot' : '');
-}
-
-function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
-
-function lineChart(id, datasets, format) {
-  return new Chart(byId(id), {
-    type: 'line',
-    data: {datasets: datasets.map((set) => ({
-      label: set.label, data: [], borderColor: colour(set.colour), backgroundColor: colour(set.colour), borderWidth: set.points ? 2 : 1.6,
-      pointRadius: set.points ? 3 : 0, pointHitRadius: 8, tension: 0, spanGaps: true}))},
-    options: {
-      animation: false, maintainAspectRatio: false, normalized: true, parsing: false,
-      interaction: {mode: 'nearest', axis: 'x', intersect: false},
-      scales: {
-        x: {type: 'linear', title: {display: true, text: 'step', color: colour('--soft')}, grid: {color: colour('--grid')}, ticks: {color: colour('--soft'), precision: 0}},
-        y: {grid: {color: colour('--grid')}, ticks: {color: colour('--soft'), callback: format}},
-      },
-      plugins: {
-        legend: {display: datasets.length > 1, labels: {color: colour('--ink'), boxWidth: 14, boxHeight: 2}},
-        tooltip: {callbacks: {title: (items) => 'step ' + items[0].parsed.x}},
-      },
-    },
-  });
-}
-
-function makeCharts() {
-  if (charts) for (const chart of Object.values(charts)) chart.destroy();
-  const short = (value) => Math.abs(value) !== 0 && Math.abs(value) < 0.001 ? value.toExponential(1) : formatNumber(value, 4).replace(/\.00$/, '');
-  charts = {
-    loss: lineChart('chart-loss', [{label: 'training', colour: '--series-1'}, {label: 'validation', colour: '--series-2', points: true}], short),
-    rate: lineChart('chart-rate', [{label: 'learning rate', colour: '--series-1'}], short),
-    speed: lineChart('chart-speed', [{label: 'tokens/s', colour: '--series-1'}], (value) => formatCount(value)),
-    norm: lineChart('chart-norm', [{label: 'gradient norm', colour: '--series-1'}], short),
-  };
-}
-
-// Every n-th point once there are more than the screen can tell apart; the newest stays.
-function thin(points) {
-  if (points.length <= kMaxPoints) return points;
-  const stride = Math.ceil(points.length / kMaxPoints);
-  return points.filter((point, index) => index % stride === 0 || index === points.length - 1);
-}
-
-function drawCharts() {
-  current.drawPending = false;
-  const points = [...current.metrics.values()].sort((a, b) => number(a.step) - number(b.step));
-  const series = (field) => thin(points.map((point) => ({x: number(point.step), y: number(point[field])})));
-  charts.loss.data.datasets[0].data = series('loss');
-  charts.loss.data.datasets[1].data = points.filter((point) => point.validationLoss !== undefined && point.validationLoss !== null)
-    .map((point) => ({x: number(point.step), y: number(point.validationLoss)}));
-  charts.rate.data.datasets[0].data = series('learningRate');
-  charts.speed.data.datasets[0].data = series('tokensPerSecond');
-  charts.norm.data.datasets[0].data = series('gradientNorm');
-  for (const chart of Object.values(charts)) {
-    // One point makes no line: show it as a dot.
-    chart.data.datasets[0].pointRadius = points.length === 1 ? 3 : 0;
-    chart.update('none');
-  }
-  for (const note of document.querySelectorAll('.plot .waiting')) note.hidden = points.length > 0;
 }
 
 function scheduleDraw() {
@@ -342,13 +313,18 @@ function addEvent(event) {
   current.events.add(sequence);
   const level = {LEVEL_WARN: 'warn', LEVEL_ERROR: 'bad'}[event.level] || '';
   const item = element('li', level);
-  const time = element('time', '', event.time ? new Date(event.time).toLocaleTimeString('en-GB') : '');
+  const time = element('time', '', formatMoment(event.time));
   if (event.time) time.dateTime = event.time;
   item.append(time, element('span', 'type', event.type), element('span', 'message', event.message));
   const list = byId('events');
   list.prepend(item);
   while (list.childElementCount > kMaxEvents) list.lastElementChild.remove();
   byId('events-empty').hidden = true;
+}
+
+function addMetric(point) {
+  current.metrics.set(number(point.step), point);
+  if (!current.newest || number(point.step) >= number(current.newest.step)) current.newest = point;
 }
 
 function stopWatch() {
@@ -359,7 +335,7 @@ function stopWatch() {
 function takeMessage(kind, payload) {
   if (kind === 'job') renderJob(payload);
   if (kind === 'event') addEvent(payload);
-  if (kind === 'metric') { current.metrics.set(number(payload.step), payload); scheduleDraw(); }
+  if (kind === 'metric') { addMetric(payload); scheduleDraw(); }
   if (kind === 'progress') { current.job.progress = payload; renderProgress(); renderFacts(); }
 }
 
@@ -371,8 +347,9 @@ async function readStream(path, abort) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = '';
   for (;;) {
-    const {value, done} = await reader.read();
-    if (done) return;
+    const silence = setTimeout(() => reader.cancel(), kMaxSilenceMillis);
+    const {value, done} = await reader.read().finally(() => clearTimeout(silence));
+    if (done || watching !== abort) return;  // what was read before the abort is of another job than the one shown now
     rest += value;
     const blocks = rest.split('\n\n');
     rest = blocks.pop();
@@ -395,8 +372,11 @@ async function watchJob(name) {
   while (watching === abort) {
     try {
       await readStream('/api/jobs/' + name + '/watch?after=' + current.sequence, abort);
+      if (watching !== abort) return;
       wait = 500;
-      renderJob(await get('/api/jobs/' + name));
+      const job = await get('/api/jobs/' + name);
+      if (watching !== abort) return;
+      renderJob(job);
       if (kEnded.includes(shortState(current.job.state))) { setConnection('', 'ended'); return; }
     } catch (error) {
       if (watching !== abort || askForToken(error)) return;
@@ -410,9 +390,10 @@ async function watchJob(name) {
 async function openJob(name) {
   stopWatch();
   clearTimeout(listTimer);
-  current = {name, job: {}, metrics: new Map(), events: new Set(), sequence: 0, drawPending: false};
+  current = {name, job: {}, metrics: new Map(), newest: null, events: new Set(), sequence: 0, drawPending: false};
   const mine = current;
   try {
+    if (!serverAddress) await loadServer();
     const job = await get('/api/jobs/' + name);
     // Events first: the stream goes on from their sequence, so no point may fall between the two reads.
     const events = await get('/api/jobs/' + name + '/events');
@@ -421,9 +402,9 @@ async function openJob(name) {
     show('job');
     byId('events').replaceChildren();
     byId('events-empty').hidden = false;
+    for (const point of metrics.metrics || []) addMetric(point);
     renderJob(job);
     makeCharts();
-    for (const point of metrics.metrics || []) current.metrics.set(number(point.step), point);
     for (const event of events.events || []) addEvent(event);
     current.sequence = number(events.sequence);
     drawCharts();
@@ -433,21 +414,18 @@ async function openJob(name) {
     show('missing');
     byId('missing-title').textContent = error.status === 404 ? 'No such job' : 'The server does not answer';
     byId('missing-text').textContent = error.message;
-    setConnection(error.status === 404 ? 'live' : 'lost', error.status === 404 ? 'live' : 'no connection');
+    setConnection(error.status === 404 ? 'live' : 'lost', error.status === 404 ? 'live' : 'no connection, trying again');
+    if (error.status !== 404) setTimeout(() => { if (current === mine) openJob(name); }, kRefreshMillis);
   }
 }
 
 // ---------------------------------------------------------------------------------------------- start
 
 async function loadServer() {
-  try {
-    const info = await get('/api/server');
-    serverAddress = info.address;
-    byId('server').textContent = 'version ' + info.version + ' · ' + info.address;
-    byId('join-command').textContent = 'sbora-worker --server ' + info.address;
-  } catch (error) {
-    askForToken(error);
-  }
+  const info = await get('/api/server');
+  serverAddress = info.address;
+  byId('server').textContent = 'version ' + info.version + ' · ' + info.address;
+  byId('join-command').textContent = 'sbora-worker --server ' + info.address;
 }
 
 // The fragment is '', 'projects/{p}' or a job's name.
@@ -476,7 +454,6 @@ byId('auth-form').addEventListener('submit', (event) => {
   token = byId('token').value.trim();
   sessionStorage.setItem('sbora-token', token);
   byId('token').value = '';
-  loadServer();
   route();
 });
 byId('project-form').addEventListener('submit', (event) => {
@@ -495,4 +472,4 @@ matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => {
   drawCharts();
 });
 addEventListener('hashchange', route);
-loadServer().then(route);
+route();

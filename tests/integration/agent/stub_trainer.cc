@@ -135,6 +135,11 @@ void Misbehave(std::map<std::string, int64_t>& script, int64_t step, int rank) {
   }
   if (now("hang_at")) Pause(3'600'000);
   if (now("orphan_at") && ::fork() == 0) Pause(3'600'000);
+  if (now("escape_at") && ::fork() == 0) {
+    ::setsid();  // out of the rank's process group
+    ::close(g_socket);
+    Pause(3'600'000);
+  }
   if (now("garbage_at")) {
     const char bytes[] = "\xff\xff\xff\xff\xff\xff";
     ::write(g_socket, bytes, 6) < 0 ? _exit(1) : Pause(3'600'000);

@@ -48,6 +48,7 @@ class TrainerProcessTest : public ::testing::Test {
     task.set_threads(1);
     task.set_self_fence_seconds(120);
     task.set_attempt(2);
+    task.set_epoch(5);
     task.set_job("projects/default/fineTuningJobs/test");
     return task;
   }

@@ -2,6 +2,8 @@
 #include <cmath>
 #include <csignal>
 #include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "tests/integration/trainer/trainer_fixture.h"
 
@@ -43,6 +45,25 @@ TEST_F(TrainerProcessTest, TrainsAndLeavesACheckedAdapter) {
   const auto drawn = core::DrawIndices(42, "model.layers.1.mlp.down_proj", 64, kRank);
   EXPECT_EQ(*adapter->Indices(1, core::LinearModule::kDown), *drawn);
   EXPECT_EQ(std::distance(fs::directory_iterator(output), {}), 2);  // the rehearsal left nothing
+}
+
+TEST_F(TrainerProcessTest, EveryLogLineIsJsonAndSaysWhichAttempt) {
+  ASSERT_NO_FATAL_FAILURE(Prepare());
+  // The last line is that of the reader's thread, at the end of file.
+  RunTrainer(TrainAssignment("cut", 100000), Log(), [](TrainerProcess& process, const auto& message) {
+    if (message.has_metric()) process.CloseSocket();
+  });
+  std::istringstream lines(Slurp(Log()));
+  std::string last;
+  for (std::string text; std::getline(lines, text); last = text) {
+    const auto line = nlohmann::json::parse(text, nullptr, false);
+    ASSERT_TRUE(line.is_object()) << text;
+    EXPECT_EQ(line.value("program", ""), "sbora-trainer") << text;
+    EXPECT_EQ(line.value("job", ""), "projects/default/fineTuningJobs/test") << text;
+    EXPECT_EQ(line.value("attempt", 0), 2) << text;
+    EXPECT_EQ(line.value("epoch", 0), 5) << text;
+  }
+  EXPECT_THAT(last, ::testing::HasSubstr("trainer ends at once"));
 }
 
 TEST_F(TrainerProcessTest, MicroBatchesDoNotChangeTheLosses) {

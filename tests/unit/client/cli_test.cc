@@ -368,9 +368,24 @@ TEST_F(CliTest, EstimateTakesALocalConfig) {
   EXPECT_THAT(out_, HasSubstr("trainable parameters  123,456"));
 }
 
-TEST_F(CliTest, WhatIsNotThereYetSaysSo) {
-  EXPECT_EQ(Run({"models", "export", "m"}), 9);
-  EXPECT_THAT(err_, HasSubstr("not implemented yet"));
+TEST_F(CliTest, AModelIsExportedAndItsHashesChecked) {
+  v1::Model& model = server_.models["projects/default/models/m"];
+  model.set_name("projects/default/models/m");
+  *model.add_files() = server_.AddFile("config.json", "{}");
+  const std::string target = (folder_.path() / "out").string();
+  ASSERT_EQ(Run({"models", "export", "m", "-o", target}), 0) << err_;
+  EXPECT_TRUE(std::filesystem::exists(target + "/config.json"));
+  EXPECT_EQ(Run({"models", "export", "m", "-o", target}), 4);
+  EXPECT_THAT(err_, HasSubstr("--force"));
+  server_.objects["projects/default/objects/config.json"] = "[]";
+  EXPECT_EQ(Run({"models", "export", "m", "-o", target, "--force"}), 7);
+  EXPECT_EQ(Run({"models", "export", "other", "-o", target, "--force"}), 3);
+}
+
+TEST_F(CliTest, WhatTheServerHasNotYetSaysSo) {
+  server_.create_error = Unimplemented("FEATURE_NOT_IMPLEMENTED", "full fine-tuning is not implemented yet");
+  EXPECT_EQ(Run({"submit", "--model", "m", "--dataset", "d", "--method", "full"}), 9);
+  EXPECT_THAT(err_, HasSubstr("full fine-tuning is not implemented yet"));
 }
 
 TEST_F(CliTest, DiffShowsVerdictsAndWhereAdaptersMeet) {

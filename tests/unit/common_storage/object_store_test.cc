@@ -177,7 +177,8 @@ TEST_F(DirectoryStoreTest, FailedWriteShowsNothing) {
 TEST(CountingObjectStoreTest, CountsCallsErrorsAndBytes) {
   auto memory = std::make_unique<MemoryObjectStore>();
   MemoryObjectStore* inner = memory.get();
-  CountingObjectStore store(std::move(memory));
+  std::vector<StoreCall> seen;
+  CountingObjectStore store(std::move(memory), [&](const StoreCall& call) { seen.push_back(call); });
   ASSERT_TRUE(store.Put("k", "12345", PutMode::kOverwrite).ok());
   inner->FailNext("Put", Unavailable("STORE_UNAVAILABLE", "down"));
   EXPECT_EQ(store.Put("k", "123", PutMode::kOverwrite).reason(), "STORE_UNAVAILABLE");
@@ -198,6 +199,16 @@ TEST(CountingObjectStoreTest, CountsCallsErrorsAndBytes) {
   EXPECT_EQ(store.Counts(StoreOperation::kMultipart).bytes, 3u);
   EXPECT_EQ(store.Counts(StoreOperation::kDelete).calls, 0u);
   EXPECT_EQ(StoreOperationName(StoreOperation::kGetToFile), "get_to_file");
+
+  ASSERT_EQ(seen.size(), 5u);
+  EXPECT_EQ(seen[0].operation, StoreOperation::kPut);
+  EXPECT_TRUE(seen[0].ok);
+  EXPECT_EQ(seen[0].bytes, 5u);
+  EXPECT_FALSE(seen[1].ok);
+  EXPECT_EQ(seen[1].bytes, 0u);
+  EXPECT_EQ(seen[4].operation, StoreOperation::kMultipart);
+  EXPECT_EQ(seen[4].bytes, 3u);
+  for (const StoreCall& call : seen) EXPECT_GE(call.duration, Duration::zero());
 }
 
 }  // namespace

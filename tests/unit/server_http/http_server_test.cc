@@ -90,7 +90,7 @@ TEST_F(HttpServerTest, ServesThePageFromItselfOnly) {
   EXPECT_THAT(page->body, Not(HasSubstr("https://")));
   EXPECT_THAT(page->get_header_value("Content-Security-Policy"), HasSubstr("default-src 'self'"));
   EXPECT_EQ(page->get_header_value("X-Content-Type-Options"), "nosniff");
-  for (const char* path : {"/app.js", "/style.css", "/chart.js", "/favicon.svg"}) {
+  for (const char* path : {"/app.js", "/curves.js", "/style.css", "/chart.js", "/favicon.svg"}) {
     const auto asset = Get(path);
     ASSERT_TRUE(asset) << path;
     EXPECT_EQ(asset->status, 200) << path;
@@ -99,9 +99,11 @@ TEST_F(HttpServerTest, ServesThePageFromItselfOnly) {
 }
 
 TEST_F(HttpServerTest, ThePageNeverBuildsMarkupFromData) {
-  const std::string_view script = FindPageAsset("/app.js")->content;
-  for (const char* banned : {"innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("}) {
-    EXPECT_EQ(script.find(banned), std::string_view::npos) << banned;
+  for (const char* path : {"/app.js", "/curves.js"}) {
+    const std::string_view script = FindPageAsset(path)->content;
+    for (const char* banned : {"innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("}) {
+      EXPECT_EQ(script.find(banned), std::string_view::npos) << banned << " in " << path;
+    }
   }
 }
 

@@ -39,6 +39,18 @@ TEST(MetricsTest, TotalsOfTheSchedulerAreCountedOnce) {
   EXPECT_THAT(text, HasSubstr("sbora_lease_expirations_total 1")) << "a restart of a worker is no expiry";
 }
 
+TEST(MetricsTest, TheObjectStoresCallsAndBytesAreCounted) {
+  ServerMetrics metrics("1", "");
+  metrics.ObserveObjectStore(StoreOperation::kPutFile, true, 700, std::chrono::milliseconds(3));
+  metrics.ObserveObjectStore(StoreOperation::kGetRange, true, 30, std::chrono::milliseconds(3));
+  metrics.ObserveObjectStore(StoreOperation::kGetRange, false, 0, std::chrono::milliseconds(3));
+  const std::string text = metrics.Serialize({}, 0, true);
+  EXPECT_THAT(text, HasSubstr("sbora_object_store_request_seconds_count{operation=\"put_file\",result=\"ok\"} 1"));
+  EXPECT_THAT(text, HasSubstr("sbora_object_store_request_seconds_count{operation=\"get_range\",result=\"error\"} 1"));
+  EXPECT_THAT(text, HasSubstr("sbora_object_store_transferred_bytes_total{direction=\"upload\"} 700"));
+  EXPECT_THAT(text, HasSubstr("sbora_object_store_transferred_bytes_total{direction=\"download\"} 30"));
+}
+
 TEST(MetricsTest, CallsAreHistogramsByMethodAndStatus) {
   ServerMetrics metrics("1", "");
   metrics.ObserveCall("sbora.v1.ModelService/GetModel", "NOT_FOUND", std::chrono::milliseconds(3));

@@ -266,9 +266,13 @@ TEST_F(CoordinatorTest, CommitMakesTheAdapterInTheSameTransactionAndOnce) {
 TEST_F(CoordinatorTest, AFailedCommitStopsServingAndNothingAcceptedIsLost) {
   ASSERT_TRUE(coordinator_->Submit(Request("kept")).ok());
   store_->failing = true;
-  EXPECT_EQ(coordinator_->Submit(Request("refused")).status().reason(), "NOT_SERVING");
+  const Status refused = coordinator_->Submit(Request("refused")).status();
+  EXPECT_EQ(refused.reason(), "NOT_SERVING");
+  EXPECT_NE(refused.message().find("the disk is full"), std::string::npos) << refused;
   AwaitServing(false);
-  EXPECT_EQ(coordinator_->Cancel("projects/default/fineTuningJobs/kept", 0).status().code(), StatusCode::kUnavailable);
+  const Status later = coordinator_->Cancel("projects/default/fineTuningJobs/kept", 0).status();
+  EXPECT_EQ(later.reason(), "NOT_SERVING");
+  EXPECT_NE(later.message().find("the disk is full"), std::string::npos) << later;
   EXPECT_EQ(Sync(Report()).status().code(), StatusCode::kUnavailable);
   store_->failing = false;
   AwaitServing(true);

@@ -50,7 +50,7 @@ TEST_F(SchedulerTest, ADroppedMemoryAnswersNothing) {
   ended.acknowledged_sequence = 1000;
   ASSERT_TRUE(h_.scheduler().Synchronize(ended, h_.At(), [](const Status&) {}).ok());
   // The commit fails. An empty answer would tell the agent that its word was heard, and it would never say it again.
-  h_.scheduler().Drop();
+  h_.scheduler().Drop(Unavailable("NOT_SERVING", "the disk is full"));
   EXPECT_EQ(h_.scheduler().Answer(ended, true, h_.At()).status().reason(), "NOT_SERVING");
   h_.Restart();
   EXPECT_EQ(h_.State(name), JobState::kRunning);

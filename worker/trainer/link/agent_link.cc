@@ -1,6 +1,7 @@
 #include "worker/trainer/link/agent_link.h"
 
 #include <fmt/format.h>
+#include <pthread.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -64,6 +65,7 @@ AgentLink::AgentLink(int fd, v1::TaskAssignment task)
       task_(std::move(task)),
       renewed_(SystemClock().Now()),
       outgoing_(std::make_unique<OutgoingQueue>(fd, [this](const Status& error) {
+        const LogScope scope(LogFields());
         if (!finishing_) ExitNow(ExitCode::kAgentGone, error.message());
       })),
       watchdog_([this](const std::stop_token& stop) { Watch(stop); }),
@@ -75,7 +77,13 @@ AgentLink::~AgentLink() {
   reader_.join();
 }
 
+std::vector<LogField> AgentLink::LogFields() const {
+  return {{"job", task_.job()}, {"attempt", task_.attempt()}, {"epoch", task_.epoch()}};
+}
+
 void AgentLink::Read() {
+  pthread_setname_np(pthread_self(), "reader");
+  const LogScope scope(LogFields());
   for (;;) {
     const auto frame = ReadFrame(fd_);
     if (finishing_ && (!frame.ok() || !*frame)) return;
@@ -101,6 +109,8 @@ void AgentLink::Read() {
 }
 
 void AgentLink::Watch(const std::stop_token& stop) {
+  pthread_setname_np(pthread_self(), "watchdog");
+  const LogScope scope(LogFields());
   const double seconds = task_.self_fence_seconds() > 0 ? task_.self_fence_seconds() : kDefaultFenceSeconds;
   const auto limit = std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
   for (;;) {

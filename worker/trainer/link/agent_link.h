@@ -18,8 +18,10 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "common/clock.h"
+#include "common/logging.h"
 #include "common/mutex.h"
 #include "common/status.h"
 #include "sbora/trainer/v1/trainer.pb.h"
@@ -62,6 +64,7 @@ class AgentLink : public TaskObserver {
   void Watch(const std::stop_token& stop);
   void Send(const v1::TrainerMessage& message);
   void TellProgress();
+  std::vector<LogField> LogFields() const;
 
   const int fd_;
   const v1::TaskAssignment task_;

@@ -1,5 +1,7 @@
 #include "worker/trainer/link/outgoing_queue.h"
 
+#include <pthread.h>
+
 #include <utility>
 
 #include "common/file.h"
@@ -32,6 +34,7 @@ void OutgoingQueue::Flush() {
 }
 
 void OutgoingQueue::Run(const std::stop_token& stop) {
+  pthread_setname_np(pthread_self(), "writer");
   for (;;) {
     std::string frame;
     {

@@ -44,11 +44,11 @@ ExitCode RunCommand(int fd) {
                                                                                               : ExitCode::kError;
   }
   const v1::TaskAssignment& task = (*link)->task();
-  LogInfo("task", {{"job", task.job()}, {"attempt", task.attempt()}, {"epoch", task.epoch()},
-                   {"device", task.device()}, {"threads", task.threads()}});
+  const LogScope scope({{"job", task.job()}, {"attempt", task.attempt()}, {"epoch", task.epoch()}});
+  LogInfo("task", {{"device", task.device()}, {"threads", task.threads()}});
   const auto end = RunSafely(task, **link);
   if (!end.ok()) {
-    LogError("task failed", {{"job", task.job()}, {"attempt", task.attempt()}, {"error", end.status().ToString()}});
+    LogError("task failed", {{"error", end.status().ToString()}});
     (*link)->SendError(end.status());
     return ExitCodeOf(end.status());
   }

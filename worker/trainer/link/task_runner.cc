@@ -64,7 +64,7 @@ StatusOr<TaskEnd> ImportTask(const v1::TaskAssignment& assignment, TaskObserver&
   worker::v1::TaskResult result;
   auto* out = result.mutable_import();
   out->set_base_hash(imported.base_hash);
-  out->set_architecture("llama");
+  out->set_architecture("LlamaForCausalLM");
   out->set_parameters(imported.parameter_count);
   out->set_context_tokens(static_cast<int32_t>(imported.config.max_position_embeddings));
   out->set_config_json(config_json);
