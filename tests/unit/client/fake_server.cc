@@ -172,13 +172,6 @@ grpc::Status FakeServer::ImportModel(Context*, const v1::ImportModelRequest* req
   return grpc::Status::OK;
 }
 
-grpc::Status FakeServer::GetModel(Context*, const v1::GetModelRequest* request, v1::Model* model) {
-  MutexLock lock(mutex_);
-  if (!models.contains(request->name())) return Missing("MODEL", request->name());
-  *model = models[request->name()];
-  return grpc::Status::OK;
-}
-
 grpc::Status FakeServer::GetAdapter(Context*, const v1::GetAdapterRequest* request, v1::Adapter* adapter) {
   MutexLock lock(mutex_);
   if (!adapters.contains(request->name())) return Missing("ADAPTER", request->name());

@@ -93,7 +93,6 @@ class FakeServer : public v1::FineTuningService::Service,
   grpc::Status CreateDataset(Context*, const v1::CreateDatasetRequest*, v1::Dataset*) override;
   grpc::Status GetModel(Context*, const v1::GetModelRequest*, v1::Model*) override;
   grpc::Status ImportModel(Context*, const v1::ImportModelRequest*, google::longrunning::Operation*) override;
-  grpc::Status GetModel(Context*, const v1::GetModelRequest*, v1::Model*) override;
   grpc::Status GetAdapter(Context*, const v1::GetAdapterRequest*, v1::Adapter*) override;
   grpc::Status MergeAdapters(Context*, const v1::MergeAdaptersRequest*, google::longrunning::Operation*) override;
   grpc::Status CompareAdapters(Context*, const v1::CompareAdaptersRequest*, v1::CompareAdaptersResponse*) override;
