@@ -111,10 +111,7 @@ StatusOr<v1::FineTuningJob> JobOf(const Work& work, const std::string& progress)
   if (row.start_ms != 0) *job.mutable_start_time() = ToTimestamp(row.start_ms);
   if (row.end_ms != 0) *job.mutable_end_time() = ToTimestamp(row.end_ms);
   *job.mutable_progress() = ProgressOf(work, progress);
-  if (job.progress().step() == 0 && row.checkpoint_step > 0) {
-    job.mutable_progress()->set_step(row.checkpoint_step);
-    job.mutable_progress()->set_total_steps(job.spec().training().max_steps());
-  }
+  if (job.progress().total_steps() == 0) job.mutable_progress()->set_total_steps(job.spec().training().max_steps());
   job.set_worker(row.worker);
   job.set_resolved_device(row.resolved_device);
   if (row.state != core::JobState::kSucceeded) return job;

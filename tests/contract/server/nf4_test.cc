@@ -79,6 +79,16 @@ class Nf4Test : public ContractTest {
     return Call(*evaluations_, &Evaluations::CreateEvaluationJob, request, &evaluation_);
   }
 
+  /// What the worker is told of the next evaluation, which then ends: the worker has one slot.
+  v1::EvaluationSpec RunEvaluation() {
+    const worker::v1::Lease lease = NextLease();
+    EXPECT_TRUE(lease.task().has_evaluate()) << lease.DebugString();
+    worker::v1::TaskResult result;
+    result.mutable_evaluate()->set_samples(1);
+    EXPECT_TRUE(Commit(lease, result, {{"examples.jsonl", "{}\n"}}).ok());
+    return lease.task().evaluate().spec();
+  }
+
   google::longrunning::Operation operation_;
   v1::EvaluationJob evaluation_;
 };
@@ -88,14 +98,14 @@ TEST_F(Nf4Test, ABaseIsEvaluatedUnderNf4AndTheJobSaysSo) {
   spec.set_model("base");
   ASSERT_TRUE(Evaluate(spec).ok());
   EXPECT_EQ(evaluation_.spec().base_quantization(), v1::QUANTIZATION_NONE);
-  EXPECT_FALSE(NextLease().task().evaluate().spec().has_double_quantization());
+  EXPECT_FALSE(RunEvaluation().has_double_quantization());
   spec.set_base_quantization(v1::QUANTIZATION_NF4);
   ASSERT_TRUE(Evaluate(spec).ok());
   EXPECT_EQ(evaluation_.spec().base_quantization(), v1::QUANTIZATION_NF4);
   EXPECT_TRUE(evaluation_.spec().double_quantization());
-  const worker::v1::Lease lease = NextLease();
-  EXPECT_EQ(lease.task().evaluate().spec().base_quantization(), v1::QUANTIZATION_NF4);
-  EXPECT_TRUE(lease.task().evaluate().spec().double_quantization());
+  const v1::EvaluationSpec leased = RunEvaluation();
+  EXPECT_EQ(leased.base_quantization(), v1::QUANTIZATION_NF4);
+  EXPECT_TRUE(leased.double_quantization());
   spec.set_double_quantization(false);
   ASSERT_TRUE(Evaluate(spec).ok());
   EXPECT_FALSE(evaluation_.spec().double_quantization());
@@ -175,7 +185,7 @@ TEST_F(Nf4Test, AModelInNf4IsHeldAsItIs) {
   spec.set_model("merged");
   ASSERT_TRUE(Evaluate(spec).ok());
   EXPECT_EQ(evaluation_.spec().base_quantization(), v1::QUANTIZATION_NF4);
-  NextLease();
+  RunEvaluation();
   spec.set_base_quantization(v1::QUANTIZATION_NONE);
   EXPECT_TRUE(Fails(Evaluate(spec), grpc::FAILED_PRECONDITION, "BASE_QUANTIZATION_MISMATCH"));
   v1::CreateFineTuningJobRequest request = GoodJob("next");

@@ -180,7 +180,7 @@ TEST_F(VerbsTest, EachPrintsTheSameInJsonAndYamlAndATableForPeople) {
   // These wait for a worker, read local folders or print no resource; cli_test and the integration tests run them.
   const std::set<std::string> elsewhere = {"watch", "jobs watch", "models import", "adapters export", "adapters merge",
                                            "adapters apply-patch", "adapters reverse-patch", "evaluations examples",
-                                           "evaluations compare", "generate", "completion"};
+                                           "evaluations compare", "generate", "completion", "compare"};
   for (const std::string& verb : AllVerbs()) {
     EXPECT_TRUE(checked_.contains(verb) || elsewhere.contains(verb)) << verb << " is not looked at here";
   }
@@ -194,7 +194,7 @@ TEST_F(VerbsTest, EachKindOfFailureHasItsExitCode) {
   EXPECT_EQ(Run({"submit", "--model", "base", "--dataset", "nobody"}, "json").code, 3);
   MakeDataset("data");
   EXPECT_EQ(Run({"submit", "--model", "base", "--dataset", "data", "--rank", "4000"}, "json").code, 2);
-  EXPECT_EQ(Run({"submit", "--model", "base", "--dataset", "data", "--method", "full"}, "json").code, 9);
+  EXPECT_EQ(Run({"submit", "--model", "base", "--dataset", "data", "--ranks", "2"}, "json").code, 9);
   ASSERT_EQ(Run({"submit", "--model", "base", "--dataset", "data", "--rank", "4", "--name", "one"}, "json").code, 0);
   EXPECT_EQ(Run({"submit", "--model", "base", "--dataset", "data", "--rank", "4", "--name", "one"}, "json").code, 4);
   EXPECT_EQ(Run({"models", "delete", "base"}, "json").code, 4);

@@ -93,7 +93,7 @@ TEST_F(WebTest, OneJobHasItsCurveItsEventsAndAStreamThatGoesOnBehindThem) {
   ASSERT_TRUE(Commit(lease, result, {{"adapter_config.json", "{}"}, {"adapter_model.safetensors", "factors"}}).ok());
   const std::string stream = Get(job + "/watch?after=" + before["sequence"].dump());
   EXPECT_THAT(stream, HasSubstr("event: event\ndata: {"));
-  EXPECT_THAT(stream, HasSubstr("RUNNING -> SUCCEEDED"));
+  EXPECT_THAT(stream, HasSubstr("RUNNING -\\u003e SUCCEEDED"));
   EXPECT_THAT(stream, HasSubstr("event: job\n"));
   EXPECT_THAT(stream, ::testing::Not(HasSubstr("CHECKPOINT_SAVED"))) << "told before";
   EXPECT_EQ(GetJson(job)["adapter"], "projects/default/adapters/first");

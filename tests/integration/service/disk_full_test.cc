@@ -1,5 +1,4 @@
-/// A real full disk. Under the worker: the job is held at its checkpoint, tells why, and goes on when there is room. Under the
-/// server: what is asked is refused, saying why, nothing accepted is lost, and the server comes back by itself.
+/// A real full disk under the worker: the job is held at its checkpoint, tells why, and goes on when there is room.
 #include <gtest/gtest.h>
 #include <sys/mount.h>
 
@@ -74,34 +73,6 @@ TEST(DiskFullTest, AJobIsHeldAtItsCheckpointAndGoesOnWhenThereIsRoom) {
   const auto done = service.WaitForState("squeezed", v1::FineTuningJob::STATE_SUCCEEDED, seconds(120));
   ASSERT_TRUE(done.ok()) << done.status() << service.Logs();
   EXPECT_EQ(*service.AdapterHash("squeezed"), *service.AdapterHash("undisturbed"));
-}
-
-TEST(DiskFullTest, AFullServerRefusesWithTheReasonAndLosesNothing) {
-  auto created = Service::Create();
-  ASSERT_TRUE(created.ok()) << created.status();
-  Service& service = **created;
-  SmallDisk disk(service.directory() / "server", 64);
-  if (!disk.mounted()) GTEST_SKIP() << "needs the right to mount a tmpfs: " << disk.error();
-  ASSERT_TRUE(service.StartBoth().ok()) << service.Logs();
-  ASSERT_TRUE(AddInputs(service).ok()) << service.Logs();
-  ASSERT_TRUE(service.Submit("undisturbed", SmallSpec(kSteps)).ok());
-  const auto reference = service.WaitForState("undisturbed", v1::FineTuningJob::STATE_SUCCEEDED, seconds(120));
-  ASSERT_TRUE(reference.ok()) << reference.status() << service.Logs();
-
-  ASSERT_TRUE(service.Submit("running", SmallSpec(kSteps)).ok());
-  ASSERT_TRUE(service.WaitForStep("running", 30, seconds(60)).ok()) << service.Logs();
-  disk.Fill();
-  const auto refused = service.Submit("late", SmallSpec(5));
-  EXPECT_EQ(refused.status().code(), StatusCode::kUnavailable) << refused.status();
-  EXPECT_NE(refused.status().message().find("full"), std::string::npos) << refused.status();
-  EXPECT_EQ(service.Get("late").status().code(), StatusCode::kNotFound) << "what was refused is there";
-
-  disk.MakeRoom();
-  const auto done = service.WaitForState("running", v1::FineTuningJob::STATE_SUCCEEDED, seconds(120));
-  ASSERT_TRUE(done.ok()) << done.status() << service.Logs();
-  EXPECT_EQ(*service.AdapterHash("running"), *service.AdapterHash("undisturbed"));
-  ASSERT_TRUE(service.Submit("late", SmallSpec(5)).ok());
-  EXPECT_TRUE(service.WaitForState("late", v1::FineTuningJob::STATE_SUCCEEDED, seconds(60)).ok()) << service.Logs();
 }
 
 }  // namespace
