@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <string>
 #include <utility>
@@ -36,6 +37,15 @@ class TrainerProcessTest : public ::testing::Test {
 
   fs::path Path(const std::string& name) const { return temp_.path() / name; }
   fs::path Log() const { return Path("trainer.log"); }
+  /// Step of the newest checkpoint: a run goes on for a moment before a kill takes it, and may make one more.
+  int64_t NewestCheckpoint(const std::string& work) const {
+    int64_t newest = 0;
+    for (const fs::directory_entry& entry : fs::directory_iterator(Path(work) / "checkpoints")) {
+      const std::string name = entry.path().filename();
+      if (name.starts_with("ckpt-")) newest = std::max<int64_t>(newest, std::stoll(name.substr(5)));
+    }
+    return newest;
+  }
 
   TaskAssignment Assignment(const std::string& work) const {
     TaskAssignment task;
