@@ -207,7 +207,7 @@ TEST_P(FullGoldenTest, AllGradientsAndThreeAdamWStepsEqualTransformers) {
   const Golden golden(dir_ / "full.safetensors");
   const auto full = model_->TrainAllWeights();
   ASSERT_TRUE(full.ok()) << full.status();
-  AdamW optimizer((*full)->parameters(), {.weight_decay = 0.01});  // as in make_reference.py
+  AdamW optimizer((*full)->parameters(), {.weight_decay = 1.0});  // as in make_reference.py, which says why
   const at::Tensor losses = golden.Floats("losses");
   for (int64_t step = 0; step < losses.numel(); ++step) {
     (*full)->ZeroGradients();
@@ -221,15 +221,11 @@ TEST_P(FullGoldenTest, AllGradientsAndThreeAdamWStepsEqualTransformers) {
         EXPECT_GT(expected.abs().max().item<double>(), 1e-4) << entry.spec.name;
       }
     }
-    optimizer.Step((*full)->parameters(), (*full)->gradients(), loss.sum, /*learning_rate=*/1e-3, /*max_gradient_norm=*/1.0);
+    optimizer.Step((*full)->parameters(), (*full)->gradients(), loss.sum, /*learning_rate=*/1e-4, /*max_gradient_norm=*/1.0);
   }
   EXPECT_LT(losses[2].item<double>(), losses[0].item<double>());
-  // A step is 1e-3 whatever the gradient's size, so that where the gradient is near rounding, rounding decides the step.
   for (const FullWeights::Entry& entry : (*full)->entries()) {
-    const at::Tensor difference = ((*full)->Value(entry) - golden.Floats("weight." + entry.spec.name)).abs();
-    const at::Tensor clear = golden.Floats("gradient." + entry.spec.name).abs() > 1e-4;
-    EXPECT_LT((difference * clear).max().item<double>(), 1e-5) << entry.spec.name;
-    EXPECT_LT(difference.max().item<double>(), 1e-4) << entry.spec.name;
+    EXPECT_LT(MaxDifference((*full)->Value(entry), golden.Floats("weight." + entry.spec.name)), 1e-5) << entry.spec.name;
   }
 }
 
