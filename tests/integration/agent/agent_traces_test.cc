@@ -82,9 +82,8 @@ TEST_F(AgentTracesTest, MetricsHaveTheirNames) {
     return text;
   };
   const std::string text = "\n" + get("/metrics");
-  // The fake coordinator's lease names no method.
   for (const char* series :
-       {"sbora_trainer_steps_total{method=\"unspecified\"} 6", "sbora_trainer_tokens_total{method=\"unspecified\"}", "sbora_trainer_nonfinite_total 0",
+       {"sbora_trainer_steps_total{method=\"sbora_fa\"} 6", "sbora_trainer_tokens_total{method=\"sbora_fa\"}", "sbora_trainer_nonfinite_total 0",
         "sbora_trainer_rank_exits_total{reason=\"ok\"} 1", "sbora_trainer_rank_exits_total{reason=\"oom_gpu\"} 0",
         "sbora_checkpoint_seconds_count{stage=\"upload\"}", "sbora_checkpoint_written_bytes_total", "sbora_object_store_transferred_bytes_total{direction=\"download\"}",
         "sbora_object_store_transferred_bytes_total{direction=\"upload\"}", "sbora_worker_attempts", "sbora_worker_cache_bytes",

@@ -95,6 +95,7 @@ std::string FakeCoordinator::AddTrainLease(const std::string& script, int ranks,
     *group->add_files() = *before;
   }
   task->mutable_train()->mutable_spec()->set_model(script);
+  task->mutable_train()->mutable_spec()->mutable_adapter()->set_method(v1::METHOD_SBORA_FA);
   task->mutable_train()->mutable_spec()->set_quantization(quantization);
   *lease.lease.mutable_timing() = timing;
   MutexLock lock(mutex_);

@@ -1,4 +1,5 @@
-/// A real full disk under the worker: the job is held at its checkpoint, tells why, and goes on when there is room.
+/// A real full disk. Under the worker: the job is held at its checkpoint, tells why, and goes on when there is room. Under the
+/// server: what is asked is refused, saying why, nothing accepted is lost, and the server comes back by itself.
 #include <gtest/gtest.h>
 #include <sys/mount.h>
 
@@ -73,6 +74,48 @@ TEST(DiskFullTest, AJobIsHeldAtItsCheckpointAndGoesOnWhenThereIsRoom) {
   const auto done = service.WaitForState("squeezed", v1::FineTuningJob::STATE_SUCCEEDED, seconds(120));
   ASSERT_TRUE(done.ok()) << done.status() << service.Logs();
   EXPECT_EQ(*service.AdapterHash("squeezed"), *service.AdapterHash("undisturbed"));
+}
+
+TEST(DiskFullTest, AFullServerRefusesWithTheReasonAndLosesNothing) {
+  auto created = Service::Create();
+  ASSERT_TRUE(created.ok()) << created.status();
+  Service& service = **created;
+  SmallDisk disk(service.directory() / "server", 64);
+  if (!disk.mounted()) GTEST_SKIP() << "needs the right to mount a tmpfs: " << disk.error();
+  ASSERT_TRUE(service.StartBoth().ok()) << service.Logs();
+  ASSERT_TRUE(AddInputs(service).ok()) << service.Logs();
+  ASSERT_TRUE(service.Submit("undisturbed", SmallSpec(kSteps)).ok());
+  const auto reference = service.WaitForState("undisturbed", v1::FineTuningJob::STATE_SUCCEEDED, seconds(120));
+  ASSERT_TRUE(reference.ok()) << reference.status() << service.Logs();
+
+  ASSERT_TRUE(service.Submit("running", SmallSpec(kSteps)).ok());
+  ASSERT_TRUE(service.WaitForStep("running", 30, seconds(60)).ok()) << service.Logs();
+  disk.Fill();
+  // The store still has room in the blocks that its files hold already: jobs are accepted until that is used up.
+  constexpr int kMostAccepted = 1000;
+  StatusOr<v1::FineTuningJob> last = Unavailable("NOT_ASKED", "nothing was submitted");
+  int accepted = 0;
+  while (accepted < kMostAccepted) {
+    last = service.Submit(fmt::format("late-{}", accepted), SmallSpec(5));
+    if (!last.ok()) break;
+    ++accepted;
+  }
+  EXPECT_EQ(last.status().code(), StatusCode::kUnavailable) << last.status();
+  EXPECT_NE(last.status().message().find("full"), std::string::npos) << last.status();
+  const auto missing = service.Get(fmt::format("late-{}", accepted));
+  EXPECT_EQ(missing.status().code(), StatusCode::kNotFound) << "what was refused is there";
+
+  disk.MakeRoom();
+  ASSERT_TRUE(WaitUntil([&] { return service.Submit("with-room", SmallSpec(5)).ok(); }, seconds(60))) << service.Logs();
+  for (int i = 0; i < accepted; ++i) {
+    const std::string id = fmt::format("late-{}", i);
+    EXPECT_TRUE(service.Get(id).ok()) << id << " was accepted and is lost";
+    service.client().CancelJob(service.client().ResourceName("fineTuningJobs", id)).status().IgnoreError("it may have run already");
+  }
+  const auto done = service.WaitForState("running", v1::FineTuningJob::STATE_SUCCEEDED, seconds(120));
+  ASSERT_TRUE(done.ok()) << done.status() << service.Logs();
+  EXPECT_EQ(*service.AdapterHash("running"), *service.AdapterHash("undisturbed"));
+  EXPECT_TRUE(service.WaitForState("with-room", v1::FineTuningJob::STATE_SUCCEEDED, seconds(60)).ok()) << service.Logs();
 }
 
 }  // namespace

@@ -338,6 +338,7 @@ TEST_F(TrainerProcessTest, ImportsAFolder) {
   ASSERT_EQ(run.exit_code, 0) << Slurp(Log());
   EXPECT_EQ(run.result->import().base_hash(), base_hash_);
   EXPECT_TRUE(run.result->import().has_chat_template());
+  EXPECT_EQ(run.result->import().architecture(), "LlamaForCausalLM");
   EXPECT_EQ(run.result->import().parameters(), core::ParameterCount(TinyModelConfig()));
 }
 
