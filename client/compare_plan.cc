@@ -1,8 +1,6 @@
 #include "client/compare_plan.h"
 
 #include <fmt/format.h>
-#include <google/protobuf/io/coded_stream.h>
-#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 
 #include <algorithm>
 #include <cmath>
@@ -16,23 +14,12 @@
 #include "common/sha256.h"
 #include "common/status_macros.h"
 #include "core/proto/convert.h"
+#include "core/proto/stable_bytes.h"
 
 namespace sbora::client {
 namespace {
 
 Status Usage(std::string message) { return InvalidArgument("USAGE", std::move(message)); }
-
-/// The same bytes for the same content, maps included.
-std::string StableBytes(const google::protobuf::Message& message) {
-  std::string bytes;
-  {
-    google::protobuf::io::StringOutputStream stream(&bytes);
-    google::protobuf::io::CodedOutputStream coded(&stream);
-    coded.SetSerializationDeterministic(true);
-    message.SerializeToCodedStream(&coded);
-  }  // the streams write their last bytes when they end
-  return bytes;
-}
 
 std::string MethodName(const v1::FineTuningSpec& spec) {
   std::string name = EnumShortName(*v1::Method_descriptor()->FindValueByNumber(spec.adapter().method()));
@@ -191,14 +178,14 @@ StatusOr<ComparePlan> PlanComparison(const CompareOptions& options, const core::
   // Methods and seeds are not in it: one more of them finds the runs that are there.
   v1::FineTuningSpec common = options.spec;
   common.mutable_adapter()->clear_method();
-  plan.name = options.name.empty() ? fmt::format("cmp-{}", Sha256Hex(StableBytes(common)).substr(0, 8)) : options.name;
+  plan.name = options.name.empty() ? fmt::format("cmp-{}", Sha256Hex(core::StableBytes(common)).substr(0, 8)) : options.name;
   for (const MethodPlan& method : plan.methods) {
     SBORA_RETURN_IF_ERROR(CheckResourceId(RunId(plan, method, plan.seeds.size() - 1), "--name with a method and seed"));
   }
   return plan;
 }
 
-std::string RunDigest(const v1::FineTuningSpec& spec) { return Sha256Hex(StableBytes(spec)).substr(0, 32); }
+std::string RunDigest(const v1::FineTuningSpec& spec) { return Sha256Hex(core::StableBytes(spec)).substr(0, 32); }
 
 v1::CreateFineTuningJobRequest RunRequest(const ComparePlan& plan, const MethodPlan& method, size_t seed, int attempt) {
   v1::CreateFineTuningJobRequest request;
@@ -207,7 +194,7 @@ v1::CreateFineTuningJobRequest RunRequest(const ComparePlan& plan, const MethodP
   *job.mutable_spec() = RunSpec(plan, method, seed);
   (*job.mutable_labels())["sbora-compare"] = plan.name;
   (*job.mutable_labels())[std::string(kRunLabel)] = RunDigest(job.spec());
-  request.set_request_id(DeriveUuid(fmt::format("job\n{}\n{}\n{}", request.fine_tuning_job_id(), attempt, StableBytes(job))));
+  request.set_request_id(DeriveUuid(fmt::format("job\n{}\n{}\n{}", request.fine_tuning_job_id(), attempt, core::StableBytes(job))));
   return request;
 }
 
@@ -234,7 +221,7 @@ v1::CreateEvaluationJobRequest EvaluationRequest(const ComparePlan& plan, const 
                                                  std::string_view subject_uid, int attempt) {
   v1::CreateEvaluationJobRequest request;
   *request.mutable_evaluation_job()->mutable_spec() = spec;
-  const std::string digest = Sha256Hex(fmt::format("{}\n{}", subject_uid, StableBytes(spec)));
+  const std::string digest = Sha256Hex(fmt::format("{}\n{}", subject_uid, core::StableBytes(spec)));
   request.set_evaluation_job_id(fmt::format("{}-eval-{}", plan.name, digest.substr(0, 12)));
   request.set_request_id(DeriveUuid(fmt::format("evaluation\n{}\n{}\n{}", plan.name, attempt, digest)));
   return request;

@@ -9,6 +9,7 @@
 #include "common/status_macros.h"
 #include "core/adapter.h"
 #include "core/nf4_merge.h"
+#include "core/proto/stable_bytes.h"
 #include "core/region.h"
 #include "server/services/convert.h"
 #include "server/services/job_planner.h"
@@ -195,7 +196,7 @@ Status AdapterServiceImpl::SubmitOperation(const PlannedOperation& planned, goog
   submit.name = OperationName(planned.project, submit.uid);
   submit.validated = true;
   submit.uses = planned.uses;
-  submit.payload = {Serialize(planned.metadata), Serialize(planned.task)};
+  submit.payload = {core::StableBytes(planned.metadata), core::StableBytes(planned.task)};
   submit.request_id = planned.request_id;
   submit.request_hash = planned.request_hash;
   SBORA_ASSIGN_OR_RETURN(const Work work, services_.coordinator->Submit(std::move(submit)));

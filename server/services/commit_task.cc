@@ -14,6 +14,7 @@
 #include "core/manifest.h"
 #include "core/names.h"
 #include "core/proto/convert.h"
+#include "core/proto/stable_bytes.h"
 #include "sbora/v1/adapter.pb.h"
 #include "sbora/v1/model.pb.h"
 #include "server/services/convert.h"
@@ -187,10 +188,10 @@ Status CommitTrain(const ServiceContext& services, const core::LeaseId& lease, c
   adapter.set_final_loss(result.train().final_loss());
   if (result.train().has_validation_loss()) adapter.set_validation_loss(result.train().validation_loss());
   ResourceRow row = NewResource(services, ResourceKind::kAdapter, pending.work, name);
-  row.payload = Serialize(adapter);
+  row.payload = core::StableBytes(adapter);
   pending.mutations.push_back(InsertResource{std::move(row), pending.work.row.uid});
   OwnFiles(pending.files, name, pending);
-  pending.result = Serialize(result);
+  pending.result = core::StableBytes(result);
   return OkStatus();
 }
 
@@ -214,11 +215,11 @@ Status CommitImport(const ServiceContext& services, const worker::v1::ImportResu
   *model.mutable_files() = pending.files;
   model.set_size_bytes(TotalBytes(pending.files));
   ResourceRow row = NewResource(services, ResourceKind::kModel, pending.work, metadata.model());
-  row.payload = Serialize(model);
+  row.payload = core::StableBytes(model);
   SBORA_ASSIGN_OR_RETURN(const v1::Model shown, ModelOf(row));
   google::protobuf::Any response;
   response.PackFrom(shown);
-  pending.result = Serialize(response);
+  pending.result = core::StableBytes(response);
   OwnFiles(pending.files, row.name, pending);
   pending.mutations.insert(pending.mutations.begin(), InsertResource{std::move(row), pending.work.row.uid});
   return OkStatus();
@@ -238,7 +239,7 @@ void CommitEvaluate(const worker::v1::TaskResult& result, Pending& pending) {
   }
   if (!pending.files.empty()) *evaluation.mutable_examples_file() = pending.files[0];
   OwnFiles(pending.files, pending.work.row.uid, pending);
-  pending.result = Serialize(complete);
+  pending.result = core::StableBytes(complete);
 }
 
 template <typename Result>
@@ -247,7 +248,7 @@ void CommitOperation(Pending& pending) {
   *result.mutable_files() = pending.files;
   google::protobuf::Any response;
   response.PackFrom(result);
-  pending.result = Serialize(response);
+  pending.result = core::StableBytes(response);
   OwnFiles(pending.files, pending.work.row.uid, pending);
 }
 
@@ -256,7 +257,7 @@ Status Prepare(const ServiceContext& services, const worker::v1::CommitAttemptRe
     case WorkKind::kTrain: return CommitTrain(services, lease, request.result(), pending);
     case WorkKind::kImport: return CommitImport(services, request.result().import(), pending);
     case WorkKind::kEvaluate: CommitEvaluate(request.result(), pending); return OkStatus();
-    case WorkKind::kGenerate: pending.result = Serialize(request.result()); return OkStatus();
+    case WorkKind::kGenerate: pending.result = core::StableBytes(request.result()); return OkStatus();
     case WorkKind::kMerge: CommitOperation<v1::MergeAdaptersResult>(pending); return OkStatus();
     case WorkKind::kExport: CommitOperation<v1::ExportAdapterResult>(pending); return OkStatus();
   }

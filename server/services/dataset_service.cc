@@ -5,6 +5,7 @@
 #include "common/file.h"
 #include "common/ids.h"
 #include "common/status_macros.h"
+#include "core/proto/stable_bytes.h"
 #include "server/services/convert.h"
 #include "server/services/dataset_check.h"
 #include "server/services/requests.h"
@@ -67,7 +68,7 @@ Status DatasetServiceImpl::Create(const v1::CreateDatasetRequest& request, v1::D
   SBORA_ASSIGN_OR_RETURN(*dataset.mutable_file(), FileOfUpload(services_, project, request.upload(), kFileName, "upload"));
   SBORA_RETURN_IF_ERROR(CheckFile(dataset));
   if (request.validate_only()) return OkStatus();
-  row.payload = Serialize(dataset);
+  row.payload = core::StableBytes(dataset);
   bool existing = false;
   SBORA_ASSIGN_OR_RETURN(const ResourceRow stored,
                          services_.coordinator->CreateResource(

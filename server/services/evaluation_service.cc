@@ -6,6 +6,7 @@
 #include "common/ids.h"
 #include "common/status_macros.h"
 #include "core/proto/convert.h"
+#include "core/proto/stable_bytes.h"
 #include "server/services/convert.h"
 #include "server/services/evaluation_spec.h"
 #include "server/services/pages.h"
@@ -158,7 +159,7 @@ Status EvaluationServiceImpl::Create(const v1::CreateEvaluationJobRequest& reque
   submit.uid = NewUuid7();
   submit.validated = true;
   submit.device = ToDevice(spec.device());
-  submit.payload = {Serialize(stored), Serialize(task)};
+  submit.payload = {core::StableBytes(stored), core::StableBytes(task)};
   submit.uses = std::move(subject.uses);
   submit.request_id = request.request_id();
   submit.request_hash = hash;
@@ -222,7 +223,7 @@ Status EvaluationServiceImpl::RunGenerate(const v1::GenerateRequest& request, co
   submit.name = OperationName(project, submit.uid);
   submit.validated = true;
   submit.priority = 100;  // somebody waits for it
-  submit.payload = {Serialize(complete), Serialize(task)};
+  submit.payload = {core::StableBytes(complete), core::StableBytes(task)};
   submit.uses = std::move(subject.uses);
   SBORA_ASSIGN_OR_RETURN(const Work work, services_.coordinator->Submit(std::move(submit)));
   SBORA_ASSIGN_OR_RETURN(const Work ended, FinishGenerate(work, call));

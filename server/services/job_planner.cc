@@ -9,6 +9,7 @@
 #include "common/status_macros.h"
 #include "core/adapter.h"
 #include "core/proto/convert.h"
+#include "core/proto/stable_bytes.h"
 #include "core/r_index.h"
 #include "server/services/convert.h"
 #include "server/services/job_regions.h"
@@ -224,7 +225,7 @@ StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::Cr
   submit.name = planned.job.name();
   submit.uid = NewUuid7();
   SetLimits(spec, submit);
-  submit.payload = {Serialize(planned.job), Serialize(task)};
+  submit.payload = {core::StableBytes(planned.job), core::StableBytes(task)};
   submit.uses = {spec.model};
   for (const v1::Dataset& dataset : references.datasets) submit.uses.push_back(dataset.name());
   const bool known = std::count(submit.uses.begin(), submit.uses.end(), spec.validation_dataset) > 0;

@@ -6,6 +6,7 @@
 
 #include "common/ids.h"
 #include "common/status_macros.h"
+#include "core/proto/stable_bytes.h"
 #include "sbora/worker/v1/task.pb.h"
 #include "server/services/convert.h"
 #include "server/services/requests.h"
@@ -75,7 +76,7 @@ Status ModelServiceImpl::Import(const v1::ImportModelRequest& request, google::l
   v1::ImportModelMetadata metadata;
   metadata.set_model(model_name);
   metadata.set_display_name(request.model().display_name());
-  submit.payload = {Serialize(metadata), Serialize(task)};
+  submit.payload = {core::StableBytes(metadata), core::StableBytes(task)};
   if (request.validate_only()) {
     SBORA_ASSIGN_OR_RETURN(const bool taken, services_.store().IsNameTaken(model_name));
     if (taken) return NameTaken(model_name);

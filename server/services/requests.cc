@@ -1,14 +1,13 @@
 #include "server/services/requests.h"
 
 #include <fmt/format.h>
-#include <google/protobuf/io/coded_stream.h>
-#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 
 #include <charconv>
 
 #include "common/ids.h"
 #include "common/sha256.h"
 #include "common/status_macros.h"
+#include "core/proto/stable_bytes.h"
 
 namespace sbora::server {
 namespace {
@@ -92,7 +91,7 @@ std::string RequestHash(std::string_view method, const google::protobuf::Message
   std::unique_ptr<google::protobuf::Message> copy(request.New());
   copy->CopyFrom(request);
   if (const auto* field = copy->GetDescriptor()->FindFieldByName("request_id")) copy->GetReflection()->ClearField(copy.get(), field);
-  return Sha256Hex(fmt::format("{}\n{}", method, Serialize(*copy)));
+  return Sha256Hex(fmt::format("{}\n{}", method, core::StableBytes(*copy)));
 }
 
 StatusOr<std::string> ResourceIdOrNew(const std::string& id, std::string_view field) {
@@ -103,17 +102,6 @@ StatusOr<std::string> ResourceIdOrNew(const std::string& id, std::string_view fi
 
 std::string FullName(const std::string& project, core::Collection collection, const std::string& id) {
   return core::ResourceName{project, collection, id}.ToString();
-}
-
-std::string Serialize(const google::protobuf::Message& message) {
-  std::string bytes;
-  {
-    google::protobuf::io::StringOutputStream stream(&bytes);
-    google::protobuf::io::CodedOutputStream coded(&stream);
-    coded.SetSerializationDeterministic(true);
-    message.SerializeToCodedStream(&coded);
-  }  // the streams write their last bytes when they end
-  return bytes;
 }
 
 Status ParseStored(std::string_view bytes, std::string_view what, google::protobuf::Message& message) {

@@ -44,8 +44,6 @@ std::string RequestHash(std::string_view method, const google::protobuf::Message
 StatusOr<std::string> ResourceIdOrNew(const std::string& id, std::string_view field);
 std::string FullName(const std::string& project, core::Collection collection, const std::string& id);
 
-/// Serialised with a stable order of map entries, for hashes and stores.
-std::string Serialize(const google::protobuf::Message& message);
 /// Parses what we stored ourselves. Errors: DATA_LOSS STORED_MESSAGE_MALFORMED naming `what`.
 Status ParseStored(std::string_view bytes, std::string_view what, google::protobuf::Message& message);
 

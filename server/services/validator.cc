@@ -9,6 +9,7 @@
 #include "common/file.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
+#include "core/proto/stable_bytes.h"
 #include "sbora/worker/v1/task.pb.h"
 #include "server/services/convert.h"
 #include "server/services/isolated_check.h"
@@ -223,7 +224,7 @@ StatusOr<data::ValidationReport> DatasetValidator::CheckTask(const worker::v1::T
     SBORA_RETURN_IF_ERROR(
         services_.objects->GetToFile(object.key, temp.path() / fmt::format("{}.data", group.name())).status());
   }
-  SBORA_RETURN_IF_ERROR(WriteFileAtomic(temp.path() / "request", Serialize(task.train())));
+  SBORA_RETURN_IF_ERROR(WriteFileAtomic(temp.path() / "request", core::StableBytes(task.train())));
   if (!services_.check_program.empty()) {
     return CheckInChild(services_.check_program, temp.path(), *services_.clock, services_.check_limit, stop_.get_token(), called_off);
   }

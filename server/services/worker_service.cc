@@ -8,6 +8,7 @@
 #include "common/ids.h"
 #include "common/status_macros.h"
 #include "common/text.h"
+#include "core/proto/stable_bytes.h"
 #include "server/services/admin_service.h"
 #include "server/services/requests.h"
 #include "server/services/rpc.h"
@@ -109,7 +110,7 @@ StatusOr<CheckpointItem> CheckpointItemOf(const ServiceContext& services, const 
     checkpoint.object_uids.push_back(object.uid);
     *group.add_files() = file;
   }
-  checkpoint.files = Serialize(group);
+  checkpoint.files = core::StableBytes(group);
   if (from.has_validation_loss()) checkpoint.validation_loss = from.validation_loss();
   return checkpoint;
 }
@@ -119,7 +120,7 @@ StatusOr<ReportItem> ReportItemOf(const ServiceContext& services, const worker::
   item.sequence = from.sequence();
   switch (from.item_case()) {
     case worker::v1::ReportItem::kMetric:
-      item.item = MetricItem{from.metric().step(), Serialize(from.metric())};
+      item.item = MetricItem{from.metric().step(), core::StableBytes(from.metric())};
       return item;
     case worker::v1::ReportItem::kEvent: {
       const v1::FineTuningEvent& event = from.event();
@@ -156,12 +157,12 @@ StatusOr<AttemptReport> AttemptReportOf(const ServiceContext& services, const wo
       v1::JobProgress progress;
       progress.set_phase(CutText(from.preparing().phase(), kMaxPhaseBytes));
       report.phase = AttemptPhase::kPreparing;
-      report.progress = Serialize(progress);
+      report.progress = core::StableBytes(progress);
       break;
     }
     case worker::v1::AttemptReport::kRunning:
       report.phase = AttemptPhase::kRunning;
-      if (from.running().has_progress()) report.progress = Serialize(from.running().progress());
+      if (from.running().has_progress()) report.progress = core::StableBytes(from.running().progress());
       report.device = from.running().device();
       break;
     case worker::v1::AttemptReport::kStopping: report.phase = AttemptPhase::kStopping; break;
