@@ -63,6 +63,13 @@ Status NotImplemented(std::string_view field, std::string_view feature, std::str
 
 Status CheckImplemented(const JobSpec& spec) {
   if (spec.ranks > 1) return NotImplemented("spec.resources.ranks", "training on several ranks", "use 1");
+  if (spec.device != DeviceKind::kCuda) return OkStatus();
+  if (spec.training.optimizer == OptimizerKind::kAdamW8Bit) {
+    return NotImplemented("spec.training.optimizer", "AdamW in 8 bits on GPUs", "use OPTIMIZER_ADAMW, or DEVICE_CPU");
+  }
+  if (spec.training.paged_optimizer) {
+    return NotImplemented("spec.training.paged_optimizer", "a paged optimizer on GPUs", "leave it out");
+  }
   return OkStatus();
 }
 
@@ -178,6 +185,8 @@ void CheckDatasets(const JobSpec& spec, Violations& violations) {
 void CheckFull(const JobSpec& spec, Violations& violations) {
   violations.Require(spec.adapter.dropout == 0.0, "spec.adapter.dropout",
                      fmt::format("is {}, must be 0 with method full: it is for an adapter's input", spec.adapter.dropout));
+  violations.Require(spec.compute_dtype != ComputeDtype::kBFloat16, "spec.resources.compute_dtype",
+                     "must be auto or float32 with method full: its updates are too small for bfloat16 weights");
   violations.Require(spec.quantization == Quantization::kNone, "spec.quantization",
                      "must be none with method full, which trains the weights themselves and 4 bits cannot follow its steps; "
                      "train an adapter on the nf4 base (sbora_fa and sbora_fb: QSBoRA; lora: QLoRA; dora: QDoRA), or full "

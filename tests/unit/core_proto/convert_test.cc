@@ -372,7 +372,10 @@ TEST(ConvertTest, FullFineTuningHasNoRankAndAllModulesWhateverTheSpecSays) {
   EXPECT_EQ(stored.adapter().target_modules_size(), 7);
   EXPECT_TRUE(ParseSpec(stored).ok());
   proto.mutable_adapter()->set_dropout(0.1);
-  EXPECT_EQ(ViolatedFields(ParseSpec(proto).status()), std::set<std::string>{"spec.adapter.dropout"});
+  proto.mutable_resources()->set_device(v1::DEVICE_CUDA);
+  proto.mutable_resources()->set_compute_dtype(v1::COMPUTE_DTYPE_BFLOAT16);
+  EXPECT_EQ(ViolatedFields(ParseSpec(proto).status()),
+            (std::set<std::string>{"spec.adapter.dropout", "spec.resources.compute_dtype"}));
 }
 
 TEST(ConvertTest, WhatIsNotBuiltYetSaysSo) {
@@ -382,6 +385,18 @@ TEST(ConvertTest, WhatIsNotBuiltYetSaysSo) {
   ASSERT_FALSE(parsed.ok());
   EXPECT_EQ(parsed.status().code(), StatusCode::kUnimplemented);
   EXPECT_NE(parsed.status().message().find("several ranks"), std::string::npos);
+}
+
+TEST(ConvertTest, OptimizersWithoutCodeForGpusAreRefusedThere) {
+  v1::FineTuningSpec spec = MinimalSpec();
+  spec.mutable_training()->set_optimizer(v1::OPTIMIZER_ADAMW_8BIT);
+  EXPECT_TRUE(ParseSpec(spec).ok());
+  spec.mutable_resources()->set_device(v1::DEVICE_CUDA);
+  EXPECT_EQ(ViolatedFields(ParseSpec(spec).status()), std::set<std::string>{"spec.training.optimizer"});
+  spec.mutable_training()->clear_optimizer();
+  EXPECT_TRUE(ParseSpec(spec).ok());
+  spec.mutable_training()->set_paged_optimizer(true);
+  EXPECT_EQ(ViolatedFields(ParseSpec(spec).status()), std::set<std::string>{"spec.training.paged_optimizer"});
 }
 
 TEST(ConvertTest, OnlyLoraCanFreezeItsA) {
