@@ -108,7 +108,7 @@ class WatchCall final : public grpc::ServerWriteReactor<v1::WatchFineTuningJobRe
       }
       ready_.reset();
       const Status filled = Guarded(kMethod, [this] { return Fill(); });
-      if (!filled.ok()) return End(filled.reason() == "WATCH_ENDED" ? OkStatus() : filled);
+      if (!filled.ok()) return End(filled.reason() == "WATCH_ENDED" ? OkStatus() : NameMissing(filled, "JOB", request_.name()));
       if (ready_) return StartWrite(&*ready_);  // still busy until OnWriteDone
       MutexLock lock(mutex_);
       if (!woken_) {

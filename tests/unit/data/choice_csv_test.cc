@@ -1,5 +1,6 @@
 #include "data/choice_csv.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include "common/file.h"
@@ -11,9 +12,10 @@ using ::testing::HasSubstr;
 
 const std::string kHeader = "question,choice0,choice1,choice2,choice3,answer\n";
 
+/// "REASON: message" of the refusal.
 std::string Why(const std::string& csv) {
   const auto lines = ChoiceCsvToJsonl(csv, "s", "f.csv");
-  return lines.ok() ? "OK" : std::string(lines.status().message());
+  return lines.ok() ? "OK" : fmt::format("{}: {}", lines.status().reason(), lines.status().message());
 }
 
 TEST(ChoiceCsv, ReadsBothForms) {
@@ -35,16 +37,16 @@ TEST(ChoiceCsv, ReadsQuotesCommasLineFeedsAndEmptyCells) {
 
 TEST(ChoiceCsv, RefusesWithTheLine) {
   EXPECT_EQ(Why(kHeader + "q,a,b,c,d,1\nq,a,b,c,1\n"),
-            "f.csv: line 3: 5 columns; a question, four choices and the answer are expected");
-  EXPECT_EQ(Why(kHeader + "q,a,b,c,d,4\n"), "f.csv: line 2: answer \"4\"; 0 to 3 is expected");
-  EXPECT_EQ(Why(kHeader + "q,a,b,c,d,B\n"), "f.csv: line 2: answer \"B\"; 0 to 3 is expected");
-  EXPECT_EQ(Why("q,a,b,c,d,1\n"), "f.csv: line 1: answer \"1\"; a letter A to D is expected");
-  EXPECT_EQ(Why("q,a,b,c,d,\n"), "f.csv: line 1: answer \"\"; a letter A to D is expected");
-  EXPECT_EQ(Why("q,a,b,c,d,A\n\"q\n\n,a"), "f.csv: line 2: a quote that opens here is never closed");
-  EXPECT_EQ(Why("\"q\"x,a,b,c,d,A\n"), "f.csv: line 1: text behind a closing quote");
-  EXPECT_EQ(Why("q\xFF,a,b,c,d,A\n"), "f.csv: line 1: bytes that are no UTF-8");
-  EXPECT_EQ(Why(kHeader), "f.csv holds no question");
-  EXPECT_EQ(Why(""), "f.csv holds no question");
+            "CSV_INVALID: f.csv: line 3: 5 columns; a question, four choices and the answer are expected");
+  EXPECT_EQ(Why(kHeader + "q,a,b,c,d,4\n"), "CSV_INVALID: f.csv: line 2: answer \"4\"; 0 to 3 is expected");
+  EXPECT_EQ(Why(kHeader + "q,a,b,c,d,B\n"), "CSV_INVALID: f.csv: line 2: answer \"B\"; 0 to 3 is expected");
+  EXPECT_EQ(Why("q,a,b,c,d,1\n"), "CSV_INVALID: f.csv: line 1: answer \"1\"; a letter A to D is expected");
+  EXPECT_EQ(Why("q,a,b,c,d,\n"), "CSV_INVALID: f.csv: line 1: answer \"\"; a letter A to D is expected");
+  EXPECT_EQ(Why("q,a,b,c,d,A\n\"q\n\n,a"), "CSV_INVALID: f.csv: line 2: a quote that opens here is never closed");
+  EXPECT_EQ(Why("\"q\"x,a,b,c,d,A\n"), "CSV_INVALID: f.csv: line 1: text behind a closing quote");
+  EXPECT_EQ(Why("q\xFF,a,b,c,d,A\n"), "CSV_INVALID: f.csv: line 1: bytes that are no UTF-8");
+  EXPECT_EQ(Why(kHeader), "CSV_EMPTY: f.csv holds no question");
+  EXPECT_EQ(Why(""), "CSV_EMPTY: f.csv holds no question");
 }
 
 TEST(ChoiceCsv, AFolderIsOneSetWithASubjectForEachFile) {

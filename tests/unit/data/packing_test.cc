@@ -41,6 +41,20 @@ TEST(PackMicroBatch, ConcatenatesWithoutPaddingAndLabelsTheNextToken) {
   EXPECT_THAT(empty->cu_seqlens, ElementsAre(0));
 }
 
+TEST(PackMicroBatch, RefusesMoreTokensThanItsOffsetsCount) {
+  constexpr size_t kTokens = size_t{1} << 20;
+  const auto dir = TempDirectory::Create(std::filesystem::temp_directory_path(), "sbora-data-test").value();
+  auto writer = TokenCacheWriter::Create(dir.path() / "x.tokens", std::string(64, 'a'));
+  ASSERT_TRUE(writer->Add(std::vector<int32_t>(kTokens, 1), std::vector<uint8_t>(kTokens, 1)).ok());
+  ASSERT_TRUE(writer->Finish().ok());
+  const auto cache = TokenCache::Open(dir.path() / "x.tokens");
+  ASSERT_TRUE(cache.ok()) << cache.status();
+  const Status status = PackMicroBatch(*cache, std::vector<int64_t>((size_t{1} << 31) / kTokens, 0)).status();
+  EXPECT_EQ(status.code(), StatusCode::kOutOfRange);
+  EXPECT_EQ(status.reason(), "MICRO_BATCH_TOO_LARGE");
+  EXPECT_THAT(status.message(), ::testing::HasSubstr("2147483648 tokens"));
+}
+
 TEST(BatchPlan, EachEpochCoversEverySampleOnce) {
   const BatchPlan plan({.samples = 23, .batch_size = 5, .micro_batch_size = 2, .epochs = 3.0, .max_steps = 0, .seed = 1});
   EXPECT_EQ(plan.steps_per_epoch(), 5);

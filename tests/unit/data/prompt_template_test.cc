@@ -205,6 +205,17 @@ TEST_F(PromptTemplateTest, NamesWhatATemplateCannotDo) {
             "CHAT_TEMPLATE_UNSTABLE");
 }
 
+TEST_F(PromptTemplateTest, ATokenizerMustNotPointBehindTheEmbedding) {
+  const auto dir = dir_.path() / "large";
+  testing::WriteTinyTextModel(dir);
+  std::string config = ReadFile(dir / "config.json", 1 << 20).value();
+  config.replace(config.find("\"vocab_size\": 128"), 17, "\"vocab_size\": 100");
+  ASSERT_TRUE(WriteFileAtomic(dir / "config.json", config).ok());
+  const Status status = TextModel::Open(dir).status();
+  EXPECT_EQ(status.reason(), "TOKENIZER_VOCAB_MISMATCH");
+  EXPECT_THAT(status.message(), ::testing::HasSubstr("the tokenizer has 106 tokens, the model's embedding 100"));
+}
+
 TEST_F(PromptTemplateTest, TextModelNeedsAnEndToken) {
   EXPECT_THAT(model_.eos_ids, ElementsAre(2));
   const auto dir = dir_.path() / "noend";

@@ -93,6 +93,15 @@ TEST_F(TokenCacheTest, ForgedHashesDoNotHideBadOffsets) {
   EXPECT_EQ(TokenCache::Open(path_).status().reason(), "TOKEN_CACHE_MALFORMED");
 }
 
+TEST_F(TokenCacheTest, RefusesAnotherVersionOfTheFormat) {
+  std::string bytes = Bytes();
+  bytes[8] = 99;
+  Put(bytes);
+  const Status status = TokenCache::Open(path_).status();
+  EXPECT_EQ(status.reason(), "TOKEN_CACHE_VERSION");
+  EXPECT_THAT(status.message(), ::testing::HasSubstr("has version 99, this program reads"));
+}
+
 TEST_F(TokenCacheTest, RefusesAnotherKey) {
   EXPECT_EQ(TokenCache::Open(path_, {.verify = true, .expected_key = std::string(64, 'b')}).status().reason(),
             "TOKEN_CACHE_KEY");
