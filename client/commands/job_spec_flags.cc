@@ -6,6 +6,14 @@
 #include "common/status_macros.h"
 
 namespace sbora::client {
+namespace {
+
+Status Missing(std::string_view field) {
+  return InvalidArgument("FIELD_REQUIRED", fmt::format("--{} is required, as a flag or in --file", field))
+      .WithViolation(fmt::format("fine_tuning_job.spec.{}", field), "required");
+}
+
+}  // namespace
 
 void JobSpecFlags::Declare(CLI::App& app, const std::string& file_option, const std::set<std::string>& leave_out) {
   app.add_option(file_option, file, "job.yaml: the spec's fields as keys; flags win over it");
@@ -22,13 +30,8 @@ StatusOr<v1::FineTuningSpec> JobSpecFlags::Build(const Client& client) const {
     SBORA_ASSIGN_OR_RETURN(const auto pair, SplitPair(set, "--set"));
     SBORA_RETURN_IF_ERROR(SetField(out, pair.first, pair.second));
   }
-  for (const char* field : {"model", "dataset"}) {
-    const bool missing = field[0] == 'm' ? out.model().empty() : out.dataset().empty() && out.datasets().empty();
-    if (missing) {
-      return InvalidArgument("FIELD_REQUIRED", fmt::format("--{} is required, as a flag or in --file", field))
-          .WithViolation(fmt::format("fine_tuning_job.spec.{}", field), "required");
-    }
-  }
+  if (out.model().empty()) return Missing("model");
+  if (out.dataset().empty() && out.datasets().empty()) return Missing("dataset");
   out.set_model(client.ResourceName("models", out.model()));
   if (!out.dataset().empty()) out.set_dataset(client.ResourceName("datasets", out.dataset()));
   for (std::string& name : *out.mutable_datasets()) name = client.ResourceName("datasets", name);
