@@ -13,6 +13,7 @@
 #include "common/file.h"
 #include "common/sha256.h"
 #include "common/status_macros.h"
+#include "core/bounded_json.h"
 #include "core/model_writer.h"
 #include "core/r_index.h"
 
@@ -242,9 +243,10 @@ std::string ToJson(const AdapterConfig& config) {
 }
 
 StatusOr<AdapterConfig> ParseAdapterConfig(std::string_view json_text) {
-  const Json json = Json::parse(json_text, nullptr, false);
+  const Json json = ParseBoundedJson(json_text);
   if (!json.is_object()) {
-    return InvalidArgument("ADAPTER_CONFIG_MALFORMED", fmt::format("{} is no JSON object", kAdapterConfigFile));
+    return InvalidArgument("ADAPTER_CONFIG_MALFORMED", fmt::format("{} is no JSON object of at most {} levels",
+                                                                   kAdapterConfigFile, kMaxJsonDepth));
   }
   SBORA_ASSIGN_OR_RETURN(const int64_t version, GetInt(json, "format_version"));
   if (version < kFormatVersion || version > kPatternFormatVersion) {

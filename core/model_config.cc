@@ -7,6 +7,7 @@
 
 #include "common/check.h"
 #include "common/status_macros.h"
+#include "core/bounded_json.h"
 
 namespace sbora::core {
 namespace {
@@ -178,8 +179,11 @@ Status CheckConsistency(const ModelConfig& config) {
 
 StatusOr<ModelConfig> ParseHfConfig(std::string_view json_text) {
   if (json_text.size() > (1u << 20)) return InvalidArgument("CONFIG_MALFORMED", "config.json exceeds 1 MiB");
-  const Json json = Json::parse(json_text, nullptr, false);
-  if (!json.is_object()) return InvalidArgument("CONFIG_MALFORMED", "config.json is no JSON object");
+  const Json json = ParseBoundedJson(json_text);
+  if (!json.is_object()) {
+    return InvalidArgument("CONFIG_MALFORMED",
+                           fmt::format("config.json is no JSON object of at most {} levels", kMaxJsonDepth));
+  }
   SBORA_RETURN_IF_ERROR(CheckArchitecture(json));
   ModelConfig config;
   SBORA_ASSIGN_OR_RETURN(config.hidden_size, PositiveInt(json, "hidden_size"));

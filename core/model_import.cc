@@ -8,6 +8,7 @@
 
 #include "common/file.h"
 #include "common/status_macros.h"
+#include "core/bounded_json.h"
 #include "core/gguf.h"
 #include "core/gguf_import.h"
 #include "core/model_folder.h"
@@ -67,8 +68,9 @@ Status CheckWeightFiles(const fs::path& dir) {
 
 StatusOr<std::string> ReadJsonObject(const fs::path& path, int64_t max_bytes) {
   SBORA_ASSIGN_OR_RETURN(std::string text, ReadFile(path, max_bytes));
-  if (!Json::parse(text, nullptr, false).is_object()) {
-    return InvalidArgument("MODEL_FILE_MALFORMED", fmt::format("{} is no JSON object", path.string()));
+  if (!ParseBoundedJson(text).is_object()) {
+    return InvalidArgument("MODEL_FILE_MALFORMED",
+                           fmt::format("{} is no JSON object of at most {} levels", path.string(), kMaxJsonDepth));
   }
   return text;
 }

@@ -6,6 +6,7 @@
 
 #include "common/sha256.h"
 #include "common/status_macros.h"
+#include "core/bounded_json.h"
 
 namespace sbora::core {
 namespace {
@@ -40,7 +41,7 @@ StatusOr<std::string> Hash(const Json& json, const char* field) {
 }
 
 Json QuantizationOf(std::string_view json_text) {
-  const Json json = Json::parse(json_text, nullptr, false);
+  const Json json = ParseBoundedJson(json_text);
   if (!json.is_object()) return {};
   return json.value(kQuantizationKey, Json());
 }
@@ -80,7 +81,7 @@ StatusOr<Nf4Config> ParseNf4Config(std::string_view json_text) {
   if (version == kNf4MergedFormatVersion) {
     SBORA_ASSIGN_OR_RETURN(config.merged_hash, Hash(quantization, kMergedHash));
   }
-  Json plain = Json::parse(json_text, nullptr, false);
+  Json plain = ParseBoundedJson(json_text);
   plain.erase(kQuantizationKey);
   SBORA_ASSIGN_OR_RETURN(config.model, ParseHfConfig(plain.dump()));
   return config;

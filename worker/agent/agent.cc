@@ -77,7 +77,8 @@ Status Agent::Open() {
   }
   slots_ = MakeSlots(host, config_.cpu_slots());
   if (slots_.empty()) {
-    return InvalidArgument("NO_SLOTS", "this machine has no usable GPU and --cpu-slots is 0: nothing could ever run here");
+    return InvalidArgument("NO_SLOTS", "this machine has no usable GPU and --cpu-slots is 0, so nothing could ever run "
+                                       "here; give --cpu-slots 1 or more");
   }
   const ChannelOptions options{.tls_ca = config_.tls_ca(), .token_file = config_.token_file()};
   // Two connections: a large transfer never holds up a renewal.

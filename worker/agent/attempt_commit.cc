@@ -46,7 +46,10 @@ Status Attempt::UploadOutputs(wp::CommitAttemptRequest* request) {
 
 std::optional<Verdict> Attempt::CommitUntilAnswered(wp::CommitAttemptRequest& request) {
   if (const size_t bytes = request.ByteSizeLong(); bytes > ReportQueue::kMaxMessageBytes) {  // refused unread, every time
-    return OfFailure(ResourceExhausted("RESULT_TOO_LARGE", fmt::format("the result's {} bytes exceed a message", bytes)));
+    return OfFailure(ResourceExhausted("RESULT_TOO_LARGE",
+                                       fmt::format("the result has {} bytes, a message holds {}; ask for fewer or "
+                                                   "shorter texts",
+                                                   bytes, ReportQueue::kMaxMessageBytes)));
   }
   Backoff backoff({.initial = std::chrono::milliseconds(100), .max_attempts = 1'000'000});
   while (true) {

@@ -91,7 +91,9 @@ Verdict Judge(const GangOutcome& outcome, const std::string& last_output) {
   if (outcome.cause == KillCause::kOrder) return OfOrder(outcome.order);
   if (outcome.cause == KillCause::kSelfFence) {
     return Make(v1::TERMINATION_REASON_WORKER_LOST,
-                Unavailable("SELF_FENCED", "the agent had no answer from the coordinator in time and ended the gang"));
+                Unavailable("SELF_FENCED", fmt::format("the agent had no answer from the coordinator for {:.1f} s and "
+                                                       "ended the gang",
+                                                       outcome.self_fence_seconds)));
   }
   if (Done(outcome)) return Verdict{.reason = v1::TERMINATION_REASON_DONE, .failure = {}};
   if (outcome.error) {

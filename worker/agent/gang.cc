@@ -161,7 +161,10 @@ void GangRun::ObeyControl(MonotonicTime now) {
 
 void GangRun::WatchDeadlines(MonotonicTime now) {
   if (killing_) return SignalAll();  // again: a process may have been forked between two signals
-  if (now - control_.renewed() >= options_.self_fence) return Kill(KillCause::kSelfFence);
+  if (now - control_.renewed() >= options_.self_fence) {
+    outcome_.self_fence_seconds = std::chrono::duration<double>(options_.self_fence).count();
+    return Kill(KillCause::kSelfFence);
+  }
   if (checkpoint_deadline_ && now >= *checkpoint_deadline_) return Kill(KillCause::kCheckpointGrace);
   if (exit_deadline_ && now >= *exit_deadline_) return Kill(KillCause::kExitGrace);
   const Duration limit = CurrentHangLimit();

@@ -72,6 +72,7 @@ struct GangOutcome {
   Status bad_message;
   int64_t oom_kills = 0;
   double hang_limit_seconds = 0;
+  double self_fence_seconds = 0;
 };
 
 struct RankOptions {

@@ -24,6 +24,11 @@ class Server : public HttpStatus {
       response.status = alive ? 200 : 503;
       response.set_content(alive ? "ok\n" : "the protocol loop stands still\n", "text/plain");
     });
+    // httplib's default is SO_REUSEPORT, with which two workers would share one port and get half of the requests each.
+    server_.set_socket_options([](socket_t socket) {
+      const int yes = 1;
+      ::setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
+    });
     server_.new_task_queue = [] { return new httplib::ThreadPool(2); };  // httplib deletes it
     server_.set_read_timeout(5, 0);
     server_.set_write_timeout(5, 0);

@@ -17,7 +17,11 @@ Status CheckLease(const ProtocolState& state, const wp::Lease& lease) {
   if (!IsUuid(lease.id().uid())) {
     return InvalidArgument("BAD_LEASE", fmt::format("the lease's uid \"{}\" is no UUID", lease.id().uid()));
   }
-  if (lease.slots().empty()) return InvalidArgument("LEASE_WITHOUT_SLOTS", "the lease names no slots");
+  if (lease.slots().empty()) {
+    return InvalidArgument("LEASE_WITHOUT_SLOTS",
+                           fmt::format("lease {} of {} names no slots; it needs at least one", lease.id().uid(),
+                                       lease.resource()));
+  }
   for (const std::string& slot : lease.slots()) {
     if (!state.slot_ids.contains(slot)) {
       return InvalidArgument("UNKNOWN_SLOT", fmt::format("the lease names slot {}, which this worker does not have", slot));

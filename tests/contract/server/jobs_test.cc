@@ -395,6 +395,9 @@ TEST_F(JobsTest, EstimatesNeedNoDataSet) {
     return ViolatedFields(bad);
   };
   EXPECT_THAT(estimate("{"), ::testing::ElementsAre("model_config_json"));
+  const std::string deep = std::string(500'000, '[') + std::string(500'000, ']');
+  EXPECT_THAT(estimate(R"({"model_type": "llama", "sliding_window": )" + deep + "}"),
+              ::testing::ElementsAre("model_config_json"));
   EXPECT_THAT(estimate(R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": -1})"),
               ::testing::ElementsAre("model_config_json.hidden_size"));
 }

@@ -1,99 +1,20 @@
 // The real sbora-worker against a coordinator in memory and a scripted trainer.
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 #include <signal.h>
 
-#include <algorithm>
-#include <fstream>
-#include <sstream>
-
-#include "common/file.h"
 #include "common/sha256.h"
-#include "tests/integration/agent/fake_coordinator.h"
-#include "tests/integration/agent/worker_process.h"
+#include "tests/integration/agent/agent_fixture.h"
+#include "worker/agent/http_status.h"
 #include "worker/agent/slots.h"
 
 namespace sbora::agent {
 namespace {
 
-namespace fs = std::filesystem;
 using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-using ::testing::Not;
 using ::testing::SizeIs;
-using LeaseView = FakeCoordinator::LeaseView;
 using worker::v1::StopLease;
-
-class AgentTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    auto folder = TempDirectory::Create(fs::temp_directory_path(), "sbora-agent-test");
-    ASSERT_TRUE(folder.ok()) << folder.status();
-    folder_ = std::make_unique<TempDirectory>(*std::move(folder));
-  }
-
-  std::unique_ptr<WorkerProcess> StartWorker(std::vector<std::string> more = {}) {
-    std::vector<std::string> flags = {"--server", coordinator_.address(), "--name", "worker", "--data-dir",
-                                      data_dir().string(), "--cpu-slots", "2", "--trainer", SBORA_STUB_TRAINER,
-                                      "--drain-seconds", "3"};
-    flags.insert(flags.end(), more.begin(), more.end());
-    return std::make_unique<WorkerProcess>(flags, log());
-  }
-
-  fs::path data_dir() const { return folder_->path() / "data"; }
-  fs::path log() const { return folder_->path() / "log"; }
-  std::string LogText() const {
-    std::ifstream in(log());
-    std::ostringstream text;
-    text << in.rdbuf();
-    return text.str();
-  }
-  bool WaitForEnd(const std::string& uid) {
-    return coordinator_.WaitFor(uid, [](const LeaseView& view) { return view.ended.has_value(); });
-  }
-  bool WaitForStep(const std::string& uid, int64_t step) {
-    return coordinator_.WaitFor(uid, [&](const LeaseView& view) {
-      return std::any_of(view.items.begin(), view.items.end(), [&](const auto& item) {
-        return item.second.has_metric() && item.second.metric().step() >= step;
-      });
-    });
-  }
-  std::vector<int64_t> CheckpointSteps(const LeaseView& view) {
-    std::vector<int64_t> steps;
-    for (const auto& [sequence, item] : view.items) {
-      if (item.has_checkpoint()) steps.push_back(item.checkpoint().step());
-    }
-    return steps;
-  }
-  /// The largest file of the cache.
-  fs::path CachedWeights() {
-    fs::path largest;
-    for (const auto& item : fs::directory_iterator(data_dir() / "cache" / "files")) {
-      if (largest.empty() || item.file_size() > fs::file_size(largest)) largest = item.path();
-    }
-    return largest;
-  }
-  /// Another byte in the same place, as a disk that rots: size and times stay.
-  static void Rot(const fs::path& path) {
-    const auto modified = fs::last_write_time(path);
-    fs::permissions(path, fs::perms::owner_write, fs::perm_options::add);
-    std::fstream(path, std::ios::in | std::ios::out | std::ios::binary).put('?');
-    fs::last_write_time(path, modified);
-  }
-  /// Attempts end with their folders removed; the removal may be a moment behind the report of a fenced one.
-  bool WaitForNoAttemptFolders() {
-    for (int i = 0; i < 500; ++i) {
-      if (fs::is_empty(data_dir() / "attempts")) return true;
-      SystemClock().SleepUntil(SystemClock().Now() + std::chrono::milliseconds(10), {});
-    }
-    return false;
-  }
-
-  FakeCoordinator coordinator_;
-  std::unique_ptr<TempDirectory> folder_;
-};
 
 TEST_F(AgentTest, RunsAWholeLease) {
   const auto worker = StartWorker();
@@ -144,63 +65,6 @@ TEST_F(AgentTest, AnNf4BaseIsMadeOnceBeforeTheRanksStart) {
   EXPECT_TRUE(WaitForNoAttemptFolders());
 }
 
-TEST_F(AgentTest, DeathOfARankEndsTheGang) {
-  const auto worker = StartWorker();
-  const std::string uid = coordinator_.AddTrainLease("steps=100000;step_ms=10;orphan_at=1", 2);
-  ASSERT_TRUE(WaitForStep(uid, 2)) << LogText();
-  const auto pids = ProcessesOf(uid);
-  ASSERT_THAT(pids, SizeIs(3));
-  ::kill(*std::max_element(pids.begin(), pids.end() - 1), SIGKILL);
-  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
-  EXPECT_TRUE(WaitForProcesses(uid, 0));
-  EXPECT_EQ(coordinator_.View(uid).ended->reason(), v1::TERMINATION_REASON_SIGNAL);
-}
-
-TEST_F(AgentTest, CrashOfARankIsNamed) {
-  const auto worker = StartWorker();
-  const std::string uid = coordinator_.AddTrainLease("steps=9;signal_at=2;bad_rank=1;step_ms=10", 2);
-  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
-  const LeaseView view = coordinator_.View(uid);
-  EXPECT_EQ(view.ended->reason(), v1::TERMINATION_REASON_SIGNAL);
-  EXPECT_THAT(view.ended->failure().message(), HasSubstr("rank 1 ended by signal 11 (SIGSEGV)"));
-}
-
-TEST_F(AgentTest, ExitCodeComesWithLastOutput) {
-  const auto worker = StartWorker();
-  const std::string uid = coordinator_.AddTrainLease("steps=9;exit_at=2");
-  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
-  const LeaseView view = coordinator_.View(uid);
-  EXPECT_EQ(view.ended->reason(), v1::TERMINATION_REASON_TRAINER_ERROR);
-  EXPECT_THAT(view.ended->failure().message(), HasSubstr("exit code 9"));
-  EXPECT_THAT(view.ended->failure().message(), HasSubstr("last words"));
-}
-
-TEST_F(AgentTest, TrainersErrorWins) {
-  const auto worker = StartWorker();
-  const std::string uid = coordinator_.AddTrainLease("steps=9;error_at=4;checkpoint_every=2;step_ms=10", 2);
-  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
-  const LeaseView view = coordinator_.View(uid);
-  EXPECT_EQ(view.ended->reason(), v1::TERMINATION_REASON_NON_FINITE);
-  EXPECT_EQ(view.ended->failure().message(), "loss is nan at step 4");
-  EXPECT_THAT(CheckpointSteps(view), Contains(2));  // uploaded although the attempt failed
-}
-
-TEST_F(AgentTest, BytesThatAreNoMessageEndTheGang) {
-  const auto worker = StartWorker();
-  const std::string uid = coordinator_.AddTrainLease("steps=9;garbage_at=2");
-  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
-  EXPECT_EQ(coordinator_.View(uid).ended->failure().reason(), "BAD_FRAME");
-}
-
-TEST_F(AgentTest, HangIsNoticed) {
-  coordinator_.timing.set_hang_seconds(0.5);
-  const auto worker = StartWorker();
-  const std::string uid = coordinator_.AddTrainLease("steps=9;hang_at=3;step_ms=5", 2);
-  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
-  EXPECT_EQ(coordinator_.View(uid).ended->reason(), v1::TERMINATION_REASON_HANG);
-  EXPECT_TRUE(WaitForProcesses(uid, 0));
-}
-
 TEST_F(AgentTest, CancelKillsAtOnce) {
   const auto worker = StartWorker();
   const std::string uid = coordinator_.AddTrainLease("steps=100000;step_ms=10;ignore_stop=1;orphan_at=1");
@@ -240,20 +104,6 @@ TEST_F(AgentTest, PauseOfADeafTrainerKillsItAfterTheGrace) {
   EXPECT_EQ(coordinator_.View(uid).ended->reason(), v1::TERMINATION_REASON_PAUSED_BY_USER);
   EXPECT_THAT(coordinator_.View(uid).states, Contains("stopping"));
   EXPECT_TRUE(WaitForProcesses(uid, 0));
-}
-
-TEST_F(AgentTest, SilenceOfTheCoordinatorFences) {
-  coordinator_.timing.set_self_fence_seconds(1);
-  const auto worker = StartWorker();
-  const std::string uid = coordinator_.AddTrainLease("steps=100000;step_ms=10", 2);
-  ASSERT_TRUE(WaitForStep(uid, 2)) << LogText();
-  coordinator_.set_silent(true);
-  const MonotonicTime start = SystemClock().Now();
-  ASSERT_TRUE(WaitForProcesses(uid, 0)) << LogText();
-  EXPECT_LT(SystemClock().Now() - start, std::chrono::seconds(3));
-  coordinator_.set_silent(false);
-  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
-  EXPECT_EQ(coordinator_.View(uid).ended->reason(), v1::TERMINATION_REASON_WORKER_LOST);
 }
 
 TEST_F(AgentTest, RenewalsKeepItGoing) {
@@ -361,42 +211,6 @@ TEST_F(AgentTest, RotInTheCacheIsFoundAtTheFirstUseAfterARestart) {
   EXPECT_THAT(LogText(), HasSubstr("a cached file is damaged"));
 }
 
-TEST_F(AgentTest, DamageThatTheTrainerMeetsIsNotTheUsersFault) {
-  const auto worker = StartWorker();
-  const std::string uid = coordinator_.AddTrainLease("steps=100;step_ms=20;invalid_at=50");
-  ASSERT_TRUE(WaitForStep(uid, 1)) << LogText();
-  const fs::path weights = CachedWeights();
-  Rot(weights);
-  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
-  const LeaseView view = coordinator_.View(uid);
-  EXPECT_EQ(view.ended->reason(), v1::TERMINATION_REASON_TRAINER_ERROR);
-  EXPECT_EQ(view.ended->failure().reason(), "CACHE_DAMAGED");
-  EXPECT_EQ(view.ended->failure().code(), static_cast<int>(StatusCode::kDataLoss));
-  EXPECT_THAT(view.ended->failure().message(), HasSubstr("the header is no JSON"));
-  const std::string next = coordinator_.AddTrainLease("steps=2");
-  ASSERT_TRUE(coordinator_.WaitFor(next, [](const LeaseView& lease) { return lease.committed; })) << LogText();
-  EXPECT_EQ(DigestFile(weights)->sha256, weights.filename());
-}
-
-TEST_F(AgentTest, BadInputStaysBadInputAndTheCacheStays) {
-  const auto worker = StartWorker();
-  const std::string uid = coordinator_.AddTrainLease("steps=9;invalid_at=1");
-  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
-  const LeaseView view = coordinator_.View(uid);
-  EXPECT_EQ(view.ended->reason(), v1::TERMINATION_REASON_INVALID_INPUT);
-  EXPECT_EQ(view.ended->failure().reason(), "SAFETENSORS_MALFORMED");
-  EXPECT_TRUE(fs::exists(CachedWeights()));
-}
-
-TEST_F(AgentTest, BadFileNameIsRefused) {
-  const auto worker = StartWorker();
-  const v1::File escape = coordinator_.FileOf("../../escape", "3");
-  const std::string uid = coordinator_.AddTrainLease("steps=9", 1, &escape);
-  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
-  EXPECT_EQ(coordinator_.View(uid).ended->reason(), v1::TERMINATION_REASON_INVALID_INPUT);
-  EXPECT_FALSE(fs::exists(data_dir() / "attempts" / "escape"));
-}
-
 TEST_F(AgentTest, BrokenTransferGoesOn) {
   coordinator_.BreakNextTransfer(1'000'000);
   const auto worker = StartWorker();
@@ -458,6 +272,24 @@ TEST_F(AgentTest, GpusAreOfferedWhereTheTrainerUsesThem) {
   EXPECT_EQ(request.slots_size() - on_gpus, 2);
   EXPECT_EQ(on_gpus, agent::kTrainerUsesGpus ? 2 : 0);
   EXPECT_EQ(LogText().find("GPUs are reported but not offered") != std::string::npos, !agent::kTrainerUsesGpus);
+}
+
+TEST_F(AgentTest, AWorkerWithoutSlotsDoesNotStart) {
+  if (agent::kTrainerUsesGpus && !agent::DiscoverHost().gpus.empty()) GTEST_SKIP() << "this machine's GPUs are slots";
+  const auto worker = StartWorker({"--cpu-slots", "0"});
+  EXPECT_EQ(worker->WaitForExit(), 1);
+  EXPECT_THAT(LogText(), HasSubstr("INVALID_ARGUMENT [NO_SLOTS]"));
+  EXPECT_THAT(LogText(), HasSubstr("give --cpu-slots 1 or more"));
+}
+
+TEST_F(AgentTest, TwoWorkersNeverShareAnHttpPort) {
+  const auto port =
+      HttpStatus::Start({.listen = "127.0.0.1:0", .metrics = [] { return ""; }, .alive = [] { return true; }});
+  ASSERT_TRUE(port.ok()) << port.status();
+  const auto worker = StartWorker({"--http-listen", (*port)->address()});
+  EXPECT_EQ(worker->WaitForExit(), 1);
+  EXPECT_THAT(LogText(), HasSubstr("UNAVAILABLE [ADDRESS_IN_USE]"));
+  EXPECT_THAT(LogText(), HasSubstr("--http-listen " + (*port)->address()));
 }
 
 TEST_F(AgentTest, BadFlagsNameThemselves) {

@@ -1,43 +1,25 @@
 // What the real sbora-worker leaves for operators: log lines, metrics, control groups.
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 #include <signal.h>
 
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <sstream>
 
-#include "common/file.h"
 #include "common/grpc/http_transfer.h"
-#include "tests/integration/agent/fake_coordinator.h"
-#include "tests/integration/agent/worker_process.h"
+#include "tests/integration/agent/agent_fixture.h"
 #include "worker/agent/cgroup.h"
 
 namespace sbora::agent {
 namespace {
 
-namespace fs = std::filesystem;
 using ::testing::HasSubstr;
-using LeaseView = FakeCoordinator::LeaseView;
 
-class AgentTracesTest : public ::testing::Test {
+class AgentTracesTest : public AgentTest {
  protected:
-  std::unique_ptr<WorkerProcess> StartWorker() {
-    return std::make_unique<WorkerProcess>(
-        std::vector<std::string>{"--server", coordinator_.address(), "--name", "worker", "--data-dir", (folder_.path() / "data").string(),
-                                 "--cpu-slots", "2", "--trainer", SBORA_STUB_TRAINER, "--drain-seconds", "3", "--ready-file",
-                                 ready().string()},
-        folder_.path() / "log");
-  }
-  fs::path ready() const { return folder_.path() / "ready"; }
-  std::string LogText() const { return ReadFile(folder_.path() / "log", 1 << 24).value(); }
+  std::unique_ptr<WorkerProcess> StartWorker() { return AgentTest::StartWorker({"--ready-file", ready().string()}); }
+  fs::path ready() const { return folder_->path() / "ready"; }
   bool WaitForCommit(const std::string& uid) {
     return coordinator_.WaitFor(uid, [](const LeaseView& view) { return view.committed; });
   }
-
-  FakeCoordinator coordinator_;
-  TempDirectory folder_ = *TempDirectory::Create(fs::temp_directory_path(), "sbora-agent-traces");
 };
 
 TEST_F(AgentTracesTest, EveryLineIsJsonAndThoseOfAnAttemptSayWhich) {

@@ -125,7 +125,8 @@ void Misbehave(std::map<std::string, int64_t>& script, int64_t step, int rank) {
   };
   if (now("signal_at")) ::raise(static_cast<int>(script.contains("signal") ? script["signal"] : SIGSEGV));
   if (now("exit_at")) {
-    ::write(2, "last words\n", 11) < 0 ? _exit(1) : _exit(9);
+    const int code = script.contains("exit_code") ? static_cast<int>(script["exit_code"]) : 9;
+    ::write(2, "last words\n", 11) < 0 ? _exit(1) : _exit(code);
   }
   if (now("error_at")) {
     Fail(sbora::v1::TERMINATION_REASON_NON_FINITE, 13, "NON_FINITE", "loss is nan at step " + std::to_string(step));
@@ -176,6 +177,9 @@ void Misbehave(std::map<std::string, int64_t>& script, int64_t step, int rank) {
     WriteText(fs::path(task.output_directory()) / "adapter_model.safetensors", "weights");
     TrainerMessage message;
     message.mutable_result()->mutable_train()->set_steps(steps);
+    if (const int64_t kib = script["result_kib"]; kib > 0) {
+      message.mutable_result()->mutable_generate()->add_texts(std::string(static_cast<size_t>(kib) * 1024, 'x'));
+    }
     Send(message);
   }
   _exit(0);

@@ -133,6 +133,8 @@ TEST(AdapterConfigJson, RefusesBadText) {
     return ParseAdapterConfig(json.dump()).status().reason();
   };
   EXPECT_EQ(ParseAdapterConfig("[").status().reason(), "ADAPTER_CONFIG_MALFORMED");
+  const auto deep = nlohmann::json::parse(std::string(70, '[') + std::string(70, ']'));
+  EXPECT_EQ(with("base_config", deep), "ADAPTER_CONFIG_MALFORMED");
   EXPECT_EQ(with("format_version", 4), "ADAPTER_FORMAT_VERSION");
   EXPECT_EQ(with("format_version", 2), "ADAPTER_CONFIG_MALFORMED");  // without base_quantization
   EXPECT_EQ(with("base_quantization", {{"method", "nf4"}, {"double_quantization", true}}), "ADAPTER_CONFIG_MALFORMED");

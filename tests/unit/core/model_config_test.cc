@@ -4,6 +4,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "core/nf4_config.h"
+
 namespace sbora::core {
 namespace {
 
@@ -110,6 +112,18 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(ParseHfConfig, RefusesWhatIsNoObject) {
   for (const char* text : {"", "[]", "{", "null", "\xff"}) EXPECT_EQ(ParseHfConfig(text).status().reason(), "CONFIG_MALFORMED");
+}
+
+// Copied or written by recursion, these would overflow the stack.
+TEST(ParseHfConfig, RefusesBracketsWithoutEnd) {
+  const std::string deep = std::string(500'000, '[') + std::string(500'000, ']');
+  for (const char* key : {"sliding_window", "hidden_act", "torch_dtype", "eos_token_id", "quantization_config"}) {
+    const std::string text = R"({"model_type":"llama",")" + std::string(key) + "\":" + deep + "}";
+    const Status refused = ParseHfConfig(text).status();
+    EXPECT_EQ(refused.reason(), "CONFIG_MALFORMED") << key;
+    EXPECT_EQ(refused.message(), "config.json is no JSON object of at most 64 levels") << key;
+    EXPECT_EQ(ParseModelForm(text).status().reason(), "CONFIG_MALFORMED") << key;
+  }
 }
 
 TEST(LinearModules, NamesShapesAndPaths) {

@@ -49,6 +49,15 @@ class CheckpointTest : public testing::Test {
                                                 .best = best});
     ASSERT_TRUE(saved.ok()) << saved.status();
   }
+  /// Changes state.json, and the manifest with it.
+  void EditState(int64_t step, const std::function<void(nlohmann::json&)>& edit) {
+    auto json = nlohmann::json::parse(*ReadFile(Folder(step) / "state.json", 1 << 20));
+    edit(json);
+    ASSERT_TRUE(WriteFileAtomic(Folder(step) / "state.json", json.dump()).ok());
+    fs::remove(Folder(step) / "manifest.json");
+    const auto manifest = core::BuildManifest(Folder(step), {{"step", step}});
+    ASSERT_TRUE(manifest.ok() && core::WriteManifest(Folder(step), *manifest).ok());
+  }
   fs::path Folder(int64_t step) const { return temp_.path() / ("ckpt-" + std::to_string(step)); }
   std::set<std::string> Listing() const {
     std::set<std::string> names;
@@ -210,22 +219,31 @@ TEST_F(CheckpointTest, TheNewerOfLocalAndFetchedWins) {
 
 TEST_F(CheckpointTest, OneThatDoesNotSayWhatComputedItIsStillGood) {
   Save(4);
-  nlohmann::json json = nlohmann::json::parse(Slurp(Folder(4) / "state.json"));
-  const auto replace = [&] {
-    Spill(Folder(4) / "state.json", json.dump());
-    fs::remove(Folder(4) / "manifest.json");
-    const auto manifest = core::BuildManifest(Folder(4), {{"step", 4}});
-    ASSERT_TRUE(manifest.ok() && core::WriteManifest(Folder(4), *manifest).ok());
-  };
-  EXPECT_EQ(json["threads"], 2);
-  json["threads"] = -1;
-  replace();
+  EditState(4, [](nlohmann::json& state) {
+    EXPECT_EQ(state["threads"], 2);
+    state["threads"] = -1;
+  });
   EXPECT_EQ(Store().Verify(Folder(4)).status().reason(), "CHECKPOINT_STATE_MALFORMED");
-  for (const char* name : {"threads", "device", "dtype"}) json.erase(name);
-  replace();
+  EditState(4, [](nlohmann::json& state) {
+    for (const char* name : {"threads", "device", "dtype"}) state.erase(name);
+  });
   const auto loaded = Store().Verify(Folder(4));
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   EXPECT_EQ(loaded->state.place, ComputePlace());
+}
+
+TEST_F(CheckpointTest, OneOfAnotherVersionIsNamedAndNotRead) {
+  Save(4);
+  Save(8);
+  EditState(8, [](nlohmann::json& state) { state["version"] = 1000; });
+  const auto report = Store().LoadNewest({});
+  ASSERT_TRUE(report.checkpoint);
+  EXPECT_EQ(report.checkpoint->state.step, 4);
+  ASSERT_EQ(report.rejected.size(), 1u);
+  const Status& why = report.rejected[0].why;
+  EXPECT_EQ(why.code(), StatusCode::kUnimplemented);
+  EXPECT_EQ(why.reason(), "CHECKPOINT_VERSION");
+  EXPECT_THAT(why.message(), testing::HasSubstr((Folder(8) / "state.json").string() + ": version 1000 is not "));
 }
 
 TEST_F(CheckpointTest, AFolderLeftHalfWrittenIsNoCheckpoint) {

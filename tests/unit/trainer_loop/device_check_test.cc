@@ -28,5 +28,16 @@ TEST(DeviceCheck, TheToleranceOfFloat32IsTighterThanBFloat16sError) {
   EXPECT_GT(found.gradient, DeviceTolerance(at::kFloat).gradient);
 }
 
+// Another type on the same device is a device that computes something else.
+TEST(DeviceCheck, ADeviceThatComputesSomethingElseIsRefusedWithFigures) {
+  const DeviceAndDtype other{.device = at::kCPU, .dtype = at::kBFloat16};
+  const Status refused = CheckDevice(other, {.device = at::kCPU, .dtype = at::kFloat});
+  EXPECT_EQ(refused.code(), StatusCode::kInternal);
+  EXPECT_EQ(refused.reason(), "DEVICE_CHECK_FAILED");
+  EXPECT_THAT(refused.message(), ::testing::StartsWith("cpu in Float does not compute what the CPU computes"));
+  EXPECT_THAT(refused.message(), ::testing::ContainsRegex("gradients by [0-9.]+ \\(limit 0.001\\)"));
+  EXPECT_THAT(refused.message(), ::testing::HasSubstr("use device cpu"));
+}
+
 }  // namespace
 }  // namespace sbora::trainer

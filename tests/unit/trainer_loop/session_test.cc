@@ -1,4 +1,5 @@
 // Whole sessions in this process on a tiny model: what they tell their surroundings.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <memory>
@@ -15,6 +16,8 @@ namespace sbora::trainer {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 constexpr int kLayers = 2;
 constexpr int kModules = 2 * kLayers;  // q and down in each layer
@@ -114,6 +117,59 @@ TEST_F(SessionTest, ScoringAndGenerationGiveSignsOfLifeInEachLayer) {
   counter.alive = 0;
   ASSERT_TRUE((*session)->Generate({{1, 2, 3}}, {.max_new_tokens = 3, .eos_ids = {}}, [](int64_t) {}).ok());
   EXPECT_EQ(counter.alive, 3 * kLayers);  // the prompt, then two of the three new tokens
+}
+
+TEST_F(SessionTest, AFolderMustHoldOneDataset) {
+  Counter counter;
+  PrepareRequest prepare;
+  prepare.spec = Spec();
+  prepare.model_dir = Path("model");
+  prepare.dataset = Path("dataset");
+  prepare.token_cache_dir = Path("token_cache");
+  fs::copy_file(Path("dataset") / "data.jsonl", Path("dataset") / "more.jsonl");
+  const Status ambiguous = PrepareTokenCaches(prepare, counter);
+  EXPECT_EQ(ambiguous.code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(ambiguous.reason(), "INPUT_AMBIGUOUS");
+  for (const char* text : {"data.jsonl", "more.jsonl", "one file was expected"}) {
+    EXPECT_THAT(ambiguous.message(), HasSubstr(text));
+  }
+  EXPECT_THAT(ambiguous.message(), StartsWith(Path("dataset").string()));
+
+  prepare.dataset = Path("nothing");
+  fs::create_directories(Path("nothing") / "folder");
+  const Status missing = PrepareTokenCaches(prepare, counter);
+  EXPECT_EQ(missing.code(), StatusCode::kNotFound);
+  EXPECT_EQ(missing.reason(), "INPUT_MISSING");
+  EXPECT_EQ(missing.message(), Path("nothing").string() + " holds no regular file");
+  EXPECT_EQ(OnlyFile(Path("dataset"), ".gguf").status().message(), Path("dataset").string() + " holds no .gguf file");
+}
+
+TEST_F(SessionTest, WeightsOfAnotherMixtureThanTheCachesAreRefused) {
+  auto request = Prepared();
+  ASSERT_TRUE(request.ok()) << request.status();
+  request->spec.dataset_weights = {1, 2};
+  Counter counter;
+  const Status refused = RunTraining(*request, counter).status();
+  EXPECT_EQ(refused.code(), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(refused.reason(), "MIXTURE_WEIGHTS");
+  EXPECT_EQ(refused.message(), request->token_cache.string() + " holds 1 data sets, the job has 2 weights");
+}
+
+TEST_F(SessionTest, AnAdapterOfAModelOfAnotherShapeIsRefused) {
+  const auto request = Prepared();
+  ASSERT_TRUE(request.ok()) << request.status();
+  Counter counter;
+  ASSERT_TRUE(RunTraining(*request, counter).ok());
+  InferenceSession::Options options;
+  options.model_dir = Path("wider");
+  options.adapter_dir = request->output_dir;
+  options.device.threads = 1;
+  ASSERT_TRUE(testing::WriteTinyModel(options.model_dir, {.hidden_size = 48, .num_layers = kLayers}).ok());
+  const Status refused = InferenceSession::Load(options, counter).status();
+  EXPECT_EQ(refused.code(), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(refused.reason(), "BASE_CONFIG_MISMATCH");
+  EXPECT_THAT(refused.message(), StartsWith("model.layers."));
+  EXPECT_THAT(refused.message(), HasSubstr(".sbora_B has 128 elements, this model's shape asks for 192; the adapter "));
 }
 
 }  // namespace

@@ -87,5 +87,15 @@ TEST(FullWeights, AQuantisedBaseIsRefused) {
   EXPECT_EQ((*model)->TrainAllWeights().status().reason(), "FULL_ON_QUANTIZED_BASE");
 }
 
+TEST(FullWeights, WeightsInHalfPrecisionAreRefused) {
+  const auto model = LlamaModel::Random(TinyConfig(), 7, {.dtype = at::kBFloat16});
+  ASSERT_TRUE(model.ok()) << model.status();
+  const Status refused = (*model)->TrainAllWeights().status();
+  EXPECT_EQ(refused.code(), StatusCode::kUnimplemented);
+  EXPECT_EQ(refused.reason(), "FULL_DTYPE");
+  EXPECT_EQ(refused.message(), "full fine-tuning trains float32 weights, these are BFloat16; set resources.compute_dtype "
+                               "to float32");
+}
+
 }  // namespace
 }  // namespace sbora::trainer

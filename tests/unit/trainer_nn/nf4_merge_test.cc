@@ -9,8 +9,6 @@
 #include "worker/trainer/ops/nf4_codec.h"
 #include "worker/trainer/session/adapter_binding.h"
 #include "worker/trainer/session/artifact.h"
-#include "worker/trainer/session/quantize_base.h"
-#include "worker/trainer/session/quiet_observer.h"
 
 namespace sbora::trainer {
 namespace {
@@ -18,35 +16,26 @@ namespace {
 namespace fs = std::filesystem;
 using core::AdapterMethod;
 using testing::AllRows;
+using testing::Dense;
 using testing::MaxDifference;
 using testing::NewTempDirectory;
 using testing::OddConfig;
 using testing::RandomIds;
 using testing::TinyAdapter;
 using testing::TinyModel;
-
-PackedBatch TwoSamples() {
-  PackedBatch batch;
-  batch.Append(3, RandomIds(12, 1));
-  batch.Append(4, RandomIds(9, 2));
-  return batch;
-}
+using testing::TwoSamples;
 
 class Nf4MergeTest : public ::testing::TestWithParam<std::tuple<AdapterMethod, bool>> {
  protected:
   Nf4MergeTest() {
     testing::Save(*TinyModel(OddConfig()), Dir("base"));
-    QuietObserver observer;
-    const auto nf4 = QuantizeBase({.model_dir = Dir("base"), .output_dir = Dir("nf4"),
-                                   .double_quantization = std::get<1>(GetParam()), .base_hash = "", .threads = 2},
-                                  observer);
-    SBORA_CHECK(nf4.ok(), "{}", nf4.status().ToString());
+    const core::Nf4Config nf4 = testing::Quantize(Dir("base"), Dir("nf4"), std::get<1>(GetParam()));
     adapter_ = TinyAdapter(std::get<0>(GetParam()), 0, OddConfig());
     core::AdapterConfig config{.method = std::get<0>(GetParam()), .rank = 5, .alpha = 10,
                                .target_modules = {std::begin(core::kAllLinearModules), std::end(core::kAllLinearModules)},
                                .seed = 3, .index_generator_version = core::UsesIndices(std::get<0>(GetParam())) ? 1 : 0,
-                               .base_model = "tiny", .base_hash = nf4->base_hash, .base_config = OddConfig()};
-    config.base_quantization = nf4->held_as();
+                               .base_model = "tiny", .base_hash = nf4.base_hash, .base_config = OddConfig()};
+    config.base_quantization = nf4.held_as();
     fs::create_directories(Dir("adapter"));
     const Status written = WriteArtifact(
         Dir("adapter"), {.config = config, .layout = LayoutOf(*adapter_, config), .base_dir = {}}, ToHost(adapter_->parameters()));
@@ -54,22 +43,7 @@ class Nf4MergeTest : public ::testing::TestWithParam<std::tuple<AdapterMethod, b
   }
   fs::path Dir(const std::string& name) const { return temp_.path() / name; }
 
-  std::unique_ptr<LlamaModel> LoadNf4(const std::string& name) {
-    auto model = LlamaModel::LoadNf4(Dir(name), {});
-    SBORA_CHECK(model.ok(), "{}", model.status().ToString());
-    return *std::move(model);
-  }
-  /// The float32 model with the values of `source`, plus the adapter's columns or rows when `merged`.
-  std::unique_ptr<LlamaModel> Dense(const LlamaModel& source) {
-    auto dense = TinyModel(OddConfig());
-    const auto values = source.NamedTensors();
-    for (auto& [name, tensor] : dense->NamedTensors()) {
-      for (const auto& [other, value] : values) {
-        if (name == other) tensor.copy_(value);
-      }
-    }
-    return dense;
-  }
+  std::unique_ptr<LlamaModel> LoadNf4(const std::string& name) const { return testing::LoadNf4(Dir(name)); }
   at::Tensor Logits(const LlamaModel& model, AdapterSet* adapter = nullptr) {
     const PackedBatch batch = TwoSamples();
     return model.Logits(batch, AllRows(batch), adapter);

@@ -32,6 +32,7 @@ using testing::RandomIds;
 using testing::Save;
 using testing::TinyAdapter;
 using testing::TinyModel;
+using testing::TwoSamples;
 
 struct Pair {
   std::unique_ptr<LlamaModel> nf4;
@@ -41,30 +42,12 @@ struct Pair {
 
 Pair MakePair(bool double_quantization) {
   const TempDirectory temp = NewTempDirectory();
-  Pair pair{.nf4 = {}, .dense = TinyModel(OddConfig()), .original = TinyModel(OddConfig())};
+  Pair pair{.nf4 = {}, .dense = {}, .original = TinyModel(OddConfig())};
   Save(*pair.original, temp.path() / "base");
-  QuietObserver observer;
-  const auto config = QuantizeBase({.model_dir = temp.path() / "base", .output_dir = temp.path() / "nf4",
-                                    .double_quantization = double_quantization, .base_hash = "", .threads = 2},
-                                   observer);
-  SBORA_CHECK(config.ok(), "{}", config.status().ToString());
-  auto nf4 = LlamaModel::LoadNf4(temp.path() / "nf4", {});
-  SBORA_CHECK(nf4.ok(), "{}", nf4.status().ToString());
-  pair.nf4 = *std::move(nf4);
-  const auto values = pair.nf4->NamedTensors();
-  for (auto& [name, tensor] : pair.dense->NamedTensors()) {
-    for (const auto& [other, value] : values) {
-      if (name == other) tensor.copy_(value);
-    }
-  }
+  testing::Quantize(temp.path() / "base", temp.path() / "nf4", double_quantization);
+  pair.nf4 = testing::LoadNf4(temp.path() / "nf4");
+  pair.dense = testing::Dense(*pair.nf4);
   return pair;
-}
-
-PackedBatch TwoSamples() {
-  PackedBatch batch;
-  batch.Append(3, RandomIds(12, 1));
-  batch.Append(4, RandomIds(9, 2));
-  return batch;
 }
 
 class Nf4ModelTest : public ::testing::TestWithParam<std::tuple<AdapterMethod, bool>> {};

@@ -116,6 +116,17 @@ TEST(JudgeTest, ExitCodesOfTheContract) {
   EXPECT_EQ(of_code(70), v1::TERMINATION_REASON_INTERNAL);
 }
 
+TEST(JudgeTest, ASilentCoordinatorIsNotTheJobsFault) {
+  GangOutcome outcome;
+  outcome.exits = {Signal(0, SIGKILL, true)};
+  outcome.cause = KillCause::kSelfFence;
+  outcome.self_fence_seconds = 30;
+  const Verdict verdict = Judge(outcome, "");
+  EXPECT_EQ(verdict.reason, v1::TERMINATION_REASON_WORKER_LOST);
+  EXPECT_EQ(verdict.failure.reason(), "SELF_FENCED");
+  EXPECT_THAT(verdict.failure.message(), HasSubstr("no answer from the coordinator for 30.0 s"));
+}
+
 TEST(LastLineTest, LastThatIsNotBlank) {
   auto folder = TempDirectory::Create(std::filesystem::temp_directory_path(), "sbora-line-test");
   ASSERT_TRUE(folder.ok());

@@ -14,6 +14,7 @@ namespace sbora::agent {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::HasSubstr;
 
 class JournalTest : public ::testing::Test {
  protected:
@@ -72,6 +73,29 @@ TEST_F(JournalTest, BrokenJournalsAreErrorsNotCrashes) {
     const auto journal = ReadJournal(folder_->path());
     EXPECT_TRUE(!journal.ok() || journal->epoch == 0) << text;
   }
+}
+
+TEST_F(JournalTest, AFileThatIsNoJournalIsNamed) {
+  for (const char* text : {"", "[]", "{", "3"}) {
+    ASSERT_TRUE(WriteFileAtomic(folder_->path() / "journal.json", text).ok());
+    const Status read = ReadJournal(folder_->path()).status();
+    EXPECT_EQ(read.code(), StatusCode::kDataLoss) << text;
+    EXPECT_EQ(read.reason(), "BAD_JOURNAL") << text;
+    EXPECT_THAT(read.message(), HasSubstr((folder_->path() / "journal.json").string() + " holds no JSON object"));
+  }
+}
+
+TEST_F(JournalTest, AttemptsWhoseJournalIsDamagedAreCleanedUp) {
+  const std::string uid = NewUuid7();
+  const Child child = Start(uid);
+  const fs::path attempt =
+      MakeAttempt(uid, {.lease_uid = uid, .resource = "", .boot_id = BootId(), .cgroup = "", .ranks = {}});
+  fs::resize_file(attempt / "journal.json", 5);
+  const auto found = CleanUpAttempts(folder_->path() / "attempts");
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_TRUE(EndsSoon(child));
+  EXPECT_FALSE(fs::exists(attempt));
+  End(child);
 }
 
 TEST_F(JournalTest, KillsTheRecordedProcess) {

@@ -9,6 +9,7 @@ namespace sbora::agent {
 namespace {
 
 namespace wp = worker::v1;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
@@ -75,6 +76,9 @@ TEST_F(StepTest, RefusesWhatCanNeverRun) {
   EXPECT_THAT(decision.start, IsEmpty());
   ASSERT_THAT(decision.refuse, SizeIs(4));
   EXPECT_EQ(decision.refuse[0].why.reason(), "UNKNOWN_SLOT");
+  EXPECT_EQ(decision.refuse[1].why.code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(decision.refuse[1].why.reason(), "LEASE_WITHOUT_SLOTS");
+  EXPECT_THAT(decision.refuse[1].why.message(), HasSubstr(answer_.start(1).id().uid()));
   EXPECT_EQ(decision.refuse[2].why.reason(), "UNKNOWN_TASK");
   EXPECT_EQ(decision.refuse[3].why.reason(), "BAD_LEASE");
 }

@@ -103,7 +103,9 @@ StatusOr<TrainState> ReadState(const std::filesystem::path& path, const std::str
   if (!json.is_object()) return Malformed(path, "not a JSON object");
   Fields fields(json);
   if (const int64_t version = fields.Int("version"); version != kStateVersion) {
-    return Unimplemented("CHECKPOINT_VERSION", fmt::format("{}: version {} is not {}", path.string(), version, kStateVersion));
+    return Unimplemented("CHECKPOINT_VERSION", fmt::format("{}: version {} is not {}; another version of sbora-trainer "
+                                                           "wrote this checkpoint",
+                                                           path.string(), version, kStateVersion));
   }
   const auto hash = json.find("run_hash");
   if (hash == json.end() || !hash->is_string()) return Malformed(path, "run_hash is missing");

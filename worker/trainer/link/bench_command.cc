@@ -46,8 +46,21 @@ StatusOr<std::filesystem::path> Cache(const std::filesystem::path& data, const s
 #endif
 }
 
-StatusOr<BenchRequest> ToRequest(const Flags& flags) {
-  BenchRequest request;
+struct Command {
+  BenchRequest request;  ///< but for the token cache
+  std::filesystem::path data;
+  int64_t cutoff_tokens = 0;
+  std::filesystem::path cache_dir;  ///< empty: a temporary one
+  bool json = false;
+};
+
+StatusOr<Command> Parse(const std::vector<std::string>& arguments) {
+  SBORA_ASSIGN_OR_RETURN(const Flags flags,
+                         Flags::Parse(arguments, {"model", "data", "method", "rank", "micro-batch", "cutoff", "steps",
+                                                  "cache-dir", "threads", "device", "gradient-checkpointing", "optimizer",
+                                                  "output"}));
+  Command command;
+  BenchRequest& request = command.request;
   SBORA_ASSIGN_OR_RETURN(request.model_dir, flags.Text("model"));
   std::string method = flags.Text("method", "sbora_fa");
   if (constexpr std::string_view kNf4 = "+nf4"; method.ends_with(kNf4)) {
@@ -72,16 +85,18 @@ StatusOr<BenchRequest> ToRequest(const Flags& flags) {
     return InvalidArgument("OPTIMIZER_UNKNOWN", fmt::format("--optimizer {} is unknown; adamw and adamw_8bit are known", optimizer));
   }
   if (optimizer == "adamw_8bit") request.optimizer = core::OptimizerKind::kAdamW8Bit;
-  return request;
+  SBORA_ASSIGN_OR_RETURN(command.data, flags.Text("data"));
+  SBORA_ASSIGN_OR_RETURN(command.cutoff_tokens, flags.Int("cutoff", 0, 0, kMaxCount));
+  command.cache_dir = flags.Text("cache-dir", "");
+  command.json = flags.Text("output", "text") == "json";
+  return command;
 }
 
-StatusOr<BenchReport> Run(const Flags& flags) {
-  SBORA_ASSIGN_OR_RETURN(auto request, ToRequest(flags));
-  SBORA_ASSIGN_OR_RETURN(const std::string data, flags.Text("data"));
-  SBORA_ASSIGN_OR_RETURN(const int64_t cutoff, flags.Int("cutoff", 0, 0, kMaxCount));
+StatusOr<BenchReport> Run(Command command) {
+  BenchRequest& request = command.request;
   SBORA_ASSIGN_OR_RETURN(const auto work, TempDirectory::Create(std::filesystem::temp_directory_path(), "sbora-bench"));
-  const std::filesystem::path kept = flags.Text("cache-dir", "");
-  SBORA_ASSIGN_OR_RETURN(request.token_cache, Cache(data, request.model_dir, cutoff, kept.empty() ? work.path() : kept));
+  const auto& caches = command.cache_dir.empty() ? work.path() : command.cache_dir;
+  SBORA_ASSIGN_OR_RETURN(request.token_cache, Cache(command.data, request.model_dir, command.cutoff_tokens, caches));
   return RunBench(request);
 }
 
@@ -110,18 +125,17 @@ void Print(const BenchReport& report, bool json) {
 }  // namespace
 
 ExitCode BenchCommand(const std::vector<std::string>& arguments) {
-  const auto flags = Flags::Parse(arguments, {"model", "data", "method", "rank", "micro-batch", "cutoff", "steps",
-                                              "cache-dir", "threads", "device", "gradient-checkpointing", "optimizer", "output"});
-  if (!flags.ok()) {
-    fmt::print(stderr, "{}\n", flags.status().message());
+  const auto command = Parse(arguments);
+  if (!command.ok()) {
+    fmt::print(stderr, "bench: {}\n", command.status().ToString());
     return ExitCode::kUsage;
   }
-  const auto report = Run(*flags);
+  const auto report = Run(*command);
   if (!report.ok()) {
     fmt::print(stderr, "bench failed: {}\n", report.status().ToString());
     return ExitCode::kError;
   }
-  Print(*report, flags->Text("output", "text") == "json");
+  Print(*report, command->json);
   return ExitCode::kDone;
 }
 

@@ -25,11 +25,15 @@ StatusOr<Flags> Flags::Parse(const std::vector<std::string>& arguments, const st
       return InvalidArgument("FLAG_UNKNOWN", fmt::format("unknown flag \"{}\"; known: --{}", name, fmt::join(known, ", --")));
     }
     if (!joined) {
-      if (i + 1 == arguments.size()) return InvalidArgument("FLAG_VALUE_MISSING", fmt::format("{} needs a value", name));
+      if (i + 1 == arguments.size()) {
+        return InvalidArgument("FLAG_VALUE_MISSING",
+                               fmt::format("{} needs a value: {} VALUE or {}=VALUE", name, name, name));
+      }
       value = arguments[++i];
     }
     if (!flags.values_.emplace(name.substr(2), value).second) {
-      return InvalidArgument("FLAG_REPEATED", fmt::format("{} is given twice", name));
+      return InvalidArgument("FLAG_REPEATED", fmt::format("{} is given twice, as \"{}\" and \"{}\"; give it once", name,
+                                                          flags.values_.at(name.substr(2)), value));
     }
   }
   return flags;
@@ -38,7 +42,7 @@ StatusOr<Flags> Flags::Parse(const std::vector<std::string>& arguments, const st
 StatusOr<std::string> Flags::Text(std::string_view name) const {
   const auto found = values_.find(std::string(name));
   if (found != values_.end()) return found->second;
-  return InvalidArgument("FLAG_MISSING", fmt::format("--{} is required", name));
+  return InvalidArgument("FLAG_MISSING", fmt::format("--{} is required: give --{}=VALUE", name, name));
 }
 
 std::string Flags::Text(std::string_view name, std::string fallback) const {

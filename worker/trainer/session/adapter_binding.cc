@@ -64,8 +64,9 @@ StatusOr<std::unique_ptr<AdapterSet>> LoadAdapter(const std::filesystem::path& d
       SBORA_ASSIGN_OR_RETURN(const auto values, folder.Floats(tensor.spec.name));
       if (static_cast<int64_t>(values.size()) != tensor.value.numel()) {
         return FailedPrecondition("BASE_CONFIG_MISMATCH",
-                                  fmt::format("{} has {} elements, this model's shape asks for {}", tensor.spec.name,
-                                              values.size(), tensor.value.numel()));
+                                  fmt::format("{} has {} elements, this model's shape asks for {}; the adapter was "
+                                              "trained on another base",
+                                              tensor.spec.name, values.size(), tensor.value.numel()));
       }
       CopyFromHost(values, tensor.value.view({-1}));
     }

@@ -138,8 +138,8 @@ DeviceDifference CompareDevices(const DeviceAndDtype& reference, const DeviceAnd
   return worst;
 }
 
-Status CheckDevice(const DeviceAndDtype& place) {
-  const DeviceDifference found = CompareDevices({.device = at::kCPU, .dtype = place.dtype}, place);
+Status CheckDevice(const DeviceAndDtype& reference, const DeviceAndDtype& place) {
+  const DeviceDifference found = CompareDevices(reference, place);
   const DeviceDifference limit = DeviceTolerance(place.dtype);
   if (found.loss <= limit.loss && found.gradient <= limit.gradient) return OkStatus();
   return Internal("DEVICE_CHECK_FAILED",
@@ -147,6 +147,10 @@ Status CheckDevice(const DeviceAndDtype& place) {
                               "gradients by {:.2g} (limit {:.2g}) on a small model; check driver and hardware, or use device cpu",
                               place.device.str(), c10::toString(place.dtype), found.loss, limit.loss, found.gradient,
                               limit.gradient));
+}
+
+Status CheckDevice(const DeviceAndDtype& place) {
+  return CheckDevice({.device = at::kCPU, .dtype = place.dtype}, place);
 }
 
 }  // namespace sbora::trainer

@@ -27,7 +27,10 @@ DeviceDifference DeviceTolerance(at::ScalarType dtype);
 
 DeviceDifference CompareDevices(const DeviceAndDtype& reference, const DeviceAndDtype& place);
 
-/// CompareDevices of the CPU with `place`, in its type. Errors: INTERNAL DEVICE_CHECK_FAILED with figures and tolerance.
+/// CompareDevices within the tolerance of `place`'s type. Errors: INTERNAL DEVICE_CHECK_FAILED with figures and
+/// tolerance.
+Status CheckDevice(const DeviceAndDtype& reference, const DeviceAndDtype& place);
+/// Against the CPU in the same type.
 Status CheckDevice(const DeviceAndDtype& place);
 
 }  // namespace sbora::trainer

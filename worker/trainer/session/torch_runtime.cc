@@ -3,14 +3,17 @@
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <malloc.h>
 
+#include <charconv>
 #include <cstdlib>
 #include <exception>
 #include <new>
 #include <string>
+#include <string_view>
 
 #include "worker/trainer/session/device_check.h"
 
@@ -39,21 +42,34 @@ StatusOr<at::ScalarType> ResolveDtype(core::ComputeDtype dtype, at::Device devic
   return Internal("COMPUTE_DTYPE", "unknown compute dtype");
 }
 
+StatusOr<at::Device> CudaDevice(std::string_view name) {
+  constexpr std::string_view kCuda = "cuda:";
+  int index = -1;
+  if (name.starts_with(kCuda)) {
+    const std::string_view digits = name.substr(kCuda.size());
+    const auto parsed = std::from_chars(digits.data(), digits.data() + digits.size(), index);
+    if (parsed.ptr != digits.data() + digits.size()) index = -1;
+  }
+  if (index < 0) {
+    return InvalidArgument("DEVICE_UNKNOWN", fmt::format("device \"{}\" is neither \"cpu\" nor \"cuda:N\"", name));
+  }
+  const int devices = at::globalContext().hasCUDA() ? at::detail::getCUDAHooks().deviceCount() : 0;
+  if (index >= devices) {
+    return Unimplemented("DEVICE_UNAVAILABLE",
+                         fmt::format("device \"{}\": this build on this machine has {} CUDA devices; use device cpu{}",
+                                     name, devices, devices == 0 ? "" : fmt::format(" or cuda:0 to cuda:{}", devices - 1)));
+  }
+  return at::Device(at::kCUDA, static_cast<at::DeviceIndex>(index));
+}
+
 }  // namespace
 
 StatusOr<TorchPlan> SetUpTorch(const DevicePlan& plan) {
   TorchPlan result;
   if (plan.device != "cpu") {
-    if (!plan.device.starts_with("cuda")) {
-      return InvalidArgument("DEVICE_UNKNOWN", fmt::format("device \"{}\" is neither \"cpu\" nor \"cuda:N\"", plan.device));
-    }
-    if (!at::globalContext().hasCUDA()) {
-      return Unimplemented("DEVICE_UNAVAILABLE",
-                           fmt::format("device \"{}\": this build or this machine has no CUDA; use device cpu", plan.device));
-    }
+    SBORA_ASSIGN_OR_RETURN(result.device, CudaDevice(plan.device));
     // cuBLAS needs a fixed workspace to repeat its sums in the same order.
     setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);
-    result.device = at::Device(plan.device);
   }
   SBORA_ASSIGN_OR_RETURN(result.dtype, ResolveDtype(plan.dtype, result.device));
   TuneAllocator();

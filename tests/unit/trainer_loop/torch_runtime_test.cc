@@ -1,0 +1,74 @@
+// The border that LibTorch's exceptions and devices do not cross.
+#include "worker/trainer/session/torch_runtime.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "core/model_config.h"
+#include "worker/trainer/session/trainee.h"
+
+namespace sbora::trainer {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(Guarded, AnExceptionOfTheStandardLibraryIsAnInternalErrorWithItsText) {
+  const Status status = Guarded([]() -> Status {
+    static_cast<void>(std::vector<int>(3).at(7));
+    return OkStatus();
+  });
+  EXPECT_EQ(status.code(), StatusCode::kInternal);
+  EXPECT_EQ(status.reason(), "TRAINER_EXCEPTION");
+  EXPECT_THAT(status.message(), HasSubstr("(which is 7) >= this->size() (which is 3)"));
+}
+
+TEST(SetUpTorch, DevicesThatCannotBeAreNamed) {
+  for (const char* device : {"", "tpu", "cuda", "cuda:", "cuda:x", "cuda:-1", "cuda:0x"}) {
+    const Status status = SetUpTorch({.device = device}).status();
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << device;
+    EXPECT_EQ(status.reason(), "DEVICE_UNKNOWN") << device;
+    EXPECT_THAT(status.message(), HasSubstr(device));
+  }
+}
+
+TEST(SetUpTorch, ADeviceThatTheMachineLacksIsNamed) {
+  const Status status = SetUpTorch({.device = "cuda:1000"}).status();
+  EXPECT_EQ(status.code(), StatusCode::kUnimplemented);
+  EXPECT_EQ(status.reason(), "DEVICE_UNAVAILABLE");
+  EXPECT_THAT(status.message(), HasSubstr("device \"cuda:1000\": this build on this machine has "));
+  EXPECT_THAT(status.message(), HasSubstr("use device cpu"));
+}
+
+// The meta device keeps shapes without memory: as a GPU, it is not the CPU.
+TEST(MakeOptimizer, OffTheCpuOnlyAdamWIsKnown) {
+  core::ModelConfig config;
+  config.hidden_size = 32;
+  config.num_layers = 1;
+  config.num_heads = 4;
+  config.num_kv_heads = 2;
+  config.head_dim = 8;
+  config.intermediate_size = 48;
+  config.vocab_size = 61;
+  config.max_position_embeddings = 64;
+  const auto model = LlamaModel::Random(config, 1, {.device = at::kMeta});
+  ASSERT_TRUE(model.ok()) << model.status();
+  core::AdapterSpec adapter;
+  adapter.method = core::AdapterMethod::kFull;
+  const auto trainee = Trainee::Create(**model, adapter, {}, {});
+  ASSERT_TRUE(trainee.ok()) << trainee.status();
+  core::TrainingSpec eight_bits, paged;
+  eight_bits.optimizer = core::OptimizerKind::kAdamW8Bit;
+  paged.paged_optimizer = true;
+  for (const core::TrainingSpec& training : {eight_bits, paged}) {
+    const Status status = MakeOptimizer(training, **trainee).status();
+    EXPECT_EQ(status.code(), StatusCode::kUnimplemented);
+    EXPECT_EQ(status.reason(), "OPTIMIZER_DEVICE");
+    EXPECT_THAT(status.message(), HasSubstr("use OPTIMIZER_ADAMW without paged_optimizer, or DEVICE_CPU"));
+  }
+  EXPECT_TRUE(MakeOptimizer({}, **trainee).ok());
+}
+
+}  // namespace
+}  // namespace sbora::trainer
