@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "common/status_macros.h"
+#include "core/bounded_json.h"
 #include "core/gguf_export.h"
 #include "core/gguf_export_sentencepiece.h"
 #include "core/gguf_tokenizer.h"
@@ -248,9 +249,11 @@ StatusOr<std::string> ChatTemplate(const Json& settings, std::string_view file) 
 
 Status GgufTokenizerMetadata(std::string_view tokenizer_json, std::string_view tokenizer_config_json,
                              std::string_view chat_template, const ModelConfig& config, GgufMetadata& metadata) {
-  const Json tokenizer = Json::parse(tokenizer_json, nullptr, false);
-  const Json settings = tokenizer_config_json.empty() ? Json::object() : Json::parse(tokenizer_config_json, nullptr, false);
-  if (!tokenizer.is_object() || !settings.is_object()) return Malformed("it or tokenizer_config.json is no JSON object");
+  const Json tokenizer = ParseBoundedJson(tokenizer_json);
+  const Json settings = tokenizer_config_json.empty() ? Json::object() : ParseBoundedJson(tokenizer_config_json);
+  if (!tokenizer.is_object() || !settings.is_object()) {
+    return Malformed(fmt::format("it or tokenizer_config.json is no JSON object of at most {} levels", kMaxJsonDepth));
+  }
   const bool pieces = IsSentencePieceJson(tokenizer);
   // What is wrong with a model is said before what is wrong with its vocabulary.
   if (!pieces) {

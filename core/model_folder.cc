@@ -9,6 +9,7 @@
 #include "common/file.h"
 #include "common/sha256.h"
 #include "common/status_macros.h"
+#include "core/bounded_json.h"
 
 namespace sbora::core {
 namespace {
@@ -33,7 +34,7 @@ StatusOr<std::vector<std::string>> ShardNames(const std::filesystem::path& dir) 
                                                       "model.safetensors.index.json", dir.string()));
   }
   SBORA_ASSIGN_OR_RETURN(const std::string text, ReadFile(index_path, kMaxIndexBytes));
-  const auto json = nlohmann::json::parse(text, nullptr, false);
+  const nlohmann::json json = ParseBoundedJson(text);
   if (!json.is_object() || !json.contains("weight_map") || !json["weight_map"].is_object()) {
     return InvalidArgument("MODEL_INDEX_MALFORMED", fmt::format("{} has no weight_map", index_path.string()));
   }

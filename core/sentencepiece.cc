@@ -9,6 +9,7 @@
 #include <unordered_map>
 
 #include "common/status_macros.h"
+#include "core/bounded_json.h"
 #include "core/gguf_tokenizer.h"
 
 namespace sbora::core {
@@ -302,9 +303,10 @@ StatusOr<SentencePieceRules> RulesOf(const Json& settings, const SentencePieceVo
 StatusOr<std::string> TokenizerJsonOfSentencePiece(std::string_view model_bytes,
                                                    std::string_view tokenizer_config_json) {
   SBORA_ASSIGN_OR_RETURN(const SentencePieceModel model, ParseSentencePieceModel(model_bytes));
-  const Json settings =
-      tokenizer_config_json.empty() ? Json::object() : Json::parse(tokenizer_config_json, nullptr, false);
-  if (!settings.is_object()) return Malformed("has a tokenizer_config.json that is no JSON object");
+  const Json settings = tokenizer_config_json.empty() ? Json::object() : ParseBoundedJson(tokenizer_config_json);
+  if (!settings.is_object()) {
+    return Malformed(fmt::format("has a tokenizer_config.json that is no JSON object of at most {} levels", kMaxJsonDepth));
+  }
   SBORA_ASSIGN_OR_RETURN(const SentencePieceRules rules, RulesOf(settings, model.vocabulary));
   SBORA_RETURN_IF_ERROR(CheckFollowed(model, rules.prefix_space));
   SBORA_ASSIGN_OR_RETURN(const Json tokenizer, SentencePieceTokenizer(model.vocabulary, rules));

@@ -8,6 +8,7 @@
 #include "common/file.h"
 #include "common/sha256.h"
 #include "common/status_macros.h"
+#include "core/bounded_json.h"
 #include "core/nf4_config.h"
 
 namespace sbora::data {
@@ -45,9 +46,10 @@ StatusOr<Json> ReadTokenizerConfig(const fs::path& path) {
   std::error_code ec;
   if (!fs::exists(path, ec)) return Json::object();
   SBORA_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, 16 << 20));
-  Json json = Json::parse(text, nullptr, false);
+  Json json = core::ParseBoundedJson(text);
   if (!json.is_object()) {
-    return InvalidArgument("TOKENIZER_CONFIG_MALFORMED", fmt::format("{} is no JSON object", path.string()));
+    return InvalidArgument("TOKENIZER_CONFIG_MALFORMED",
+                           fmt::format("{} is no JSON object of at most {} levels", path.string(), core::kMaxJsonDepth));
   }
   return json;
 }

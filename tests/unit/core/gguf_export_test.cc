@@ -221,6 +221,8 @@ TEST(GgufTokenizerMetadata, NamesTooManyEndTokensAndBadJson) {
   GgufMetadata metadata;
   EXPECT_EQ(GgufTokenizerMetadata(TinyTokenizer().dump(), "{}", "", config, metadata).reason(), "TOKENIZER_UNSUPPORTED");
   EXPECT_EQ(GgufTokenizerMetadata("{", "{}", "", config, metadata).reason(), "TOKENIZER_MALFORMED");
+  const std::string deep = R"({"model": )" + std::string(100'000, '[') + std::string(100'000, ']') + "}";
+  EXPECT_EQ(GgufTokenizerMetadata(deep, "{}", "", config, metadata).reason(), "TOKENIZER_MALFORMED");
 }
 
 }  // namespace

@@ -227,6 +227,9 @@ TEST_F(PromptTemplateTest, TextModelNeedsAnEndToken) {
   EXPECT_EQ(TextModel::Open(dir).status().reason(), "EOS_TOKEN_MISSING");
   ASSERT_TRUE(WriteFileAtomic(dir / "tokenizer_config.json", "[").ok());
   EXPECT_EQ(TextModel::Open(dir).status().reason(), "TOKENIZER_CONFIG_MALFORMED");
+  const std::string deep = R"({"eos_token": )" + std::string(100'000, '[') + std::string(100'000, ']') + "}";
+  ASSERT_TRUE(WriteFileAtomic(dir / "tokenizer_config.json", deep).ok());
+  EXPECT_THAT(TextModel::Open(dir).status().message(), ::testing::HasSubstr("no JSON object of at most 64 levels"));
 }
 
 }  // namespace
