@@ -311,9 +311,8 @@ StatusOr<Work> CoordinatorImpl::Submit(SubmitRequest request) {
   SBORA_ASSIGN_OR_RETURN(auto earlier, FindSubmitted(request.project, request.request_id, request.request_hash));
   if (earlier) return *std::move(earlier);
   if (request.payload.task.size() > kMaxTaskBytes) {
-    return InvalidArgument("TASK_TOO_LARGE", fmt::format("the task of {} has {} bytes, and an agent takes at most {}; ask for less in one "
-                                                         "request: fewer prompts, or a smaller rank",
-                                                         request.name, request.payload.task.size(), kMaxTaskBytes));
+    return InvalidArgument("TASK_TOO_LARGE", fmt::format("the task of {} has {} bytes, and an agent takes at most {}; ask for fewer "
+                                                         "prompts, or a smaller rank", request.name, request.payload.task.size(), kMaxTaskBytes));
   }
   auto [work, transition] = Scheduler::PrepareSubmit(std::move(request), Now().wall_ms);
   SBORA_RETURN_IF_ERROR(Durable([&](Scheduler::Done done) {
@@ -423,8 +422,7 @@ StatusOr<Work> CoordinatorImpl::CheckLease(const core::LeaseId& lease, bool* com
 Status CoordinatorImpl::CommittedMeanwhile(const core::LeaseId& lease, std::string_view name) {
   bool committed = false;
   SBORA_RETURN_IF_ERROR(CheckLease(lease, &committed).status());
-  if (committed) return OkStatus();
-  return Internal("RESOURCE_EXISTS", fmt::format("{} exists, which lease {} was to make", name, lease.uid));
+  return committed ? OkStatus() : Internal("RESOURCE_EXISTS", fmt::format("{} exists, which lease {} was to make", name, lease.uid));
 }
 
 Status CoordinatorImpl::CommitAttempt(CommitRequest request) {

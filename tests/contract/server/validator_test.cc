@@ -100,7 +100,9 @@ TEST_F(ValidatorTest, ChecksOfJobsThatAreNotStoredAreFewAtATime) {
     for (grpc::Status& answer : answers) callers.emplace_back([&] { answer = check(); });
     const auto running = [&] { return std::distance(std::filesystem::directory_iterator(started), std::filesystem::directory_iterator()); };
     const MonotonicTime limit = SystemClock().Now() + std::chrono::seconds(20);
-    while (running() < DatasetValidator::kMaxCallers && SystemClock().Now() < limit) SystemClock().SleepUntil(SystemClock().Now() + std::chrono::milliseconds(10), {});
+    while (running() < DatasetValidator::kMaxCallers && SystemClock().Now() < limit) {
+      SystemClock().SleepUntil(SystemClock().Now() + std::chrono::milliseconds(10), {});
+    }
     const grpc::Status refused = check();
     EXPECT_TRUE(Fails(refused, grpc::RESOURCE_EXHAUSTED, "TOO_MANY_CHECKS"));
     EXPECT_THAT(refused.error_message(), ::testing::HasSubstr(std::to_string(DatasetValidator::kMaxCallers) + " calls check their data already"));
