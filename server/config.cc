@@ -6,6 +6,7 @@
 
 #include <CLI/CLI.hpp>
 #include <charconv>
+#include <cmath>
 #include <cstdlib>
 #include <map>
 #include <sstream>
@@ -57,26 +58,29 @@ std::string FlagName(const FieldDescriptor& field) {
   return name;
 }
 
+Status BadValue(const FieldDescriptor& field, const std::string& text, std::string_view wanted) {
+  return InvalidArgument("BAD_FLAG", fmt::format("{}: \"{}\" is not {}", FlagName(field), text, wanted));
+}
+
 Status SetField(const FieldDescriptor& field, const std::string& text, ServerConfig& config) {
   const auto* reflection = config.GetReflection();
-  const Status bad = InvalidArgument("BAD_FLAG", fmt::format("{}: \"{}\" is not a {}", FlagName(field), text, field.cpp_type_name()));
   switch (field.cpp_type()) {
     case FieldDescriptor::CPPTYPE_STRING: reflection->SetString(&config, &field, text); return OkStatus();
     case FieldDescriptor::CPPTYPE_BOOL:
-      if (text != "true" && text != "false") return bad;
+      if (text != "true" && text != "false") return BadValue(field, text, "true or false");
       reflection->SetBool(&config, &field, text == "true");
       return OkStatus();
     case FieldDescriptor::CPPTYPE_DOUBLE: {
       char* end = nullptr;
       const double value = std::strtod(text.c_str(), &end);
-      if (text.empty() || *end != '\0' || !(value >= 0)) return bad;
+      if (text.empty() || *end != '\0' || !std::isfinite(value) || value < 0) return BadValue(field, text, "a number from 0 on");
       reflection->SetDouble(&config, &field, value);
       return OkStatus();
     }
     case FieldDescriptor::CPPTYPE_INT32: {
       int32_t value = 0;
       const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-      if (error != std::errc() || end != text.data() + text.size()) return bad;
+      if (error != std::errc() || end != text.data() + text.size()) return BadValue(field, text, "a whole number");
       reflection->SetInt32(&config, &field, value);
       return OkStatus();
     }
@@ -151,6 +155,9 @@ StatusOr<ServerOptions> ParseServerFlags(int argc, char** argv, std::optional<in
     SBORA_RETURN_IF_ERROR(SetField(*field, value, options.config));
   }
   FillDefaults(options.config);
+  if (options.with_worker && !(options.config.tls_certificate().empty() && options.config.token_file().empty())) {
+    return InvalidArgument("BAD_FLAG", "--with-worker is for a server without TLS and tokens; start sbora-worker with its own --token-file");
+  }
   return options;
 }
 

@@ -44,9 +44,6 @@ std::string AddressForChild(const std::string& address) {
 }
 
 StatusOr<std::unique_ptr<WorkerProcess>> StartWorker(const ServerOptions& options, const SboraServer& server) {
-  if (!options.config.tls_certificate().empty() || !options.config.token_file().empty()) {
-    return InvalidArgument("BAD_FLAG", "--with-worker is for a server without TLS and tokens; start sbora-worker with its own --token-file");
-  }
   const std::filesystem::path data_dir = std::filesystem::path(options.config.data_dir()) / "worker";
   return WorkerProcess::Start(ProgramDirectory() / "sbora-worker",
                               {"--server", AddressForChild(server.address()), "--data-dir", data_dir.string()});

@@ -267,7 +267,8 @@ StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const HttpServerOptions&
   } else {
     impl->server = std::make_unique<httplib::SSLServer>(options.tls_certificate.c_str(), options.tls_key.c_str());
     if (!impl->server->is_valid()) {
-      return InvalidArgument("BAD_CERTIFICATE", fmt::format("cannot use certificate {} with key {}",
+      return InvalidArgument("BAD_CERTIFICATE", fmt::format("cannot use certificate {} with key {}; both must be PEM files, and the "
+                                                            "key the certificate's own",
                                                             options.tls_certificate.string(), options.tls_key.string()));
     }
   }

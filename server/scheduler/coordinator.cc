@@ -311,8 +311,8 @@ StatusOr<Work> CoordinatorImpl::Submit(SubmitRequest request) {
   SBORA_ASSIGN_OR_RETURN(auto earlier, FindSubmitted(request.project, request.request_id, request.request_hash));
   if (earlier) return *std::move(earlier);
   if (request.payload.task.size() > kMaxTaskBytes) {
-    return InvalidArgument("TASK_TOO_LARGE", fmt::format("the task has {} bytes, and an agent takes at most {}; ask for less in one request",
-                                                         request.payload.task.size(), kMaxTaskBytes));
+    return InvalidArgument("TASK_TOO_LARGE", fmt::format("the task of {} has {} bytes, and an agent takes at most {}; ask for fewer "
+                                                         "prompts, or a smaller rank", request.name, request.payload.task.size(), kMaxTaskBytes));
   }
   auto [work, transition] = Scheduler::PrepareSubmit(std::move(request), Now().wall_ms);
   SBORA_RETURN_IF_ERROR(Durable([&](Scheduler::Done done) {
@@ -419,6 +419,12 @@ StatusOr<Work> CoordinatorImpl::CheckLease(const core::LeaseId& lease, bool* com
   return *std::move(done);
 }
 
+Status CoordinatorImpl::CommittedMeanwhile(const core::LeaseId& lease, std::string_view name) {
+  bool committed = false;
+  SBORA_RETURN_IF_ERROR(CheckLease(lease, &committed).status());
+  return committed ? OkStatus() : Internal("RESOURCE_EXISTS", fmt::format("{} exists, which lease {} was to make", name, lease.uid));
+}
+
 Status CoordinatorImpl::CommitAttempt(CommitRequest request) {
   bool committed = false;
   SBORA_RETURN_IF_ERROR(CheckLease(request.lease, &committed).status());
@@ -431,7 +437,7 @@ Status CoordinatorImpl::CommitAttempt(CommitRequest request) {
       made.insert(object->row.uid);
     } else if (const auto* insert = std::get_if<InsertResource>(&mutation)) {
       const StatusOr<ResourceRow> there = options_.store->GetResource(insert->row.name);
-      if (there.ok()) return AlreadyExists("RESOURCE_EXISTS", fmt::format("{} exists", insert->row.name));
+      if (there.ok()) return CommittedMeanwhile(request.lease, insert->row.name);
       if (there.status().code() != StatusCode::kNotFound) return there.status();
     } else if (const auto* owner = std::get_if<AddObjectOwner>(&mutation)) {
       if (!made.contains(owner->object_uid)) SBORA_RETURN_IF_ERROR(options_.store->GetObject(owner->object_uid).status());

@@ -55,7 +55,7 @@ class Coordinator {
   virtual StatusOr<std::optional<Work>> FindSubmitted(std::string_view project, std::string_view request_id,
                                                       std::string_view request_hash) const = 0;
   /// VALIDATING -> QUEUED with `found` among the job's events, or -> FAILED with `failure`: INVALID_INPUT when its code is about the input, else INTERNAL.
-  /// FAILED_PRECONDITION NOT_VALIDATING when it was cancelled meanwhile.
+  /// FAILED_PRECONDITION NOT_VALIDATING when it is past that, JOB_ENDED when it was cancelled meanwhile.
   virtual Status MarkValidated(std::string_view name, EventItem found) = 0;
   virtual Status FailValidation(std::string_view name, Failure failure) = 0;
   /// `tag` 0: any; otherwise ABORTED ETAG_MISMATCH when it is not the row's ChangeTag. NOT_FOUND; FAILED_PRECONDITION

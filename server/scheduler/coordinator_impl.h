@@ -78,6 +78,9 @@ class CoordinatorImpl : public Coordinator {
   StatusOr<std::optional<RequestRow>> FindEarlier(std::string_view project, std::string_view request_id,
                                                   std::string_view request_hash) const;
 
+  /// What a commit is answered whose resource `name` is there before it: OK when an earlier call of it made that just now.
+  Status CommittedMeanwhile(const core::LeaseId& lease, std::string_view name);
+
   void StoreThread(const std::stop_token& stop);
   void TimerThread(const std::stop_token& stop);
   void AfterCommit(std::vector<Transition> batch, std::vector<Status> results);

@@ -268,7 +268,7 @@ Status Scheduler::MarkValidated(std::string_view name, const EventItem& found, M
   SBORA_RETURN_IF_ERROR(Enter(at));
   SBORA_ASSIGN_OR_RETURN(WorkEntry* const work, FindWork(name, 0));
   if (work->row.state != JobState::kValidating) {
-    return FailedPrecondition("NOT_VALIDATING", fmt::format("{} is {}", name, core::JobStateName(work->row.state)));
+    return FailedPrecondition("NOT_VALIDATING", fmt::format("{} is {}, not VALIDATING", name, core::JobStateName(work->row.state)));
   }
   Draft draft(at);
   AddEvent(draft, *work, found.level, found.type, found.message, found.time_ms);
@@ -283,7 +283,7 @@ Status Scheduler::FailValidation(std::string_view name, const Failure& failure, 
   SBORA_RETURN_IF_ERROR(Enter(at));
   SBORA_ASSIGN_OR_RETURN(WorkEntry* const work, FindWork(name, 0));
   if (work->row.state != JobState::kValidating) {
-    return FailedPrecondition("NOT_VALIDATING", fmt::format("{} is {}", name, core::JobStateName(work->row.state)));
+    return FailedPrecondition("NOT_VALIDATING", fmt::format("{} is {}, not VALIDATING", name, core::JobStateName(work->row.state)));
   }
   Draft draft(at);
   const bool input = IsAboutTheInput(static_cast<StatusCode>(failure.code));

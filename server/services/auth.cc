@@ -127,7 +127,7 @@ StatusOr<std::unique_ptr<Authenticator>> Authenticator::Create(const std::filesy
 Status Authenticator::Load() {
   std::error_code error;
   const auto modified = std::filesystem::last_write_time(token_file_, error);
-  if (error) return NotFound("TOKEN_FILE_UNREADABLE", fmt::format("{}: {}", token_file_.string(), error.message()));
+  if (error) return NotFound("TOKEN_FILE_UNREADABLE", fmt::format("--token-file {}: {}", token_file_.string(), error.message()));
   SBORA_ASSIGN_OR_RETURN(const std::string text, ReadFile(token_file_, kMaxTokenFileBytes));
   SBORA_ASSIGN_OR_RETURN(auto tokens, ParseTokens(text, token_file_.string()));
   MutexLock lock(mutex_);

@@ -34,7 +34,7 @@ int PercentOf(const Work& work, const std::string& progress) {
 }
 
 Status EndError(const Work& work) {
-  if (work.row.state == core::JobState::kCancelled) return Cancelled("OPERATION_CANCELLED", "the operation was cancelled");
+  if (work.row.state == core::JobState::kCancelled) return Cancelled("OPERATION_CANCELLED", fmt::format("{} was cancelled", work.row.name));
   const Failure& failure = work.row.failure;
   const int code = failure.code > 0 && failure.code <= 16 ? failure.code : static_cast<int>(StatusCode::kInternal);
   return Status(static_cast<StatusCode>(code), failure.reason.empty() ? "OPERATION_FAILED" : failure.reason,
@@ -98,7 +98,7 @@ v1::FineTuningResult ResultProto(const worker::v1::TrainResult& train) {
 StatusOr<v1::FineTuningJob> JobOf(const Work& work, const std::string& progress) {
   const WorkRow& row = work.row;
   v1::FineTuningJob job;
-  SBORA_RETURN_IF_ERROR(ParseStored(work.payload->spec, "fine-tuning job", job));
+  SBORA_RETURN_IF_ERROR(ParseStored(work.payload->spec, "fine-tuning job", job).WithContext(row.name));
   job.set_name(row.name);
   job.set_uid(row.uid);
   job.set_etag(EtagOf(row.ChangeTag()));
@@ -132,7 +132,7 @@ StatusOr<v1::FineTuningJob> JobOf(const Work& work, const std::string& progress)
 StatusOr<v1::EvaluationJob> EvaluationOf(const Work& work, const std::string& progress) {
   const WorkRow& row = work.row;
   v1::EvaluationJob job;
-  SBORA_RETURN_IF_ERROR(ParseStored(work.payload->spec, "evaluation job", job));
+  SBORA_RETURN_IF_ERROR(ParseStored(work.payload->spec, "evaluation job", job).WithContext(row.name));
   job.set_name(row.name);
   job.set_uid(row.uid);
   job.set_etag(EtagOf(row.ChangeTag()));
@@ -174,7 +174,7 @@ StatusOr<google::longrunning::Operation> OperationOf(const Work& work, const std
 
 StatusOr<v1::Model> ModelOf(const ResourceRow& row) {
   v1::Model model;
-  SBORA_RETURN_IF_ERROR(ParseStored(row.payload, "model", model));
+  SBORA_RETURN_IF_ERROR(ParseStored(row.payload, "model", model).WithContext(row.name));
   model.set_name(row.name);
   model.set_uid(row.uid);
   model.set_etag(EtagOf(row.ChangeTag()));
@@ -184,7 +184,7 @@ StatusOr<v1::Model> ModelOf(const ResourceRow& row) {
 
 StatusOr<v1::Dataset> DatasetOf(const ResourceRow& row) {
   v1::Dataset dataset;
-  SBORA_RETURN_IF_ERROR(ParseStored(row.payload, "data set", dataset));
+  SBORA_RETURN_IF_ERROR(ParseStored(row.payload, "data set", dataset).WithContext(row.name));
   dataset.set_name(row.name);
   dataset.set_uid(row.uid);
   dataset.set_etag(EtagOf(row.ChangeTag()));
@@ -194,7 +194,7 @@ StatusOr<v1::Dataset> DatasetOf(const ResourceRow& row) {
 
 StatusOr<v1::Adapter> AdapterOf(const ResourceRow& row) {
   v1::Adapter adapter;
-  SBORA_RETURN_IF_ERROR(ParseStored(row.payload, "adapter", adapter));
+  SBORA_RETURN_IF_ERROR(ParseStored(row.payload, "adapter", adapter).WithContext(row.name));
   adapter.set_name(row.name);
   adapter.set_uid(row.uid);
   adapter.set_etag(EtagOf(row.ChangeTag()));

@@ -10,7 +10,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <new>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "common/file.h"
 #include "common/status_macros.h"
@@ -81,7 +83,8 @@ StatusOr<pid_t> Spawn(const std::filesystem::path& program, const std::filesyste
   const int error = ::posix_spawn(&pid, path.c_str(), nullptr, &attributes, argv, environ);
   ::posix_spawnattr_destroy(&attributes);
   if (error == 0) return pid;
-  return Unavailable("CHECK_NOT_STARTED", fmt::format("{} cannot be started to check the data: errno {}", path, error));
+  return Unavailable("CHECK_NOT_STARTED", fmt::format("{} cannot be started to check the data: {}", path,
+                                                      std::generic_category().message(error)));
 }
 
 void BecomeFirstVictim() {
@@ -142,8 +145,9 @@ StatusOr<data::ValidationReport> CheckInChild(const std::filesystem::path& progr
   SBORA_ASSIGN_OR_RETURN(const pid_t pid, Spawn(program, directory));
   SBORA_ASSIGN_OR_RETURN(const int status, WaitForChild(pid, clock, limit, stop, cancelled));
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
-    SBORA_ASSIGN_OR_RETURN(const std::string text, ReadFile(directory / "result", kMaxMessageBytes));
-    return ParseResult(text);
+    const StatusOr<std::string> text = ReadFile(directory / "result", kMaxMessageBytes);
+    if (text.ok()) return ParseResult(*text);
+    if (text.status().code() != StatusCode::kNotFound) return text.status();
   }
   if (WIFSIGNALED(status) && IsCrash(WTERMSIG(status))) {
     return InvalidArgument("DATASET_CHECK_DIED", fmt::format("reading the data with the model's tokenizer and chat template ended by "
@@ -192,6 +196,10 @@ int RunCheckChild(const std::filesystem::path& directory, uint64_t max_bytes) {
   StatusOr<data::ValidationReport> checked = Internal("NOT_CHECKED", "the check did not run");
   try {
     checked = CheckDirectory(directory, {});
+  } catch (const std::bad_alloc&) {
+    checked = InvalidArgument("DATASET_CHECK_FAILED", fmt::format("reading the data needs more memory than the {} bytes that a check has; "
+                                                                  "use shorter records, or a simpler chat template",
+                                                                  max_bytes));
   } catch (const std::exception& error) {
     checked = InvalidArgument("DATASET_CHECK_FAILED", fmt::format("reading the data failed: {}", error.what()));
   }

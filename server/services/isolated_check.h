@@ -25,7 +25,7 @@ inline constexpr const char* kCheckFlag = "--check-dataset";
 /// do not reach the child: whoever stops the whole service means the server, which kills it.
 /// Errors: those of CheckDatasetAgainstModel; INVALID_ARGUMENT DATASET_CHECK_DIED when the child crashed by its own doing
 /// (the memory limit ends it so), DATASET_CHECK_TOO_LONG beyond `limit`; UNAVAILABLE CHECK_KILLED when somebody, perhaps the
-/// kernel, killed it, CHECK_WITHOUT_ANSWER when it ended well without one, CHECK_NOT_STARTED.
+/// kernel, killed it, CHECK_WITHOUT_ANSWER when it ended by itself without one, CHECK_NOT_STARTED.
 StatusOr<data::ValidationReport> CheckInChild(const std::filesystem::path& program, const std::filesystem::path& directory,
                                               const Clock& clock, Duration limit, const std::stop_token& stop,
                                               const std::function<bool()>& cancelled);

@@ -106,7 +106,9 @@ std::string FullName(const std::string& project, core::Collection collection, co
 
 Status ParseStored(std::string_view bytes, std::string_view what, google::protobuf::Message& message) {
   if (message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return OkStatus();
-  return DataLoss("STORED_MESSAGE_MALFORMED", fmt::format("the stored {} of {} bytes cannot be read", what, bytes.size()));
+  return DataLoss("STORED_MESSAGE_MALFORMED", fmt::format("the stored {} of {} bytes cannot be read; the server's "
+                                                          "database is damaged, restore it from a backup",
+                                                          what, bytes.size()));
 }
 
 Status NameMissing(const Status& status, std::string_view kind, std::string_view name) {

@@ -116,8 +116,13 @@ class DownloadCall final : public grpc::ServerWriteReactor<v1::DownloadResponse>
 
   Status ReadPiece() {
     StatusOr<std::string> piece = services_.objects->GetRange(row_.key, static_cast<uint64_t>(offset_), kMaxChunkBytes);
+    // The row says that there are bytes here: the store no longer has what was sealed.
+    if (piece.status().code() == StatusCode::kOutOfRange) {
+      return DataLoss("OBJECT_TRUNCATED", fmt::format("{} has {} bytes, and the object store has none from byte {} on; restore the store, or "
+                                                      "upload again",
+                                                      request_.object(), row_.size_bytes, offset_));
+    }
     if (!piece.ok()) return piece.status();
-    if (piece->empty()) return DataLoss("OBJECT_TRUNCATED", fmt::format("{} ends at {} of {} bytes", request_.object(), offset_, row_.size_bytes));
     offset_ += static_cast<int64_t>(piece->size());
     response_.set_data(std::move(piece).value());
     return OkStatus();

@@ -44,7 +44,8 @@ Status UploadFiles::Writer::Entry::CatchUp(const std::filesystem::path& path) {
     const ssize_t got = ::pread(in.get(), piece.data(), wanted, hashed);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return FromErrno(errno, path.string());
-    if (got == 0) return DataLoss("UPLOAD_SHRANK", fmt::format("{} ends at {} of {} bytes", path.string(), hashed, received));
+    if (got == 0) return DataLoss("UPLOAD_SHRANK", fmt::format("{} ends at {} of {} bytes; another program cut it off, upload again", path.string(),
+                                                          hashed, received));
     hash.Update(std::string_view(piece).substr(0, static_cast<size_t>(got)));
     hashed += got;
   }

@@ -204,7 +204,7 @@ Status DatasetValidator::CheckNow(const worker::v1::Task& task, const std::funct
   const int before = callers_.fetch_add(1);
   const std::unique_ptr<std::atomic<int>, void (*)(std::atomic<int>*)> caller(&callers_, [](std::atomic<int>* count) { count->fetch_sub(1); });
   if (before >= kMaxCallers) {
-    return ResourceExhausted("TOO_MANY_CHECKS", fmt::format("{} calls check their data already, which is the limit; try again later", before));
+    return ResourceExhausted("TOO_MANY_CHECKS", fmt::format("{} calls check their data already, which is the limit; try again later", kMaxCallers));
   }
   return CheckTask(task, [&] { return stop_.stop_requested() || cancelled(); }).status();
 }

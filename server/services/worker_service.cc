@@ -105,7 +105,9 @@ StatusOr<CheckpointItem> CheckpointItemOf(const ServiceContext& services, const 
   for (const v1::File& file : from.files()) {
     SBORA_ASSIGN_OR_RETURN(const ObjectRow object, FindObject(services, file.object()));
     if (object.size_bytes != file.size_bytes() || object.sha256 != file.sha256()) {
-      return InvalidArgument("BAD_CHECKPOINT", fmt::format("checkpoint file {} is not what was uploaded", file.path()));
+      return InvalidArgument("BAD_CHECKPOINT", fmt::format("{} is reported with {} bytes and SHA-256 {}, and {} has {} bytes and {}", file.path(),
+                                                           file.size_bytes(), file.sha256(), file.object(), object.size_bytes,
+                                                           object.sha256));
     }
     checkpoint.object_uids.push_back(object.uid);
     *group.add_files() = file;
@@ -139,7 +141,7 @@ StatusOr<ReportItem> ReportItemOf(const ServiceContext& services, const worker::
       if (IsRetryable(checkpoint.status().code())) return checkpoint.status();
       // Refused for good, the agent would report it for ever and lose all its leases over it: it becomes a warning.
       item.item = EventItem{ToUnixMillis(services.clock->WallNow()), v1::FineTuningEvent::LEVEL_WARN, "CHECKPOINT_REFUSED",
-                            CutText(fmt::format("checkpoint of step {}: {}", from.checkpoint().step(), checkpoint.status().message()),
+                            CutText(fmt::format("checkpoint of step {}: {}", from.checkpoint().step(), checkpoint.status().ToString()),
                                     kMaxEventBytes)};
       return item;
     }

@@ -20,7 +20,8 @@ class WorkerServiceImpl final : public worker::v1::WorkerService::WithCallbackMe
   const ServiceContext& services_;
 };
 
-/// Wire to scheduler. Report items whose checkpoint names unknown objects are INVALID_ARGUMENT BAD_CHECKPOINT.
+/// Wire to scheduler. A reported checkpoint of unknown objects, or of other bytes than were uploaded
+/// (BAD_CHECKPOINT), becomes a warning among the job's events.
 StatusOr<SyncRequest> SyncRequestOf(const ServiceContext& services, const worker::v1::SynchronizeRequest& request);
 StatusOr<std::vector<ReportItem>> ReportItemsOf(const ServiceContext& services,
                                                 const google::protobuf::RepeatedPtrField<worker::v1::ReportItem>& items);

@@ -1,6 +1,5 @@
-// Tokens, roles and refused settings.
+// Tokens and roles.
 #include "common/sha256.h"
-#include "server/config.h"
 #include "tests/contract/server/contract_fixture.h"
 
 namespace sbora::server {
@@ -68,41 +67,6 @@ TEST_F(AuthTest, StreamsAskForTheTokenToo) {
   const auto reader = jobs_->WatchFineTuningJob(&watch_context, v1::WatchFineTuningJobRequest());
   EXPECT_FALSE(reader->Read(&response));
   EXPECT_TRUE(Fails(reader->Finish(), grpc::UNAUTHENTICATED, "TOKEN_MISSING"));
-}
-
-TEST(ConfigTest, AnOpenAddressNeedsTlsAndTokens) {
-  config::v1::ServerConfig config;
-  FillDefaults(config);
-  EXPECT_TRUE(CheckConfig(config).ok());
-  config.set_listen("0.0.0.0:7400");
-  EXPECT_EQ(CheckConfig(config).reason(), "INSECURE_LISTEN");
-  config.set_tls_certificate("a.pem");
-  EXPECT_EQ(CheckConfig(config).reason(), "BAD_TLS");
-  config.set_tls_key("a.key");
-  EXPECT_EQ(CheckConfig(config).reason(), "INSECURE_LISTEN");
-  config.set_token_file("tokens");
-  EXPECT_TRUE(CheckConfig(config).ok());
-  config.set_listen("nonsense");
-  EXPECT_EQ(CheckConfig(config).reason(), "BAD_ADDRESS");
-}
-
-TEST(ConfigTest, FlagsWinOverTheFile) {
-  const auto directory = TempDirectory::Create(::testing::TempDir(), "config");
-  ASSERT_TRUE(directory.ok());
-  const std::string file = (directory->path() / "server.yaml").string();
-  ASSERT_TRUE(WriteFileAtomic(file, "listen: 127.0.0.1:1\nlease_seconds: 6\nmax_attempts: 9\n").ok());
-  std::vector<std::string> words = {"sbora-server", "--config", file, "--listen", "127.0.0.1:2"};
-  std::vector<char*> argv;
-  for (std::string& word : words) argv.push_back(word.data());
-  std::optional<int> exit_code;
-  const auto options = ParseServerFlags(static_cast<int>(argv.size()), argv.data(), &exit_code);
-  ASSERT_TRUE(options.ok()) << options.status();
-  EXPECT_EQ(options->config.listen(), "127.0.0.1:2");
-  EXPECT_EQ(options->config.max_attempts(), 9);
-  EXPECT_DOUBLE_EQ(options->config.lease_seconds(), 6);
-  EXPECT_EQ(CheckConfig(options->config).reason(), "BAD_TIMING") << "a lease shorter than the self-fence";
-  ASSERT_TRUE(WriteFileAtomic(file, "lisen: x\n").ok());
-  EXPECT_EQ(ParseServerFlags(static_cast<int>(argv.size()), argv.data(), &exit_code).status().reason(), "BAD_CONFIG_FILE");
 }
 
 }  // namespace

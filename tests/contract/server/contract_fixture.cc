@@ -1,5 +1,7 @@
 #include "tests/contract/server/contract_fixture.h"
 
+#include <fmt/format.h>
+
 #include <nlohmann/json.hpp>
 
 #include "common/sha256.h"
@@ -199,6 +201,21 @@ void ContractTest::WaitForState(const std::string& id, v1::FineTuningJob::State 
   }
   const grpc::Status status = reader->Finish();
   EXPECT_EQ(v1::FineTuningJob::State_Name(GetJob(id).state()), v1::FineTuningJob::State_Name(state)) << FromGrpc(status) << GetJob(id).DebugString();
+}
+
+int ContractTest::EndedCalls(const std::string& method, const std::string& code) const {
+  const std::string text = server_->services().metrics->Serialize(server_->services().coordinator->Snapshot(), 0, true);
+  const std::string series = fmt::format("grpc_server_call_duration_seconds_count{{grpc_method=\"{}\",grpc_status=\"{}\"}} ", method, code);
+  const size_t found = text.find(series);
+  return found == std::string::npos ? 0 : std::stoi(text.substr(found + series.size()));
+}
+
+void ContractTest::WaitForEndedCall(const std::string& method, const std::string& code, int before) const {
+  const MonotonicTime limit = SystemClock().Now() + std::chrono::seconds(20);
+  while (EndedCalls(method, code) <= before && SystemClock().Now() < limit) {
+    SystemClock().SleepUntil(SystemClock().Now() + std::chrono::milliseconds(5), {});
+  }
+  EXPECT_EQ(EndedCalls(method, code), before + 1) << method << " " << code;
 }
 
 worker::v1::SynchronizeRequest ContractTest::SyncRequest() const {

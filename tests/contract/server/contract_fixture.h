@@ -66,6 +66,12 @@ class ContractTest : public ::testing::Test {
   v1::FineTuningJob GetJob(const std::string& id);
   void WaitForState(const std::string& id, v1::FineTuningJob::State state);
 
+  /// Calls of "package.Service/Method" that ended with this code, by name. A caller that is gone is told nothing: for its
+  /// call this is what is left to see.
+  int EndedCalls(const std::string& method, const std::string& code) const;
+  /// Until one more of them than `before` has ended.
+  void WaitForEndedCall(const std::string& method, const std::string& code, int before) const;
+
   // The agent.
   worker::v1::SynchronizeRequest SyncRequest() const;
   /// Calls until something is to be started or stopped.

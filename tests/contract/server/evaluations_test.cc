@@ -1,5 +1,6 @@
 // Evaluations and generation.
 #include <set>
+#include <thread>
 
 #include "tests/contract/server/contract_fixture.h"
 
@@ -156,7 +157,7 @@ TEST_F(EvaluationsTest, EvaluationsOfUnknownAnswersAreRefusedWithTheirLines) {
   EXPECT_EQ(lease.task().inputs(2).name(), "few_shots");
 }
 
-TEST_F(EvaluationsTest, GenerateWithoutAWorkerEndsAtTheDeadlineAndLeavesNothing) {
+TEST_F(EvaluationsTest, GenerateEndsAtTheDeadlineAndTellsWhetherAWorkerHadIt) {
   MakeModel("base");
   v1::GenerateRequest request;
   request.set_parent(kProject);
@@ -164,13 +165,30 @@ TEST_F(EvaluationsTest, GenerateWithoutAWorkerEndsAtTheDeadlineAndLeavesNothing)
   v1::GenerateResponse response;
   EXPECT_TRUE(Fails(Call(*evaluations_, &v1::EvaluationService::Stub::Generate, request, &response), grpc::INVALID_ARGUMENT, "INVALID_REQUEST"));
   request.add_prompts("Q: the");
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(1500));
-  const grpc::Status status = evaluations_->Generate(&context, request, &response);
-  EXPECT_EQ(status.error_code(), grpc::DEADLINE_EXCEEDED);
+  grpc::Status answers[2];
+  {
+    std::vector<std::jthread> callers;
+    for (grpc::Status& answer : answers) {
+      callers.emplace_back([&] {
+        grpc::ClientContext context;
+        context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(1200));
+        v1::GenerateResponse none;
+        answer = evaluations_->Generate(&context, request, &none);
+      });
+    }
+    EXPECT_TRUE(NextLease().task().has_generate());  // the one slot of the agent takes one of them
+  }
+  std::multiset<std::string> messages;
+  for (const grpc::Status& answer : answers) {
+    EXPECT_TRUE(Fails(answer, grpc::DEADLINE_EXCEEDED, "GENERATION_TIMEOUT"));
+    messages.insert(answer.error_message());
+  }
+  EXPECT_THAT(messages, ::testing::ElementsAre(HasSubstr("no worker took the request before the deadline"),
+                                               HasSubstr("ask for fewer tokens or wait longer")));
   const auto left = server_->services().store().ListWork({.project = "default", .kinds = {WorkKind::kGenerate}, .states = {}, .cursor = {}});
   ASSERT_TRUE(left.ok());
-  EXPECT_TRUE(left->rows.empty());
+  ASSERT_EQ(left->rows.size(), 1U) << "of the one that nobody took nothing is left";
+  EXPECT_EQ(left->rows[0].row.state, core::JobState::kCancelling);
 }
 
 }  // namespace

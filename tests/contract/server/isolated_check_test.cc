@@ -1,9 +1,12 @@
 // The check of a job's data in a child process: the real sbora-server in its hidden mode.
 #include "server/services/isolated_check.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -14,6 +17,9 @@
 
 namespace sbora::server {
 namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
 
 constexpr const char* kChat =
     "{\"messages\": [{\"role\": \"user\", \"content\": \"Q: the\"}, {\"role\": \"assistant\", \"content\": \"abc\"}]}\n";
@@ -43,6 +49,9 @@ class IsolatedCheckTest : public ::testing::Test {
   }
   StatusOr<data::ValidationReport> Check(const std::function<bool()>& cancelled = [] { return false; }) {
     return CheckInChild(SBORA_SERVER_PROGRAM, path(), SystemClock(), std::chrono::minutes(5), {}, cancelled);
+  }
+  Status CheckWith(const std::filesystem::path& program) {
+    return CheckInChild(program, path(), SystemClock(), std::chrono::minutes(1), {}, [] { return false; }).status();
   }
   /// Each record costs much work, and there are many: without a stop the check takes minutes.
   void MakeTheCheckSlow() {
@@ -91,7 +100,10 @@ TEST_F(IsolatedCheckTest, ATemplateThatWantsAllMemoryEndsTheCheckOnly) {
 
 TEST_F(IsolatedCheckTest, ACheckIsCalledOff) {
   MakeTheCheckSlow();
-  EXPECT_EQ(Check([] { return true; }).status().code(), StatusCode::kCancelled);
+  const Status status = Check([] { return true; }).status();
+  EXPECT_EQ(status.code(), StatusCode::kCancelled) << status;
+  EXPECT_EQ(status.reason(), "CHECK_CANCELLED") << status;
+  EXPECT_EQ(Child(), -1);
 }
 
 TEST_F(IsolatedCheckTest, AKillFromOutsideIsNotTheDatasFault) {
@@ -120,8 +132,45 @@ TEST_F(IsolatedCheckTest, ACheckHasATimeLimit) {
 }
 
 TEST_F(IsolatedCheckTest, AMissingProgramIsTriedAgainLater) {
-  EXPECT_EQ(CheckInChild(path() / "none", path(), SystemClock(), std::chrono::minutes(1), {}, [] { return false; }).status().code(),
-            StatusCode::kUnavailable);
+  const Status missing = CheckWith(path() / "none");
+  EXPECT_EQ(missing.code(), StatusCode::kUnavailable) << missing;
+  EXPECT_EQ(missing.reason(), "CHECK_NOT_STARTED") << missing;
+  EXPECT_THAT(missing.message(), AllOf(HasSubstr((path() / "none").string()), HasSubstr("No such file or directory")));
+}
+
+TEST_F(IsolatedCheckTest, AProgramThatEndsWithoutAnAnswerIsTriedAgainLater) {
+  for (const auto& [program, exit_code] : {std::pair("/bin/false", 1), std::pair("/bin/true", 0)}) {
+    const Status silent = CheckWith(program);
+    EXPECT_EQ(silent.code(), StatusCode::kUnavailable) << silent;
+    EXPECT_EQ(silent.reason(), "CHECK_WITHOUT_ANSWER") << silent;
+    EXPECT_THAT(silent.message(), HasSubstr(fmt::format("ended with exit code {} and no answer", exit_code)));
+  }
+}
+
+/// What this process may be given of memory that counts against the limit of a check.
+int64_t DataBytes() {
+  std::ifstream in("/proc/self/statm");
+  int64_t pages = 0;
+  for (int field = 0; field < 6; ++field) in >> pages;
+  return pages * ::sysconf(_SC_PAGESIZE);
+}
+
+TEST_F(IsolatedCheckTest, DataThatNeedMoreMemoryThanACheckHasAreRefused) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitized check has no memory limit";
+#endif
+  ASSERT_TRUE(WriteFileAtomic(path() / "request", std::string(48 << 20, '\0')).ok());
+  const uint64_t limit = static_cast<uint64_t>(DataBytes()) + (8 << 20);
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(RunCheckChild(path(), limit));
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  const auto result = nlohmann::json::parse(ReadFile(path() / "result", 1 << 20).value(), nullptr, false);
+  EXPECT_EQ(result["code"], static_cast<int>(StatusCode::kInvalidArgument)) << result;
+  EXPECT_EQ(result["reason"], "DATASET_CHECK_FAILED") << result;
+  EXPECT_THAT(result["message"].get<std::string>(), AllOf(HasSubstr(fmt::format("than the {} bytes that a check has", limit)),
+                                                          HasSubstr("use shorter records")));
 }
 
 }  // namespace

@@ -197,6 +197,26 @@ TEST_F(RegionsTest, NamedHoldersAreResolvedAndOnlyTheyAreAvoided) {
   EXPECT_TRUE(Fails(Create(bad), grpc::INVALID_ARGUMENT, "INVALID_SPEC"));
 }
 
+TEST_F(RegionsTest, OfAnAdapterFromBeforeTheRegistryNobodyKnowsWhereItLies) {
+  const std::string name = std::string(kProject) + "/adapters/old";
+  const ResourceRow row{.kind = ResourceKind::kAdapter, .uid = NewUuid7(), .project = "default", .id = "old", .name = name, .version = 1,
+                        .create_ms = 1, .payload = ""};
+  ASSERT_TRUE(server_->services().coordinator->Write({InsertResource{.row = row, .by_work = {}}}).ok());
+  v1::CreateFineTuningJobRequest named = GoodJob("named");
+  AdapterOf(named).add_disjoint_from("old");
+  v1::CompareAdaptersResponse compared;
+  ASSERT_TRUE(Create(GoodJob("plain")).ok());
+  for (const grpc::Status& unknown : {Create(DisjointJob("all", 1)), Create(named), Compare({"plain", "old"}, &compared)}) {
+    EXPECT_TRUE(Fails(unknown, grpc::FAILED_PRECONDITION, "REGION_NOT_RECORDED"));
+    EXPECT_THAT(unknown.error_message(), ::testing::StartsWith(name + " was made before regions were recorded"));
+    EXPECT_THAT(unknown.error_message(), HasSubstr("train it again, or name in disjoint_from the adapters that matter"));
+    EXPECT_THAT(FromGrpc(unknown).metadata(), ::testing::Contains(std::pair<std::string, std::string>("resource", name)));
+  }
+  v1::CreateFineTuningJobRequest others = GoodJob("others");
+  AdapterOf(others).add_disjoint_from("plain");
+  EXPECT_TRUE(Create(others).ok()) << "what the message advises";
+}
+
 TEST_F(RegionsTest, RowsAndColumnsOfOneModuleAreNotDisjoint) {
   ASSERT_TRUE(Create(GoodJob("columns")).ok());
   v1::CreateFineTuningJobRequest rows = DisjointJob("rows", 1);

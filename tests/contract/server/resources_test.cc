@@ -136,6 +136,25 @@ TEST_F(ResourcesTest, ANameIsTakenFromTheStartOfItsImport) {
   EXPECT_TRUE(Fails(ImportModel("base", &operation), grpc::ALREADY_EXISTS, "NAME_TAKEN"));
 }
 
+TEST_F(ResourcesTest, AStoredMessageThatCannotBeReadIsNamed) {
+  // As damage to the database leaves it: the row is there, its message is none.
+  const ResourceRow row{.kind = ResourceKind::kModel, .uid = NewUuid7(), .project = "default", .id = "damaged",
+                        .name = "projects/default/models/damaged", .version = 1, .create_ms = 1, .payload = "\xff\xff\xff"};
+  ASSERT_TRUE(server_->services().coordinator->Write({InsertResource{.row = row, .by_work = {}}}).ok());
+  v1::GetModelRequest get;
+  get.set_name(row.name);
+  v1::Model model;
+  v1::ListModelsRequest list;
+  list.set_parent(kProject);
+  v1::ListModelsResponse models;
+  for (const grpc::Status& damaged : {Call(*models_, &v1::ModelService::Stub::GetModel, get, &model),
+                                      Call(*models_, &v1::ModelService::Stub::ListModels, list, &models)}) {
+    EXPECT_TRUE(Fails(damaged, grpc::DATA_LOSS, "STORED_MESSAGE_MALFORMED"));
+    EXPECT_THAT(damaged.error_message(), ::testing::StartsWith(row.name + ": the stored model of 3 bytes cannot be read"));
+    EXPECT_THAT(damaged.error_message(), ::testing::HasSubstr("backup"));
+  }
+}
+
 TEST_F(ResourcesTest, OperationsAreReadWaitedForCancelledAndDeleted) {
   google::longrunning::Operation operation;
   ASSERT_TRUE(ImportModel("base", &operation).ok());
@@ -164,7 +183,10 @@ TEST_F(ResourcesTest, OperationsAreReadWaitedForCancelledAndDeleted) {
   get.set_name(operation.name());
   ASSERT_TRUE(Call(*operations_, &google::longrunning::Operations::Stub::GetOperation, get, &operation).ok());
   EXPECT_TRUE(operation.done());
-  EXPECT_EQ(operation.error().code(), grpc::CANCELLED);
+  const google::rpc::Status& error = operation.error();
+  EXPECT_TRUE(Fails(grpc::Status(static_cast<grpc::StatusCode>(error.code()), error.message(), error.SerializeAsString()), grpc::CANCELLED,
+                    "OPERATION_CANCELLED"));
+  EXPECT_EQ(error.message(), operation.name() + " was cancelled");
   google::longrunning::ListOperationsRequest list;
   list.set_name(kProject);
   google::longrunning::ListOperationsResponse listed;

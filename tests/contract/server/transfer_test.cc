@@ -1,9 +1,11 @@
 // TransferService.
+#include <latch>
 #include <stdexcept>
 #include <thread>
 #include <utility>
 
 #include "common/sha256.h"
+#include "common/storage/counting_object_store.h"
 #include "common/storage/memory_object_store.h"
 #include "tests/contract/server/contract_fixture.h"
 
@@ -300,6 +302,76 @@ TEST_F(TransferTest, AnExceptionOnThePoolIsAnAnswerAndNoCrash) {
   EXPECT_TRUE(Fails(Read(upload.object(), 0, &bytes), grpc::INTERNAL, "HANDLER_FAILED"));
   server_->services().objects = good;
   EXPECT_TRUE(Read(upload.object(), 0, &bytes).ok());
+}
+
+TEST_F(TransferTest, AnObjectThatLostItsEndIsTold) {
+  const v1::Upload upload = UploadBytes("0123456789");
+  const std::string uid = upload.object().substr(upload.object().rfind('/') + 1);
+  std::filesystem::resize_file(directory_.path() / "data/objects/projects/default/objects" / uid, 4);
+  std::string bytes;
+  const grpc::Status lost = Read(upload.object(), 0, &bytes);
+  EXPECT_TRUE(Fails(lost, grpc::DATA_LOSS, "OBJECT_TRUNCATED"));
+  EXPECT_THAT(lost.error_message(), ::testing::StartsWith(upload.object() + " has 10 bytes, and the object store has none from byte 4 on"));
+  EXPECT_EQ(bytes, "0123");
+  EXPECT_TRUE(Fails(Read(upload.object(), 6, &bytes), grpc::DATA_LOSS, "OBJECT_TRUNCATED"));
+}
+
+TEST_F(TransferTest, AReaderThatLeavesEndsItsDownload) {
+  const std::string bytes(3'000'000, 'x');
+  v1::Upload upload = Create(bytes);
+  for (size_t at = 0; at < bytes.size(); at += 1'000'000) {
+    ASSERT_TRUE(Write(upload.name(), static_cast<int64_t>(at), bytes.substr(at, 1'000'000), &upload).ok());
+  }
+  ASSERT_TRUE(Finish(upload.name(), &upload).ok());
+  const std::string method = "sbora.v1.TransferService/Download";
+  const int before = EndedCalls(method, "CANCELLED");
+  grpc::ClientContext context;
+  Prepare(context);
+  v1::DownloadRequest request;
+  request.set_object(upload.object());
+  const auto reader = transfers_->Download(&context, request);
+  v1::DownloadResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  context.TryCancel();
+  WaitForEndedCall(method, "CANCELLED", before);
+}
+
+TEST_F(PresignedTest, ACallerThatLeavesGivesUpItsTurnToFinish) {
+  auto memory = std::make_unique<MemoryObjectStore>();
+  memory->GivePresignedUrls();
+  MemoryObjectStore& objects = *memory;
+  std::latch copied(1), go_on(1);
+  CountingObjectStore slow(std::move(memory), [&](const StoreCall& call) {
+    if (call.operation != StoreOperation::kCopy) return;
+    copied.count_down();
+    go_on.wait();
+  });
+  ObjectStore* const usual = std::exchange(server_->services().objects, &slow);
+  const v1::Upload created = Create("good bytes");
+  EXPECT_TRUE(objects.Put(KeyOf(created), "good bytes", PutMode::kOverwrite).ok());
+  grpc::Status first;
+  {
+    std::jthread caller([&] {
+      v1::Upload finished;
+      first = Finish(created.name(), &finished);
+    });
+    copied.wait();
+    const std::string method = "sbora.v1.TransferService/FinishUpload";
+    v1::FinishUploadRequest request;
+    request.set_name(created.name());
+    // A call may end before the server has taken it up: then it is nobody's turn that is given up.
+    for (int calls = 0; calls < 100 && EndedCalls(method, "CANCELLED") == 0; ++calls) {
+      grpc::ClientContext context;
+      context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(50));
+      v1::Upload finished;
+      EXPECT_EQ(transfers_->FinishUpload(&context, request, &finished).error_code(), grpc::DEADLINE_EXCEEDED);
+    }
+    EXPECT_GT(EndedCalls(method, "CANCELLED"), 0);
+    EXPECT_EQ(EndedCalls(method, "OK"), 0) << "the first one is at it still";
+    go_on.count_down();
+  }
+  EXPECT_TRUE(first.ok()) << FromGrpc(first);
+  server_->services().objects = usual;
 }
 
 TEST_F(TransferTest, AnotherProjectsThingsDoNotExist) {

@@ -1,6 +1,12 @@
 // Jobs in VALIDATING: what fails them and what does not. The validator is the test's own, so that its surroundings can fail.
 #include "server/services/validator.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <thread>
+
 #include "common/storage/memory_object_store.h"
 #include "server/services/job_planner.h"
 #include "tests/contract/server/contract_fixture.h"
@@ -71,6 +77,41 @@ TEST_F(ValidatorTest, ALongCheckHoldsUpNobodyAndEnds) {
   WaitForState("long", v1::FineTuningJob::STATE_FAILED);
   EXPECT_EQ(GetJob("long").termination_reason(), v1::TERMINATION_REASON_INVALID_INPUT);
   EXPECT_EQ(GetJob("long").failure().reason(), "DATASET_CHECK_TOO_LONG");
+}
+
+TEST_F(ValidatorTest, ChecksOfJobsThatAreNotStoredAreFewAtATime) {
+  const std::filesystem::path gate = directory_.path() / "gate", started = directory_.path() / "started";
+  std::filesystem::create_directory(started);
+  ASSERT_EQ(::mkfifo(gate.c_str(), 0600), 0);
+  // Each check waits for a line of its own.
+  const UniqueFd lines(::open(gate.c_str(), O_RDWR | O_CLOEXEC));
+  ASSERT_TRUE(lines.valid());
+  server_->services().check_program =
+      Program("touch " + started.string() + "/$$\nread line <" + gate.string() + "\n" + TheRealCheck());
+  v1::CreateFineTuningJobRequest request = GoodJob("checked");
+  request.set_validate_only(true);
+  const auto check = [&] {
+    v1::FineTuningJob job;
+    return Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, &job);
+  };
+  std::vector<grpc::Status> answers(DatasetValidator::kMaxCallers);
+  {
+    std::vector<std::jthread> callers;
+    for (grpc::Status& answer : answers) callers.emplace_back([&] { answer = check(); });
+    const auto running = [&] { return std::distance(std::filesystem::directory_iterator(started), std::filesystem::directory_iterator()); };
+    const MonotonicTime limit = SystemClock().Now() + std::chrono::seconds(20);
+    while (running() < DatasetValidator::kMaxCallers && SystemClock().Now() < limit) {
+      SystemClock().SleepUntil(SystemClock().Now() + std::chrono::milliseconds(10), {});
+    }
+    const grpc::Status refused = check();
+    EXPECT_TRUE(Fails(refused, grpc::RESOURCE_EXHAUSTED, "TOO_MANY_CHECKS"));
+    EXPECT_THAT(refused.error_message(), ::testing::HasSubstr(std::to_string(DatasetValidator::kMaxCallers) + " calls check their data already"));
+    EXPECT_THAT(refused.error_message(), ::testing::HasSubstr("try again later"));
+    EXPECT_TRUE(WriteAll(lines.get(), std::string(answers.size(), '\n'), gate.string()).ok());
+  }
+  for (const grpc::Status& answer : answers) EXPECT_TRUE(answer.ok()) << FromGrpc(answer);
+  server_->services().check_program.clear();
+  EXPECT_TRUE(check().ok()) << "their places are free again";
 }
 
 TEST_F(ValidatorTest, WhatIsNotTheInputsFaultIsNotCalledSo) {

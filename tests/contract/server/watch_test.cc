@@ -75,6 +75,18 @@ TEST_F(WatchTest, EachSequenceIsAPlaceToGoOnFrom) {
   EXPECT_TRUE(Fails(bad->reader->Finish(), grpc::INVALID_ARGUMENT, "BAD_SEQUENCE"));
 }
 
+TEST_F(WatchTest, AWatcherThatLeavesEndsItsStream) {
+  const std::string method = "sbora.v1.FineTuningService/WatchFineTuningJob";
+  const int before = EndedCalls(method, "CANCELLED");
+  const auto watch = Start(0);
+  v1::WatchFineTuningJobResponse response;
+  do {
+    ASSERT_TRUE(watch->reader->Read(&response));
+  } while (response.job().state() != v1::FineTuningJob::STATE_QUEUED);  // from here on nothing happens
+  watch->context.TryCancel();
+  WaitForEndedCall(method, "CANCELLED", before);
+}
+
 TEST_F(WatchTest, ASlowReaderIsToldAndMissesNothingWhenItGoesOn) {
   WaitForState("first", v1::FineTuningJob::STATE_QUEUED);
   const worker::v1::Lease lease = NextLease();

@@ -181,20 +181,35 @@ TEST_F(WorkerTest, ACheckpointThatIsRefusedBecomesAWarningAndCostsNoLease) {
   ASSERT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, GoodJob("first"), &job).ok());
   WaitForState("first", v1::FineTuningJob::STATE_QUEUED);
   const worker::v1::Lease lease = NextLease();
-  worker::v1::ReportItem& item = *attempts_[lease.id().uid()].add_items();
-  item.set_sequence(1);
-  item.mutable_checkpoint()->set_step(1);
-  v1::File& file = *item.mutable_checkpoint()->add_files();
-  file.set_path("state.bin");
-  file.set_object(std::string(kProject) + "/objects/" + NewUuid7());
+  v1::File unknown, other_size = FileOf("state.bin", "uploaded"), other_bytes = FileOf("state.bin", "uploaded");
+  unknown.set_path("state.bin");
+  const std::string unknown_uid = NewUuid7();
+  unknown.set_object(std::string(kProject) + "/objects/" + unknown_uid);
+  other_size.set_size_bytes(9);
+  other_bytes.set_sha256(std::string(64, '0'));
+  int64_t sequence = 0;
+  for (const v1::File* file : {&unknown, &other_size, &other_bytes}) {
+    worker::v1::ReportItem& item = *attempts_[lease.id().uid()].add_items();
+    item.set_sequence(++sequence);
+    item.mutable_checkpoint()->set_step(sequence);
+    *item.mutable_checkpoint()->add_files() = *file;
+  }
   ReportRunning(lease);
   v1::ListFineTuningEventsRequest request;
   request.set_parent(job.name());
   v1::ListFineTuningEventsResponse events;
   ASSERT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::ListFineTuningEvents, request, &events).ok());
-  bool told = false;
-  for (const v1::FineTuningEvent& event : events.events()) told = told || event.type() == "CHECKPOINT_REFUSED";
-  EXPECT_TRUE(told) << events.DebugString();
+  std::vector<std::string> warnings;
+  for (const v1::FineTuningEvent& event : events.events()) {
+    if (event.type() == "CHECKPOINT_REFUSED" && event.level() == v1::FineTuningEvent::LEVEL_WARN) warnings.push_back(event.message());
+  }
+  using ::testing::AllOf;
+  using ::testing::HasSubstr;
+  EXPECT_THAT(warnings, ::testing::ElementsAre(
+                            AllOf(HasSubstr("checkpoint of step 1: "), HasSubstr("OBJECT_NOT_FOUND"), HasSubstr(unknown_uid)),
+                            AllOf(HasSubstr("checkpoint of step 2: INVALID_ARGUMENT [BAD_CHECKPOINT]: state.bin is reported with 9 bytes"),
+                                  HasSubstr(other_size.object() + " has 8 bytes")),
+                            AllOf(HasSubstr("checkpoint of step 3: INVALID_ARGUMENT [BAD_CHECKPOINT]"), HasSubstr(std::string(64, '0')))));
   EXPECT_EQ(GetJob("first").state(), v1::FineTuningJob::STATE_RUNNING);
 }
 

@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "common/clock.h"
+#include "common/file.h"
 #include "sbora/v1/admin.grpc.pb.h"
 
 namespace sbora {
@@ -59,6 +60,21 @@ TEST(ChannelTest, RefusesAddressWithoutPort) {
 TEST(ChannelTest, MissingFilesAreNamed) {
   EXPECT_EQ(CreateChannel("127.0.0.1:1", {.token_file = "/nowhere/token"}).status().code(), StatusCode::kNotFound);
   EXPECT_EQ(CreateChannel("127.0.0.1:1", {.tls_ca = "/nowhere/ca"}).status().code(), StatusCode::kNotFound);
+}
+
+TEST(ChannelTest, ATokenFileHoldsOneWordOnItsFirstLine) {
+  const auto directory = TempDirectory::Create(::testing::TempDir(), "channel");
+  ASSERT_TRUE(directory.ok()) << directory.status();
+  const std::filesystem::path file = directory->path() / "token";
+  for (const std::string text : {"", "\nsecret\n", "  \t\r\n", "ges\xc3\xa4\n", "a\x01" "b"}) {
+    ASSERT_TRUE(WriteFileAtomic(file, text).ok());
+    const Status bad = CreateChannel("127.0.0.1:1", {.token_file = file}).status();
+    EXPECT_EQ(bad.code(), StatusCode::kInvalidArgument) << bad;
+    EXPECT_EQ(bad.reason(), "BAD_TOKEN_FILE") << bad;
+    EXPECT_NE(bad.message().find(file.string() + " must hold the token as its first line"), std::string::npos) << bad;
+  }
+  ASSERT_TRUE(WriteFileAtomic(file, "secret\nand a remark\n").ok());
+  EXPECT_TRUE(CreateChannel("127.0.0.1:1", {.token_file = file}).ok());
 }
 
 // The server's machine is busy, or far away: a connection that takes a second to come up is none that failed.

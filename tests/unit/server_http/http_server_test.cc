@@ -6,8 +6,13 @@
 #include <gtest/gtest.h>
 #include <httplib.h>
 
+#include <atomic>
+#include <latch>
 #include <nlohmann/json.hpp>
+#include <thread>
 
+#include "common/clock.h"
+#include "common/file.h"
 #include "server/http/page_assets.h"
 
 namespace sbora::server {
@@ -28,6 +33,20 @@ class ScriptedCursor final : public WatchCursor {
 
  private:
   bool done_ = false;
+};
+
+/// A stream that is silent until it is told to end.
+class OpenCursor final : public WatchCursor {
+ public:
+  explicit OpenCursor(const std::atomic<bool>& end) : end_(end) {}
+  StatusOr<std::vector<WatchMessage>> Next(std::chrono::milliseconds) override {
+    end_.wait(false);
+    return std::vector<WatchMessage>{};
+  }
+  bool Done() const override { return end_; }
+
+ private:
+  const std::atomic<bool>& end_;
 };
 
 class FakeBackend final : public ApiBackend {
@@ -52,6 +71,7 @@ class FakeBackend final : public ApiBackend {
   StatusOr<std::string> JobEvents(const std::string&) override { return Unavailable("STORE_UNAVAILABLE", "later"); }
   StatusOr<std::unique_ptr<WatchCursor>> Watch(const std::string&, int64_t after) override {
     watched_after = after;
+    if (streams_end != nullptr) return std::unique_ptr<WatchCursor>(std::make_unique<OpenCursor>(*streams_end));
     return std::unique_ptr<WatchCursor>(std::make_unique<ScriptedCursor>());
   }
   StatusOr<std::string> ListWorkers() override { return std::string("{\"workers\":[]}"); }
@@ -61,6 +81,7 @@ class FakeBackend final : public ApiBackend {
   bool tokens = false;
   bool throws = false;
   int64_t watched_after = -1;
+  const std::atomic<bool>* streams_end = nullptr;
 };
 
 class HttpServerTest : public ::testing::Test {
@@ -142,6 +163,77 @@ TEST_F(HttpServerTest, ErrorsKeepTheirReason) {
   const auto thrown = Get(kJob);
   EXPECT_EQ(thrown->status, 500);
   EXPECT_THAT(thrown->body, Not(HasSubstr("inside")));
+}
+
+TEST_F(HttpServerTest, ABadParameterIsNamedWithItsValue) {
+  const std::pair<std::string, const char*> cases[] = {
+      {"/api/jobs?pageSize=ten", "pageSize=\"ten\" is not a whole number"},
+      {"/api/jobs?pageSize=1001", "pageSize=1001 is outside [0, 1000]"},
+      {"/api/jobs?pageSize=-1", "pageSize=-1 is outside [0, 1000]"},
+      {std::string(kJob) + "/watch?after=1.5", "after=\"1.5\" is not a whole number"},
+  };
+  for (const auto& [path, message] : cases) {
+    const auto refused = Get(path);
+    ASSERT_TRUE(refused) << path;
+    EXPECT_EQ(refused->status, 400) << path;
+    const nlohmann::json error = nlohmann::json::parse(refused->body)["error"];
+    EXPECT_EQ(error["reason"], "BAD_PARAMETER") << path;
+    EXPECT_EQ(error["message"], message);
+  }
+}
+
+TEST_F(HttpServerTest, StreamsLeaveHalfOfTheThreadsToOthers) {
+  std::atomic<bool> end = false;
+  backend_.streams_end = &end;
+  auto started = HttpServer::Start({.backend = &backend_, .threads = 4, .tls_certificate = {}, .tls_key = {}});
+  ASSERT_TRUE(started.ok()) << started.status();
+  std::latch open(2);
+  std::vector<std::jthread> readers;
+  for (int i = 0; i < 2; ++i) {
+    readers.emplace_back([&] {
+      httplib::Client client("127.0.0.1", (*started)->port());
+      const auto stream = client.Get((std::string(kJob) + "/watch").c_str(), httplib::Headers{}, [&](const httplib::Response& response) {
+        EXPECT_EQ(response.status, 200);
+        open.count_down();
+        return true;
+      }, [](const char*, size_t) { return true; });
+      EXPECT_TRUE(stream);
+    });
+  }
+  open.wait();
+  httplib::Client third("127.0.0.1", (*started)->port());
+  const auto refused = third.Get((std::string(kJob) + "/watch").c_str());
+  ASSERT_TRUE(refused);
+  EXPECT_EQ(refused->status, 503);
+  const nlohmann::json error = nlohmann::json::parse(refused->body)["error"];
+  EXPECT_EQ(error["reason"], "TOO_MANY_STREAMS");
+  EXPECT_EQ(error["message"], "2 event streams are open, which is the limit; close another page and try again");
+  EXPECT_EQ(third.Get("/api/jobs")->status, 200) << "everything else is answered";
+  end = true;
+  end.notify_all();
+  readers.clear();
+  // The ended streams give their places back just after their last byte.
+  const MonotonicTime limit = SystemClock().Now() + std::chrono::seconds(10);
+  int status = 503;
+  while (status == 503 && SystemClock().Now() < limit) status = third.Get((std::string(kJob) + "/watch").c_str())->status;
+  EXPECT_EQ(status, 200);
+}
+
+TEST_F(HttpServerTest, ACertificateThatIsNoneIsNamedWithItsKey) {
+  const auto directory = TempDirectory::Create(::testing::TempDir(), "http");
+  ASSERT_TRUE(directory.ok()) << directory.status();
+  const std::filesystem::path certificate = directory->path() / "server.pem", key = directory->path() / "server.key";
+  const auto start = [&] { return HttpServer::Start({.backend = &backend_, .tls_certificate = certificate, .tls_key = key}).status(); };
+  const Status missing = start();
+  ASSERT_TRUE(WriteFileAtomic(certificate, "no certificate").ok());
+  ASSERT_TRUE(WriteFileAtomic(key, "no key").ok());
+  for (const Status& bad : {missing, start()}) {
+    EXPECT_EQ(bad.code(), StatusCode::kInvalidArgument) << bad;
+    EXPECT_EQ(bad.reason(), "BAD_CERTIFICATE") << bad;
+    for (const std::string& part : {certificate.string(), key.string(), std::string("both must be PEM files")}) {
+      EXPECT_THAT(bad.message(), HasSubstr(part));
+    }
+  }
 }
 
 TEST_F(HttpServerTest, ListPassesItsParameters) {

@@ -4,9 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <functional>
 #include <future>
 #include <set>
 #include <thread>
+#include <utility>
 
 #include "common/file.h"
 #include "server/store/sqlite_store.h"
@@ -21,6 +23,8 @@ class FailingStore : public Store {
  public:
   explicit FailingStore(std::unique_ptr<Store> real) : real_(std::move(real)) {}
   std::atomic<bool> failing = false;
+  /// Called by the next GetResource, before it looks.
+  mutable std::function<void()> before_next_resource;
 
   StatusOr<std::vector<Status>> Commit(std::span<const WriteSet* const> batch) override {
     if (failing) return ResourceExhausted("NO_SPACE", "the disk is full");
@@ -46,7 +50,10 @@ class FailingStore : public Store {
   StatusOr<std::vector<CheckpointRow>> ListCheckpoints(std::string_view w, int64_t a, int l) const override {
     return real_->ListCheckpoints(w, a, l);
   }
-  StatusOr<ResourceRow> GetResource(std::string_view n) const override { return real_->GetResource(n); }
+  StatusOr<ResourceRow> GetResource(std::string_view n) const override {
+    if (const auto first = std::exchange(before_next_resource, {})) first();
+    return real_->GetResource(n);
+  }
   StatusOr<Page<ResourceRow>> ListResources(ResourceKind k, std::string_view p, int s,
                                             std::string_view c) const override {
     return real_->ListResources(k, p, s, c);
@@ -112,6 +119,31 @@ class CoordinatorTest : public ::testing::Test {
     request.request_hash = "hash";
     request.payload = {.spec = "spec " + id, .task = "task"};
     return request;
+  }
+  /// A job that makes an adapter, given to worker "w": what its commit will be.
+  CommitRequest GrantedCommit(const std::string& id) {
+    const std::string adapter = "projects/default/adapters/" + id;
+    SubmitRequest request = Request(id);
+    request.reserves = {adapter};
+    const auto work = coordinator_->Submit(std::move(request));
+    SBORA_CHECK(work.ok(), "{}", work.status().ToString());
+    const auto granted = Sync(Report());
+    SBORA_CHECK(granted.ok() && granted->start.size() == 1, "{}", granted.status().ToString());
+    CommitRequest commit;
+    commit.worker = "w";
+    commit.instance_uuid = "w-1";
+    commit.lease = granted->start[0].lease;
+    commit.result = "done";
+    commit.resources = {InsertResource{.row = {.kind = ResourceKind::kAdapter,
+                                               .uid = "0190-adapter",
+                                               .project = "default",
+                                               .id = id,
+                                               .name = adapter,
+                                               .version = 1,
+                                               .create_ms = 1,
+                                               .payload = "adapter"},
+                                       .by_work = work->row.uid}};
+    return commit;
   }
   StatusOr<SyncResponse> Sync(SyncRequest request) {
     auto answer = std::make_shared<std::promise<StatusOr<SyncResponse>>>();
@@ -221,30 +253,11 @@ TEST_F(CoordinatorTest, ASecondCallOfAWorkerReplacesTheFirst) {
 }
 
 TEST_F(CoordinatorTest, CommitMakesTheAdapterInTheSameTransactionAndOnce) {
-  SubmitRequest request = Request("a");
-  request.reserves = {"projects/default/adapters/a"};
-  const auto work = coordinator_->Submit(std::move(request));
-  ASSERT_TRUE(work.ok()) << work.status();
+  CommitRequest commit = GrantedCommit("a");
+  const std::string name = Request("a").name;
   SubmitRequest clash = Request("b");
   clash.reserves = {"projects/default/adapters/a"};
   EXPECT_EQ(coordinator_->Submit(std::move(clash)).status().reason(), "NAME_TAKEN");
-  const auto granted = Sync(Report());
-  ASSERT_TRUE(granted.ok());
-  ASSERT_EQ(granted->start.size(), 1u);
-  CommitRequest commit;
-  commit.worker = "w";
-  commit.instance_uuid = "w-1";
-  commit.lease = granted->start[0].lease;
-  commit.result = "done";
-  commit.resources = {InsertResource{.row = {.kind = ResourceKind::kAdapter,
-                                             .uid = "0190-adapter",
-                                             .project = "default",
-                                             .id = "a",
-                                             .name = "projects/default/adapters/a",
-                                             .version = 1,
-                                             .create_ms = 1,
-                                             .payload = "adapter"},
-                                     .by_work = work->row.uid}};
   bool committed = true;
   ASSERT_TRUE(coordinator_->CheckLease(commit.lease, &committed).ok());
   EXPECT_FALSE(committed);
@@ -255,12 +268,55 @@ TEST_F(CoordinatorTest, CommitMakesTheAdapterInTheSameTransactionAndOnce) {
   commit.lease.uid = "somebody else's";
   EXPECT_EQ(coordinator_->CommitAttempt(commit).reason(), "LEASE_FENCED");
   EXPECT_EQ(store_->GetResource("projects/default/adapters/a")->payload, "adapter");
-  const auto ended = coordinator_->Wait(work->row.name, SystemClock().Now() + std::chrono::seconds(5));
+  const auto ended = coordinator_->Wait(name, SystemClock().Now() + std::chrono::seconds(5));
   ASSERT_TRUE(ended.ok());
   EXPECT_EQ(ended->row.state, JobState::kSucceeded);
-  EXPECT_EQ(coordinator_->Cancel(work->row.name, 0).status().reason(), "JOB_ENDED");
-  EXPECT_TRUE(coordinator_->Delete(work->row.name, 0).ok());
-  EXPECT_EQ(coordinator_->Cancel(work->row.name, 0).status().reason(), "WORK_NOT_FOUND");
+  EXPECT_EQ(coordinator_->Cancel(name, 0).status().reason(), "JOB_ENDED");
+  EXPECT_TRUE(coordinator_->Delete(name, 0).ok());
+  EXPECT_EQ(coordinator_->Cancel(name, 0).status().reason(), "WORK_NOT_FOUND");
+}
+
+// An agent repeats a commit whose answer is late, while the first is still under way.
+TEST_F(CoordinatorTest, ARepeatThatTheFirstCommitOvertakesIsOk) {
+  const CommitRequest commit = GrantedCommit("a");
+  Status first;
+  store_->before_next_resource = [&] { first = coordinator_->CommitAttempt(commit); };
+  const Status repeat = coordinator_->CommitAttempt(commit);
+  EXPECT_TRUE(first.ok()) << first;
+  EXPECT_TRUE(repeat.ok()) << repeat;
+  EXPECT_EQ(store_->GetWork(Request("a").name)->row.state, JobState::kSucceeded);
+}
+
+TEST_F(CoordinatorTest, ATaskThatNoAgentTakesIsRefusedWithItsSize) {
+  SubmitRequest request = Request("large");
+  request.payload.task = std::string(kMaxTaskBytes + 1, 't');
+  const Status refused = coordinator_->Submit(request).status();
+  EXPECT_EQ(refused.code(), StatusCode::kInvalidArgument) << refused;
+  EXPECT_EQ(refused.reason(), "TASK_TOO_LARGE") << refused;
+  for (const std::string& part : {request.name, fmt::format("has {} bytes", kMaxTaskBytes + 1), fmt::format("at most {}", kMaxTaskBytes),
+                                  std::string("a smaller rank")}) {
+    EXPECT_THAT(refused.message(), ::testing::HasSubstr(part));
+  }
+  EXPECT_EQ(store_->GetWork(request.name).status().code(), StatusCode::kNotFound);
+  request.payload.task.pop_back();
+  EXPECT_TRUE(coordinator_->Submit(request).ok());
+}
+
+TEST_F(CoordinatorTest, AValidationThatComesTooLateChangesNothing) {
+  SubmitRequest request = Request("a");
+  request.validated = false;
+  ASSERT_TRUE(coordinator_->Submit(request).ok());
+  const EventItem found{.time_ms = 1, .level = 1, .type = "DATA_CHECKED", .message = "fine"};
+  const Failure failure{.code = 3, .reason = "INVALID_DATASET", .message = "not fine"};
+  ASSERT_TRUE(coordinator_->MarkValidated(request.name, found).ok());
+  for (const Status& late : {coordinator_->MarkValidated(request.name, found), coordinator_->FailValidation(request.name, failure)}) {
+    EXPECT_EQ(late.code(), StatusCode::kFailedPrecondition) << late;
+    EXPECT_EQ(late.reason(), "NOT_VALIDATING") << late;
+    EXPECT_EQ(late.message(), request.name + " is QUEUED, not VALIDATING");
+  }
+  EXPECT_EQ(store_->GetWork(request.name)->row.state, JobState::kQueued);
+  ASSERT_TRUE(coordinator_->Cancel(request.name, 0).ok());
+  EXPECT_EQ(coordinator_->FailValidation(request.name, failure).reason(), "JOB_ENDED");
 }
 
 TEST_F(CoordinatorTest, AFailedCommitStopsServingAndNothingAcceptedIsLost) {

@@ -32,6 +32,18 @@ TEST_F(SchedulerTest, RunsAJobToItsEnd) {
   EXPECT_THAT(events->back().message, ::testing::HasSubstr("RUNNING -> SUCCEEDED"));
 }
 
+TEST_F(SchedulerTest, WorkThatIsNotInMemoryIsNamed) {
+  const std::string name = h_.Submit("a");
+  const core::LeaseId lease = Run(name);
+  ASSERT_TRUE(CommitAttempt(lease).ok());
+  for (const std::string& gone : {name, std::string("projects/default/fineTuningJobs/nobody")}) {
+    const Status status = h_.scheduler().Cancel(gone, 0, h_.At(), [](const Status&) {}).status();
+    EXPECT_EQ(status.code(), StatusCode::kNotFound) << status;
+    EXPECT_EQ(status.reason(), "WORK_NOT_ACTIVE") << status;
+    EXPECT_THAT(status.message(), ::testing::HasSubstr(gone));
+  }
+}
+
 TEST_F(SchedulerTest, NothingLeavesBeforeTheCommit) {
   h_.Submit("a");
   const SyncRequest request = h_.Report("w");

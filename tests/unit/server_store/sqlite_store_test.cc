@@ -4,8 +4,24 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sqlite3.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <unistd.h>
 
 #include "common/file.h"
+
+namespace {
+
+int64_t pretended_file_system = 0;  // its magic number; 0: what the kernel says
+
+}  // namespace
+
+/// In place of libc's: a machine that runs tests has nothing mounted over a network.
+extern "C" int statfs(const char* path, struct statfs* info) noexcept {
+  const auto result = static_cast<int>(::syscall(SYS_statfs, path, info));
+  if (pretended_file_system != 0) info->f_type = static_cast<decltype(info->f_type)>(pretended_file_system);
+  return result;
+}
 
 namespace sbora::server {
 namespace {
@@ -115,6 +131,39 @@ TEST_F(SqliteStoreTest, EveryFieldComesBack) {
   EXPECT_THAT(active->workers, ::testing::ElementsAre(worker));
   EXPECT_EQ(store_->FindCommittedBy("l")->value().row.uid, row.uid);
   EXPECT_FALSE(store_->FindCommittedBy("")->has_value());
+}
+
+TEST_F(SqliteStoreTest, AFolderOnANetworkFileSystemIsRefusedBeforeAnythingIsWritten) {
+  const std::filesystem::path folder = directory_->path() / "mounted";
+  std::filesystem::create_directory(folder);
+  const std::pair<int64_t, const char*> systems[] = {{0x6969, "NFS"},         {0x517B, "SMB"},      {0xFF534D42, "CIFS"},
+                                                     {0xFE534D42, "SMB2"},    {0x00C36400, "Ceph"}, {0x5346414F, "AFS"},
+                                                     {0x0BD00BD0, "Lustre"}};
+  for (const auto& [magic, system] : systems) {
+    pretended_file_system = magic;
+    const Status refused = OpenSqliteStore({.path = folder / "sbora.db"}).status();
+    pretended_file_system = 0;
+    EXPECT_EQ(refused.code(), StatusCode::kFailedPrecondition) << refused;
+    EXPECT_EQ(refused.reason(), "STORE_ON_NETWORK_FILE_SYSTEM") << refused;
+    EXPECT_THAT(refused.message(), ::testing::HasSubstr(fmt::format("{} is on {},", folder.string(), system)));
+    EXPECT_THAT(refused.message(), ::testing::HasSubstr("put --data-dir on a local disk"));
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(folder));
+}
+
+TEST_F(SqliteStoreTest, ALeaseEndsOnce) {
+  const WorkRow row = Row("a");
+  const LeaseRow lease{.id = {.uid = "l", .epoch = 1}, .work_uid = row.uid, .worker = "w", .instance_uuid = "i", .attempt = 1,
+                       .slots = {"s0"}};
+  ASSERT_TRUE(Write({Insert(row), PutLease{lease}}).ok());
+  ASSERT_TRUE(Write({DeleteLease{.uid = "l"}}).ok());
+  const Status gone = Write({DeleteLease{.uid = "l"}});
+  EXPECT_EQ(gone.code(), StatusCode::kNotFound) << gone;
+  EXPECT_EQ(gone.reason(), "LEASE_NOT_FOUND") << gone;
+  EXPECT_EQ(gone.message(), "lease l does not exist");
+  const Status parted = Write({DeleteLease{.uid = "l"}}, /*may_fail=*/false);
+  EXPECT_EQ(parted.reason(), "LEASE_NOT_FOUND") << parted;
+  EXPECT_THAT(parted.message(), ::testing::HasSubstr("the scheduler's memory and the store have parted"));
 }
 
 TEST_F(SqliteStoreTest, AnUpdateOfAnotherVersionOrOfEndedWorkIsRefused) {
