@@ -181,8 +181,18 @@ TEST_F(CliTest, PullTakesAJobsNameAndChecksHashes) {
 
 TEST_F(CliTest, PullOfAJobWithoutAdapterSaysItsState) {
   server_.jobs[kJob].set_state(v1::FineTuningJob::STATE_RUNNING);
-  EXPECT_EQ(Run({"pull", "tickets-1", "-o", (folder_.path() / "out").string()}), 4);
-  EXPECT_THAT(err_, HasSubstr("job tickets-1 is RUNNING"));
+  const std::vector<std::string> pull = {"pull", "tickets-1", "-o", (folder_.path() / "out").string()};
+  EXPECT_EQ(Run(pull), 4);
+  EXPECT_EQ(err_,
+            "error: job tickets-1 is RUNNING: it has an adapter once it has SUCCEEDED; follow it with sbora-client "
+            "watch tickets-1 [JOB_NOT_SUCCEEDED]\n");
+  server_.jobs[kJob].set_state(v1::FineTuningJob::STATE_FAILED);
+  EXPECT_EQ(Run(pull), 4);
+  EXPECT_THAT(err_, HasSubstr("job tickets-1 is FAILED: it left no adapter; sbora-client jobs get tickets-1 says why "
+                              "[JOB_NOT_SUCCEEDED]"));
+  server_.jobs[kJob].set_state(v1::FineTuningJob::STATE_SUCCEEDED);  // and its adapter was deleted
+  EXPECT_EQ(Run(pull), 3);
+  EXPECT_THAT(err_, HasSubstr("[ADAPTER_NOT_FOUND]"));
 }
 
 TEST_F(CliTest, ImportUploadsAndWaitsForTheOperation) {
@@ -197,6 +207,25 @@ TEST_F(CliTest, ImportUploadsAndWaitsForTheOperation) {
   EXPECT_EQ(server_.imports[0].files(0).path(), "m.gguf");
   EXPECT_EQ(server_.uploads[server_.imports[0].files(0).upload()], "GGUF");
   EXPECT_THAT(out_, HasSubstr("projects/default/models/m"));
+}
+
+TEST_F(CliTest, AnOperationThatAnswersWithAnotherMessageIsAFault) {
+  const std::string file = (folder_.path() / "m.gguf").string();
+  ASSERT_TRUE(WriteFileAtomic(file, "GGUF").ok());
+  server_.adapters["projects/default/adapters/a"].set_name("projects/default/adapters/a");
+  server_.operation_response.PackFrom(v1::Dataset());
+  const std::string target = (folder_.path() / "out").string();
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{"models", "import", file}, "sbora.v1.Model"},
+      {{"adapters", "export", "a", "-o", target}, "sbora.v1.ExportAdapterResult"},
+      {{"adapters", "merge", "a", "-o", target}, "sbora.v1.MergeAdaptersResult"}};
+  for (const auto& [command, expected] : cases) {
+    EXPECT_EQ(Run(command), 10) << command[1];
+    EXPECT_THAT(err_, HasSubstr("operations/o1 answers with \"type.googleapis.com/sbora.v1.Dataset\" instead of "));
+    EXPECT_THAT(err_, HasSubstr("instead of " + expected + "; "));
+    EXPECT_THAT(err_, HasSubstr("of one version? [BAD_OPERATION_RESPONSE]"));
+  }
+  EXPECT_FALSE(std::filesystem::exists(target));
 }
 
 TEST_F(CliTest, FailedOperationEndsWithOne) {
@@ -325,7 +354,27 @@ TEST_F(EvaluationsTest, ExamplesAreWrittenWholeAndReplaceAFile) {
   ASSERT_EQ(Run({"evaluations", "list"}), 0) << err_;
   EXPECT_THAT(out_, HasSubstr("last_number  100.0 %"));
   server_.evaluation_jobs.begin()->second.mutable_result()->clear_examples_file();
-  EXPECT_EQ(Run({"evaluations", "examples", "base", "-o", file}), 4);
+  for (const auto& [state, why] :
+       {std::pair(v1::EvaluationJob::STATE_RUNNING, "RUNNING and has them once it has SUCCEEDED"),
+        std::pair(v1::EvaluationJob::STATE_FAILED, "FAILED and left none; see sbora-client evaluations get base")}) {
+    server_.evaluation_jobs.begin()->second.set_state(state);
+    EXPECT_EQ(Run({"evaluations", "examples", "base", "-o", file}), 4);
+    EXPECT_THAT(err_, HasSubstr(std::string("evaluationJobs/base has no examples: it is ") + why + " [NO_EXAMPLES]"));
+  }
+}
+
+TEST_F(EvaluationsTest, CompareNamesTheEvaluationAndTheLineOfExamplesItCannotRead) {
+  Add("base", "", {true});
+  Add("odd", "", {true});
+  v1::EvaluationJob& odd = server_.evaluation_jobs["projects/default/evaluationJobs/odd"];
+  const std::string good = "{\"index\":0,\"expected\":\"7\",\"match\":true}\n";
+  for (const char* bad : {"{\"index\":1,\"expected\":\"7\",\"ma", "[]", "{\"index\":1,\"expected\":\"7\"}",
+                          "{\"index\":\"1\",\"expected\":\"7\",\"match\":true}"}) {
+    *odd.mutable_result()->mutable_examples_file() = server_.AddFile("odd.jsonl", good + bad);
+    EXPECT_EQ(Run({"evaluations", "compare", "base", "odd"}), 7) << bad;
+    EXPECT_THAT(err_, HasSubstr("evaluationJobs/odd: line 2 of the examples has no index, expected and match")) << bad;
+    EXPECT_THAT(err_, HasSubstr("evaluate again [BAD_EXAMPLES]")) << bad;
+  }
 }
 
 TEST_F(CliTest, UploadTurnsAFolderOfCsvFilesIntoOneSet) {
