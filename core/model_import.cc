@@ -68,7 +68,8 @@ Status CheckWeightFiles(const fs::path& dir) {
 StatusOr<std::string> ReadJsonObject(const fs::path& path, int64_t max_bytes) {
   SBORA_ASSIGN_OR_RETURN(std::string text, ReadFile(path, max_bytes));
   if (!Json::parse(text, nullptr, false).is_object()) {
-    return InvalidArgument("MODEL_FILE_MALFORMED", fmt::format("{} is no JSON object", path.string()));
+    return InvalidArgument("MODEL_FILE_MALFORMED", fmt::format("{} is no JSON object; save the model or fetch it again",
+                                                           path.string()));
   }
   return text;
 }
