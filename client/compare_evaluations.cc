@@ -72,8 +72,10 @@ StatusOr<ScoredExamples> ParseExamples(std::string_view jsonl) {
     const bool good = json.is_object() && json.contains("index") && json["index"].is_number_integer() &&
                       json.contains("match") && json["match"].is_boolean() && json.contains("expected") &&
                       json["expected"].is_string();
-    if (!good)
-      return DataLoss("BAD_EXAMPLES", fmt::format("line {} of the examples has no index, expected and match", line));
+    if (!good) {
+      return DataLoss("BAD_EXAMPLES", fmt::format("line {} of the examples has no index, expected and match: the file "
+                                                  "is damaged, or of another version; evaluate again", line));
+    }
     examples[json["index"].get<int64_t>()] = {json["expected"].get<std::string>(), json["match"].get<bool>()};
   }
   return examples;

@@ -10,7 +10,7 @@ namespace sbora::client {
 namespace {
 
 /// Hints by reason; the first whose key is part of the reason counts.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 16> kByReason = {{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 15> kByReason = {{
     {"MODEL_IN_USE", "wait for the jobs that use it, or cancel them: sbora-client jobs list"},
     {"DATASET_IN_USE", "wait for the jobs that use it, or cancel them: sbora-client jobs list"},
     {"JOB_NOT_TERMINAL", "end it first: sbora-client jobs (or evaluations) cancel NAME"},
@@ -26,7 +26,6 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 16> kByReaso
     {"DIRECTORY_NOT_EMPTY", ""},
     {"INSECURE_ADDRESS", ""},
     {"HASH_MISMATCH", "run the command again; if it happens again, the stored file is damaged: see the server's log"},
-    {"JOB_NOT_SUCCEEDED", "follow it with sbora-client watch JOB"},
 }};
 
 /// Users write the spec alone, in job.yaml and after --set; where it lies in a request is for programs.

@@ -52,6 +52,8 @@ struct ClientOptions {
   /// Between tries of a call that may be repeated.
   BackoffOptions retry{
       .initial = std::chrono::milliseconds(200), .maximum = std::chrono::milliseconds(2000), .max_attempts = 3};
+  /// Between tries of a transfer that does not move; granted anew whenever bytes have moved.
+  BackoffOptions transfer_retry = {};
   /// How long a watch or a wait that has had an answer goes on without another before it gives up.
   std::chrono::milliseconds reconnect_for{300'000};
   /// Longest time between two looks at an operation.
@@ -159,7 +161,8 @@ class Client {
   StatusOr<v1::Worker> DrainWorker(const std::string& name);
 
   /// Hashes and uploads the files one after the other; the answers are finished uploads in the same order. Broken
-  /// streams go on at the byte the server has. Errors: Cancelled STOPPED, DataLoss HASH_MISMATCH, reads, the server's.
+  /// streams go on at the byte the server has. Errors: Cancelled STOPPED, DataLoss HASH_MISMATCH, DataLoss FILE_SHRANK,
+  /// Unavailable UPLOAD_STALLED when the server takes no more, reads, the server's.
   StatusOr<std::vector<v1::Upload>> Upload(const std::vector<LocalFile>& files, const std::stop_token& stop,
                                            const TransferProgress& progress);
 
@@ -172,7 +175,7 @@ class Client {
   /// Downloads `files` into `directory`, which appears whole or not at all: it is filled under a temporary name beside
   /// it, every SHA-256 (and the manifest's, when given) is checked, then it is renamed. Errors: FailedPrecondition
   /// DIRECTORY_NOT_EMPTY without `force`, DataLoss HASH_MISMATCH, DataLoss BAD_FILE_NAME for a name that is no plain
-  /// file name, Cancelled STOPPED, the server's.
+  /// file name, DataLoss BAD_DIGEST for a hash that is none, NotFound NO_FILES, Cancelled STOPPED, the server's.
   Status Pull(const google::protobuf::RepeatedPtrField<v1::File>& files, const std::string& manifest_sha256,
               const std::filesystem::path& directory, const PullOptions& options);
 

@@ -41,14 +41,18 @@ StatusOr<std::string> ReadChunk(int fd, int64_t offset, int64_t size, const Loca
     const ssize_t got = ::pread(fd, bytes.data() + done, bytes.size() - done, offset + static_cast<int64_t>(done));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return FromErrno(errno, fmt::format("reading {}", file.path.string()));
-    if (got == 0)
-      return DataLoss("FILE_SHRANK", fmt::format("{} got shorter while it was uploaded", file.path.string()));
+    if (got == 0) {
+      return DataLoss("FILE_SHRANK",
+                      fmt::format("{} got shorter while it was read: it ends before byte {}; upload it again once "
+                                  "nothing writes to it", file.path.string(), offset + size));
+    }
     done += static_cast<size_t>(got);
   }
   return bytes;
 }
 
-Status CheckFiles(const google::protobuf::RepeatedPtrField<v1::File>& files, const std::string& manifest_sha256) {
+Status CheckFiles(const google::protobuf::RepeatedPtrField<v1::File>& files, const std::string& manifest_sha256,
+                  const std::filesystem::path& directory) {
   std::set<std::string> names;
   for (const v1::File& file : files) {
     if (!IsPlainName(file.path()) || !names.insert(file.path()).second) {
@@ -56,14 +60,17 @@ Status CheckFiles(const google::protobuf::RepeatedPtrField<v1::File>& files, con
                       fmt::format("the server names a file \"{}\", which is no plain, single file name", file.path()));
     }
     if (!IsSha256Hex(file.sha256())) {
-      return DataLoss("BAD_DIGEST", fmt::format("the server gives no SHA-256 for {}", file.path()));
+      return DataLoss("BAD_DIGEST", fmt::format("the server gives \"{}\" as SHA-256 of {}, which is none",
+                                                file.sha256(), file.path()));
     }
     if (file.path() == kManifestFile && !manifest_sha256.empty() && file.sha256() != manifest_sha256) {
       return DataLoss("HASH_MISMATCH",
                       fmt::format("manifest.json has SHA-256 {}, committed was {}", file.sha256(), manifest_sha256));
     }
   }
-  if (files.empty()) return NotFound("NO_FILES", "the resource holds no files");
+  if (files.empty()) {
+    return NotFound("NO_FILES", fmt::format("nothing to put in {}: the server lists no files", directory.string()));
+  }
   return OkStatus();
 }
 
@@ -140,7 +147,7 @@ StatusOr<v1::Upload> Client::UploadOne(const LocalFile& file, const std::stop_to
 
 Status Client::SendUpload(const v1::Upload& upload, const LocalFile& file, const std::stop_token& stop,
                           const std::function<void(int64_t)>& progress) {
-  Backoff backoff;
+  Backoff backoff(options_.transfer_retry);
   if (!upload.presigned_put_url().empty()) {
     while (true) {
       const Status status = HttpPutFile(upload.presigned_put_url(), file.path, upload.size_bytes(), {}, stop, progress);
@@ -158,7 +165,8 @@ Status Client::SendUpload(const v1::Upload& upload, const LocalFile& file, const
     }
     const Status status =
         received.ok()
-            ? Unavailable("UPLOAD_STALLED", fmt::format("the server took {} of {} bytes", offset, upload.size_bytes()))
+            ? Unavailable("UPLOAD_STALLED", fmt::format("the server took {} of {} bytes and no more; its log may say "
+                                                        "why", offset, upload.size_bytes()))
             : received.status();
     const bool again = IsRetryable(status.code()) || status.code() == StatusCode::kOutOfRange;
     if (!again || !backoff.Wait(SystemClock(), stop)) return status;
@@ -166,6 +174,7 @@ Status Client::SendUpload(const v1::Upload& upload, const LocalFile& file, const
     request.set_name(upload.name());
     SBORA_ASSIGN_OR_RETURN(const v1::Upload now,
                            Call(transfers_, &v1::TransferService::Stub::GetUpload, request, Repeat::kSafe));
+    if (now.received_bytes() > offset) backoff.Reset();
     offset = now.received_bytes();
   }
   return OkStatus();
@@ -203,7 +212,7 @@ StatusOr<int64_t> Client::SendStream(const v1::Upload& upload, int64_t offset, c
 
 Status Client::Pull(const google::protobuf::RepeatedPtrField<v1::File>& files, const std::string& manifest_sha256,
                     const std::filesystem::path& directory, const PullOptions& options) {
-  SBORA_RETURN_IF_ERROR(CheckFiles(files, manifest_sha256));
+  SBORA_RETURN_IF_ERROR(CheckFiles(files, manifest_sha256, directory));
   SBORA_RETURN_IF_ERROR(CheckPullTarget(directory, options.force));
   // "adapters/" and "." have no last part of their own.
   std::filesystem::path target = std::filesystem::absolute(directory).lexically_normal();
@@ -217,7 +226,7 @@ Status Client::Pull(const google::protobuf::RepeatedPtrField<v1::File>& files, c
   const int64_t total = std::accumulate(files.begin(), files.end(), int64_t{0},
                                         [](int64_t sum, const v1::File& file) { return sum + file.size_bytes(); });
   TransferOptions transfer_options;
-  transfer_options.backoff = options_.retry;
+  transfer_options.backoff = options_.transfer_retry;
   transfer_options.call_deadline = options_.call_timeout;
   TransferClient transfer(channel_, transfer_options);
   int64_t before = 0;

@@ -34,7 +34,9 @@ StatusOr<std::string> ReadFile(const std::filesystem::path& path, int64_t max_by
   if (!fd.valid()) return FromErrno(errno, fmt::format("opening {}", path.string()));
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0) return FromErrno(errno, fmt::format("inspecting {}", path.string()));
-  if (S_ISDIR(info.st_mode)) return InvalidArgument("NOT_A_FILE", fmt::format("{} is a folder", path.string()));
+  if (S_ISDIR(info.st_mode)) {
+    return InvalidArgument("NOT_A_FILE", fmt::format("{} is a folder; name a file", path.string()));
+  }
   std::string bytes;
   std::string buffer(1 << 16, '\0');
   while (true) {
@@ -43,7 +45,8 @@ StatusOr<std::string> ReadFile(const std::filesystem::path& path, int64_t max_by
     if (got < 0) return FromErrno(errno, fmt::format("reading {}", path.string()));
     if (got == 0) return bytes;
     if (static_cast<int64_t>(bytes.size()) + got > max_bytes) {
-      return OutOfRange("FILE_TOO_LARGE", fmt::format("{} is larger than {} bytes", path.string(), max_bytes));
+      return OutOfRange("FILE_TOO_LARGE", fmt::format("{} is larger than {} bytes, the most that is read of it",
+                                                      path.string(), max_bytes));
     }
     bytes.append(buffer.data(), static_cast<size_t>(got));
   }
@@ -117,7 +120,9 @@ StatusOr<MappedFile> MappedFile::Open(const std::filesystem::path& path) {
   if (!fd.valid()) return FromErrno(errno, fmt::format("opening {}", path.string()));
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0) return FromErrno(errno, fmt::format("inspecting {}", path.string()));
-  if (!S_ISREG(info.st_mode)) return InvalidArgument("NOT_A_FILE", fmt::format("{} is not a regular file", path.string()));
+  if (!S_ISREG(info.st_mode)) {
+    return InvalidArgument("NOT_A_FILE", fmt::format("{} is no regular file; name one", path.string()));
+  }
   MappedFile file;
   file.size_ = static_cast<size_t>(info.st_size);
   if (file.size_ == 0) return file;

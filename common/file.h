@@ -29,7 +29,8 @@ class UniqueFd {
   int fd_ = -1;
 };
 
-/// The whole file; OutOfRange FILE_TOO_LARGE when it is larger than `max_bytes`.
+/// The whole file. Errors: OutOfRange FILE_TOO_LARGE when it is larger than `max_bytes`; InvalidArgument NOT_A_FILE for
+/// a folder; what opening and reading give.
 StatusOr<std::string> ReadFile(const std::filesystem::path& path, int64_t max_bytes);
 
 /// Writes beside `path`, fsyncs, renames over it, fsyncs the folder: after a crash the file is the old or the new one.
@@ -57,6 +58,7 @@ class TempDirectory {
 };
 
 /// A read-only map of a whole file; empty files map to an empty span. Movable; the span dies with the object.
+/// Errors: InvalidArgument NOT_A_FILE; what opening and mapping give.
 class MappedFile {
  public:
   static StatusOr<MappedFile> Open(const std::filesystem::path& path);

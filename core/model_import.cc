@@ -69,8 +69,8 @@ Status CheckWeightFiles(const fs::path& dir) {
 StatusOr<std::string> ReadJsonObject(const fs::path& path, int64_t max_bytes) {
   SBORA_ASSIGN_OR_RETURN(std::string text, ReadFile(path, max_bytes));
   if (!ParseBoundedJson(text).is_object()) {
-    return InvalidArgument("MODEL_FILE_MALFORMED",
-                           fmt::format("{} is no JSON object of at most {} levels", path.string(), kMaxJsonDepth));
+    return InvalidArgument("MODEL_FILE_MALFORMED", fmt::format("{} is no JSON object of at most {} levels; save the model or fetch it again",
+                                                               path.string(), kMaxJsonDepth));
   }
   return text;
 }

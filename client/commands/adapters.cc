@@ -43,9 +43,13 @@ StatusOr<v1::Adapter> FindAdapter(Client& client, const std::string& name) {
   auto adapter = client.GetAdapter(AdapterName(client, name));
   if (adapter.ok() || adapter.status().code() != StatusCode::kNotFound) return adapter;
   const auto job = client.GetJob(client.ResourceName("fineTuningJobs", ShortName(name)));
-  if (!job.ok()) return adapter;
-  return FailedPrecondition("JOB_NOT_SUCCEEDED", fmt::format("job {} is {}; it has an adapter once it has SUCCEEDED",
-                                                             ShortName(name), StateName(job->state())));
+  if (!job.ok() || job->state() == v1::FineTuningJob::STATE_SUCCEEDED) return adapter;  // it was deleted
+  const std::string id = ShortName(name);
+  const std::string next =
+      IsTerminal(job->state())
+          ? fmt::format("it left no adapter; sbora-client jobs get {} says why", id)
+          : fmt::format("it has an adapter once it has SUCCEEDED; follow it with sbora-client watch {}", id);
+  return FailedPrecondition("JOB_NOT_SUCCEEDED", fmt::format("job {} is {}: {}", id, StateName(job->state()), next));
 }
 
 /// What an export or merge leaves alone, when the server knows it.
@@ -76,11 +80,7 @@ CommandResult ExportAdapter(CommandContext& context, const ExportFlags& flags) {
   SBORA_ASSIGN_OR_RETURN(google::longrunning::Operation operation, client->ExportAdapter(std::move(request)));
   SBORA_ASSIGN_OR_RETURN(operation, context.FinishOperation(std::move(operation), "exporting"));
   NoteChanged(context, operation);
-  v1::ExportAdapterResult result;
-  if (!operation.response().UnpackTo(&result)) {
-    return Internal("BAD_OPERATION_RESPONSE",
-                    fmt::format("{} answers with {}", operation.name(), operation.response().type_url()));
-  }
+  SBORA_ASSIGN_OR_RETURN(const auto result, ResponseOf<v1::ExportAdapterResult>(operation));
   SBORA_ASSIGN_OR_RETURN(const ExitCode code, PullFiles(context, result.files(), "", flags.directory, flags.force));
   if (context.globals().output != OutputFormat::kTable) context.PrintStreamed(result);
   return code;
@@ -108,11 +108,7 @@ CommandResult MergeAdapters(CommandContext& context, const MergeFlags& flags) {
     context.Note("the rows of sbora_fb adapters were rounded to NF4 again, which loses small changes: evaluate the merged "
                  "model, or merge --into float");
   }
-  v1::MergeAdaptersResult result;
-  if (!operation.response().UnpackTo(&result)) {
-    return Internal("BAD_OPERATION_RESPONSE",
-                    fmt::format("{} answers with {}", operation.name(), operation.response().type_url()));
-  }
+  SBORA_ASSIGN_OR_RETURN(const auto result, ResponseOf<v1::MergeAdaptersResult>(operation));
   SBORA_ASSIGN_OR_RETURN(const ExitCode code, PullFiles(context, result.files(), "", flags.directory, flags.force));
   if (context.globals().output != OutputFormat::kTable) context.PrintStreamed(result);
   return code;

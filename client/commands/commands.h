@@ -2,6 +2,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <fmt/format.h>
 #include <functional>
 #include <memory>
 #include <string>
@@ -57,6 +58,16 @@ std::string AdapterName(const Client& client, const std::string& name);
 /// Follows a job on stderr until it has ended; then prints it. With `stream` in JSON or YAML each message goes to
 /// stdout instead. Ctrl-C leaves the job running and says how to go on.
 CommandResult FollowJob(CommandContext& context, const std::string& job, bool stream);
+
+/// What a finished operation answers with. Errors: INTERNAL BAD_OPERATION_RESPONSE when that is another message.
+template <typename Response>
+StatusOr<Response> ResponseOf(const google::longrunning::Operation& operation) {
+  Response response;
+  if (operation.response().UnpackTo(&response)) return response;
+  return Internal("BAD_OPERATION_RESPONSE",
+                  fmt::format("{} answers with \"{}\" instead of {}; are client and server of one version?",
+                              operation.name(), operation.response().type_url(), Response::descriptor()->full_name()));
+}
 
 /// Checks files against their hashes and says where they are.
 CommandResult PullFiles(CommandContext& context, const google::protobuf::RepeatedPtrField<v1::File>& files,

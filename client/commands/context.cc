@@ -33,6 +33,7 @@ StatusOr<Client*> CommandContext::Connect(std::chrono::seconds default_call) {
   }
   if (options_.channel) {
     options.retry.initial = std::chrono::milliseconds(1);
+    options.transfer_retry.initial = std::chrono::milliseconds(1);
     options.poll_interval = std::chrono::milliseconds(1);
     client_ = std::make_unique<Client>(options_.channel, std::move(options));
     return client_.get();

@@ -24,6 +24,14 @@ StatusOr<v1::EvaluationJob> FindEvaluation(Client& client, const std::string& na
   return client.GetEvaluation(client.ResourceName("evaluationJobs", name));
 }
 
+Status NoExamples(const v1::EvaluationJob& job) {
+  const std::string why = IsTerminal(job.state()) ? fmt::format("and left none; see sbora-client evaluations get {}",
+                                                                ShortName(job.name()))
+                                                  : "and has them once it has SUCCEEDED";
+  return FailedPrecondition("NO_EXAMPLES",
+                            fmt::format("{} has no examples: it is {} {}", job.name(), StateName(job.state()), why));
+}
+
 StatusOr<std::string> ReadExamples(CommandContext& context, const v1::EvaluationJob& job) {
   SBORA_ASSIGN_OR_RETURN(const TempDirectory temp,
                          TempDirectory::Create(std::filesystem::temp_directory_path(), "sbora-examples"));
@@ -49,7 +57,9 @@ CommandResult Compare(CommandContext& context, const CompareFlags& flags) {
     examples.emplace_back();
     if (job.result().has_examples_file()) {
       SBORA_ASSIGN_OR_RETURN(const std::string lines, ReadExamples(context, job));
-      SBORA_ASSIGN_OR_RETURN(examples.back(), ParseExamples(lines));
+      auto parsed = ParseExamples(lines);
+      if (!parsed.ok()) return parsed.status().WithContext(job.name());
+      examples.back() = *std::move(parsed);
     }
     jobs.push_back(std::move(job));
   }
@@ -61,10 +71,7 @@ CommandResult Compare(CommandContext& context, const CompareFlags& flags) {
 }  // namespace
 
 Status WriteExamples(CommandContext& context, const v1::EvaluationJob& job, const std::string& file) {
-  if (!job.result().has_examples_file()) {
-    return FailedPrecondition("NO_EXAMPLES",
-                              fmt::format("{} has no examples: it is {}", job.name(), StateName(job.state())));
-  }
+  if (!job.result().has_examples_file()) return NoExamples(job);
   SBORA_ASSIGN_OR_RETURN(Client* const client, context.Connect());
   const std::filesystem::path target = std::filesystem::absolute(file);
   SBORA_ASSIGN_OR_RETURN(const TempDirectory temp, TempDirectory::Create(target.parent_path(), ".sbora-examples"));

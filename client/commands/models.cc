@@ -57,11 +57,7 @@ CommandResult Import(CommandContext& context, const ImportFlags& flags) {
     return ExitCode::kOk;
   }
   SBORA_ASSIGN_OR_RETURN(operation, context.FinishOperation(std::move(operation), "importing"));
-  v1::Model model;
-  if (!operation.response().UnpackTo(&model)) {
-    return Internal("BAD_OPERATION_RESPONSE",
-                    fmt::format("{} answers with {}", operation.name(), operation.response().type_url()));
-  }
+  SBORA_ASSIGN_OR_RETURN(const auto model, ResponseOf<v1::Model>(operation));
   context.Print(model);
   return ExitCode::kOk;
 }

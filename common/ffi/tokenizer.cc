@@ -56,7 +56,8 @@ StatusOr<Ids> Tokenizer::Encode(std::string_view text, bool add_special_tokens) 
 
 StatusOr<Tokenizer::Encoding> Tokenizer::EncodeWithEnds(std::string_view text, bool add_special_tokens) const {
   if (text.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max())) {
-    return InvalidArgument("TEXT_TOO_LONG", fmt::format("a text of {} bytes is too long to tokenise in one piece", text.size()));
+    return InvalidArgument("TEXT_TOO_LONG", fmt::format("a text of {} bytes is too long to tokenise in one piece: "
+                                                        "split it into texts under 2 GiB", text.size()));
   }
   SboraFfiError error;
   std::vector<Ids> ids;

@@ -17,6 +17,8 @@ namespace {
 struct Transfer {
   const std::stop_token* stop = nullptr;
   int fd = -1;                                                    // PUT reads here
+  const std::filesystem::path* path = nullptr;                    // PUT: of fd
+  int64_t size = 0;                                               // PUT
   const std::function<void(int64_t)>* on_bytes = nullptr;         // PUT
   const std::function<Status(std::string_view)>* sink = nullptr;  // GET
   CURL* handle = nullptr;
@@ -34,6 +36,11 @@ size_t ReadBody(char* buffer, size_t size, size_t count, void* user) {
       transfer->error = FromErrno(errno, "reading the file to upload");
       return CURL_READFUNC_ABORT;
     }
+    if (got == 0 && transfer->moved < transfer->size) {  // the store would wait for the rest
+      transfer->error = DataLoss("FILE_SHRANK", fmt::format("{} got shorter while it was read: it ends before byte {}",
+                                                            transfer->path->string(), transfer->size));
+      return CURL_READFUNC_ABORT;
+    }
     transfer->moved += got;
     if (*transfer->on_bytes) (*transfer->on_bytes)(transfer->moved);
     return static_cast<size_t>(got);
@@ -47,7 +54,9 @@ size_t WriteBody(char* data, size_t size, size_t count, void* user) {
   curl_easy_getinfo(transfer->handle, CURLINFO_RESPONSE_CODE, &code);
   if (code >= 300 || transfer->sink == nullptr) return bytes;  // an error's text; the code decides
   if (transfer->offset > 0 && code != 206) {
-    transfer->error = FailedPrecondition("HTTP_NO_RANGE", "the store ignored the offset asked for");
+    transfer->error = FailedPrecondition(
+        "HTTP_NO_RANGE", fmt::format("the object store answered HTTP {} to a request from byte {} on: it ignores "
+                                     "Range, which presigned downloads need", code, transfer->offset));
     return 0;
   }
   transfer->error = (*transfer->sink)(std::string_view(data, bytes));
@@ -70,9 +79,12 @@ Status Outcome(CURLcode result, Transfer& transfer) {
   long code = 0;
   curl_easy_getinfo(transfer.handle, CURLINFO_RESPONSE_CODE, &code);
   if (code >= 200 && code < 300) return OkStatus();
-  const bool later = code == 408 || code == 429 || code >= 500;
-  const std::string message = fmt::format("the object store answered HTTP {}", code);
-  return later ? Unavailable("HTTP_UNAVAILABLE", message) : FailedPrecondition("HTTP_REFUSED", message);
+  if (code == 408 || code == 429 || code >= 500) {
+    return Unavailable("HTTP_UNAVAILABLE", fmt::format("the object store answered HTTP {}; try again later", code));
+  }
+  return FailedPrecondition("HTTP_REFUSED",
+                            fmt::format("the object store answered HTTP {} to a presigned URL: it may have run out, so "
+                                        "try again, and compare the clocks of server and store", code));
 }
 
 Status Perform(const std::string& url, const HttpOptions& options, Transfer& transfer,
@@ -106,7 +118,7 @@ Status HttpPutFile(const std::string& url, const std::filesystem::path& path, in
                    const std::function<void(int64_t)>& on_bytes) {
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.valid()) return FromErrno(errno, fmt::format("opening {}", path.string()));
-  Transfer transfer{.stop = &stop, .fd = fd.get(), .on_bytes = &on_bytes};
+  Transfer transfer{.stop = &stop, .fd = fd.get(), .path = &path, .size = size_bytes, .on_bytes = &on_bytes};
   const std::unique_ptr<curl_slist, void (*)(curl_slist*)> headers(curl_slist_append(nullptr, "Expect:"),
                                                                   curl_slist_free_all);
   return Perform(url, options, transfer, [&](CURL* handle) {
@@ -122,7 +134,8 @@ Status HttpGet(const std::string& url, int64_t offset, const HttpOptions& option
                const std::function<Status(std::string_view)>& sink) {
   Transfer transfer{.stop = &stop, .sink = &sink, .offset = offset};
   return Perform(url, options, transfer, [&](CURL* handle) {
-    if (offset > 0) curl_easy_setopt(handle, CURLOPT_RESUME_FROM_LARGE, static_cast<curl_off_t>(offset));
+    // Not CURLOPT_RESUME_FROM: that makes a server without Range look like a broken connection, to be tried again.
+    if (offset > 0) curl_easy_setopt(handle, CURLOPT_RANGE, fmt::format("{}-", offset).c_str());
   });
 }
 

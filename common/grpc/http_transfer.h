@@ -18,8 +18,9 @@ struct HttpOptions {
   std::filesystem::path tls_ca = {};
 };
 
-/// PUTs the file. Unavailable HTTP_UNAVAILABLE for network errors, 408, 429 and 5xx; Cancelled STOPPED; otherwise
-/// FailedPrecondition HTTP_REFUSED with the status code.
+/// PUTs the file. Unavailable HTTP_UNAVAILABLE for network errors, 408, 429 and 5xx; Cancelled STOPPED; DataLoss
+/// FILE_SHRANK when the file has less than `size_bytes`; otherwise FailedPrecondition HTTP_REFUSED with the status
+/// code.
 Status HttpPutFile(const std::string& url, const std::filesystem::path& path, int64_t size_bytes,
                    const HttpOptions& options, const std::stop_token& stop,
                    const std::function<void(int64_t)>& on_bytes);

@@ -68,7 +68,10 @@ StatusOr<std::string> ReadAt(int fd, int64_t offset, int64_t size, const std::fi
     const ssize_t got = ::pread(fd, bytes.data() + done, bytes.size() - done, offset + static_cast<int64_t>(done));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return FromErrno(errno, fmt::format("reading {}", path.string()));
-    if (got == 0) return DataLoss("FILE_SHRANK", fmt::format("{} got shorter while it was uploaded", path.string()));
+    if (got == 0) {
+      return DataLoss("FILE_SHRANK", fmt::format("{} got shorter while it was read: it ends before byte {}",
+                                                 path.string(), offset + size));
+    }
     done += static_cast<size_t>(got);
   }
   return bytes;
@@ -142,7 +145,8 @@ Status TransferClient::SendBytes(const v1::Upload& upload, const std::filesystem
     }
     if (stop.stop_requested()) return Stopped();
     if (!backoff.Wait(SystemClock(), stop)) {
-      return received.ok() ? Unavailable("UPLOAD_STALLED", fmt::format("the server took {} of {} bytes", offset, total))
+      return received.ok() ? Unavailable("UPLOAD_STALLED", fmt::format("the server took {} of {} bytes and no more; "
+                                                                     "its log may say why", offset, total))
                            : received.status();
     }
     v1::GetUploadRequest request;

@@ -44,7 +44,8 @@ class TransferClient {
   TransferClient(std::shared_ptr<grpc::Channel> channel, TransferOptions options);
 
   /// Uploads the file at `path` under `parent` ("projects/{p}"); the answer has `path` = `name`, size, SHA-256 and
-  /// `object`. Errors: those of the calls; Cancelled STOPPED; DataLoss HASH_MISMATCH when the file changed meanwhile.
+  /// `object`. Errors: those of the calls; Cancelled STOPPED; DataLoss HASH_MISMATCH or FILE_SHRANK when the file
+  /// changed meanwhile; Unavailable UPLOAD_STALLED when the server takes no more; Internal UPLOAD_WITHOUT_OBJECT.
   StatusOr<v1::File> Upload(const std::string& parent, const std::filesystem::path& path, const std::string& name,
                             const std::stop_token& stop, const Progress& progress = {});
 

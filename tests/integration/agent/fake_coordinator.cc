@@ -129,6 +129,16 @@ void FakeCoordinator::BreakNextTransfer(int64_t after_bytes) {
   break_after_ = after_bytes;
 }
 
+void FakeCoordinator::StallUploads() {
+  MutexLock lock(mutex_);
+  uploads_stall_ = true;
+}
+
+void FakeCoordinator::SealWithoutObject() {
+  MutexLock lock(mutex_);
+  seals_without_object_ = true;
+}
+
 FakeCoordinator::LeaseView FakeCoordinator::View(const std::string& uid) {
   MutexLock lock(mutex_);
   return leases_.at(uid).view;
@@ -267,6 +277,7 @@ grpc::Status FakeCoordinator::WriteUpload(grpc::ServerContext*, grpc::ServerRead
     int64_t received = 0;
     {
       MutexLock lock(mutex_);
+      if (uploads_stall_) return grpc::Status::OK;
       UploadState& state = uploads_.at(name);
       if (request.offset() != state.upload.received_bytes()) {
         return ToGrpc(OutOfRange("UPLOAD_OFFSET", "expected " + std::to_string(state.upload.received_bytes())));
@@ -287,6 +298,8 @@ grpc::Status FakeCoordinator::FinishUpload(grpc::ServerContext*, const v1::Finis
   UploadState& state = uploads_.at(request->name());
   if (Sha256Hex(state.bytes) != state.upload.sha256()) return ToGrpc(DataLoss("HASH_MISMATCH", "other bytes"));
   state.upload.set_finished(true);
+  *upload = state.upload;
+  if (seals_without_object_) return grpc::Status::OK;
   state.upload.set_object("projects/default/objects/" + NewUuid7());
   objects_[state.upload.object()] = state.bytes;
   *upload = state.upload;

@@ -49,6 +49,9 @@ class FakeCoordinator : public worker::v1::WorkerService::Service, public v1::Tr
   void set_silent(bool silent);
   /// The next WriteUpload and Download break once after this many bytes.
   void BreakNextTransfer(int64_t after_bytes);
+  /// What a broken server does: WriteUpload ends well and has taken nothing; FinishUpload names no object.
+  void StallUploads();
+  void SealWithoutObject();
   LeaseView View(const std::string& uid);
   std::set<std::string> Instances();
   bool SawDraining();
@@ -100,6 +103,8 @@ class FakeCoordinator : public worker::v1::WorkerService::Service, public v1::Tr
   bool saw_draining_ = false;
   worker::v1::SynchronizeRequest last_request_;
   std::optional<int64_t> break_after_;
+  bool uploads_stall_ = false;
+  bool seals_without_object_ = false;
   int64_t next_epoch_ = 1;
   int64_t sequence_ = 0;
   int port_ = 0;

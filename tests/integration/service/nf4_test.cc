@@ -4,7 +4,7 @@
 
 #include "core/nf4_model.h"
 #include "core/patch.h"
-#include "tests/integration/service/small_job.h"
+#include "tests/integration/service/service_fixture.h"
 
 namespace sbora::testing {
 namespace {
@@ -12,25 +12,17 @@ namespace {
 namespace fs = std::filesystem;
 using std::chrono::seconds;
 
-class ServiceNf4Test : public ::testing::Test {
+class ServiceNf4Test : public OwnServiceTest {
  protected:
-  void SetUp() override {
-    auto service = StartWithInputs();
-    ASSERT_TRUE(service.ok()) << service.status();
-    service_ = std::move(*service);
-  }
-  client::Client& client() { return service_->client(); }
-  fs::path Dir(const std::string& name) { return service_->directory() / name; }
-
   void Train(const std::string& id, v1::Method method, const std::string& model = "tiny") {
     auto spec = SmallSpec(12);
     spec.set_model(model);
     spec.set_quantization(v1::QUANTIZATION_NF4);
     spec.mutable_adapter()->set_method(method);
     spec.mutable_training()->set_learning_rate(1e-2);
-    ASSERT_TRUE(service_->Submit(id, spec).ok());
-    const auto done = service_->WaitForState(id, v1::FineTuningJob::STATE_SUCCEEDED, seconds(120));
-    ASSERT_TRUE(done.ok()) << done.status() << service_->Logs();
+    ASSERT_TRUE(service().Submit(id, spec).ok());
+    const auto done = service().WaitForState(id, v1::FineTuningJob::STATE_SUCCEEDED, seconds(120));
+    ASSERT_TRUE(done.ok()) << done.status() << service().Logs();
   }
   StatusOr<double> Loss(v1::EvaluationSpec spec) {
     v1::CreateEvaluationJobRequest request;
@@ -47,23 +39,15 @@ class ServiceNf4Test : public ::testing::Test {
     spec.set_model(model);
     spec.set_base_quantization(quantization);
     const auto loss = Loss(spec);
-    EXPECT_TRUE(loss.ok()) << loss.status() << service_->Logs();
+    EXPECT_TRUE(loss.ok()) << loss.status() << service().Logs();
     return loss.ok() ? *loss : -1;
   }
   double LossOfAdapter(const std::string& adapter) {
     v1::EvaluationSpec spec;
     spec.set_adapter(adapter);
     const auto loss = Loss(spec);
-    EXPECT_TRUE(loss.ok()) << loss.status() << service_->Logs();
+    EXPECT_TRUE(loss.ok()) << loss.status() << service().Logs();
     return loss.ok() ? *loss : -1;
-  }
-  template <typename Result>
-  Status PullResult(StatusOr<google::longrunning::Operation> operation, const std::string& name) {
-    SBORA_RETURN_IF_ERROR(operation.status());
-    SBORA_ASSIGN_OR_RETURN(const auto done, client().WaitOperation(*std::move(operation), {}, {}));
-    Result result;
-    if (done.has_error() || !done.response().UnpackTo(&result)) return Internal("OPERATION", done.error().message());
-    return client().Pull(result.files(), "", Dir(name), {});
   }
   Status Merge(const std::string& adapter, const std::string& name, v1::MergeTarget into = v1::MERGE_TARGET_UNSPECIFIED) {
     v1::MergeAdaptersRequest request;
@@ -71,8 +55,6 @@ class ServiceNf4Test : public ::testing::Test {
     request.set_into(into);
     return PullResult<v1::MergeAdaptersResult>(client().MergeAdapters(request), name);
   }
-
-  std::unique_ptr<Service> service_;
 };
 
 TEST_F(ServiceNf4Test, AMergeIntoNf4IsAModelLikeAnyOther) {
@@ -82,11 +64,11 @@ TEST_F(ServiceNf4Test, AMergeIntoNf4IsAModelLikeAnyOther) {
   EXPECT_LT(adapted, quantised - 0.01);
 
   const Status merged = Merge("fa", "merged");
-  ASSERT_TRUE(merged.ok()) << merged << service_->Logs();
+  ASSERT_TRUE(merged.ok()) << merged << service().Logs();
   const auto folder = core::Nf4ModelFolder::Open(Dir("merged"));
   ASSERT_TRUE(folder.ok()) << folder.status();
-  const Status imported = service_->ImportModel(Dir("merged"), "merged");
-  ASSERT_TRUE(imported.ok()) << imported << service_->Logs();
+  const Status imported = service().ImportModel(Dir("merged"), "merged");
+  ASSERT_TRUE(imported.ok()) << imported << service().Logs();
   const auto model = client().GetModel(client().ResourceName("models", "merged"));
   ASSERT_TRUE(model.ok()) << model.status();
   EXPECT_EQ(model->quantization(), v1::QUANTIZATION_NF4);
@@ -109,7 +91,7 @@ TEST_F(ServiceNf4Test, AMergeIntoNf4IsAModelLikeAnyOther) {
   request.set_name(client().ResourceName("adapters", "fb"));
   request.set_format(v1::EXPORT_FORMAT_PATCH);
   const Status patched = PullResult<v1::ExportAdapterResult>(client().ExportAdapter(request), "patch");
-  ASSERT_TRUE(patched.ok()) << patched << service_->Logs();
+  ASSERT_TRUE(patched.ok()) << patched << service().Logs();
   const auto reversed = core::ReversePatch(Dir("twice"), Dir("patch"), Dir("once"));
   ASSERT_TRUE(reversed.ok()) << reversed.status();
   for (const char* file : {"config.json", "model.safetensors", "tokenizer.json"}) {
@@ -121,8 +103,8 @@ TEST_F(ServiceNf4Test, DenseAdaptersMergeIntoTheDequantisedBase) {
   ASSERT_NO_FATAL_FAILURE(Train("lora", v1::METHOD_LORA));
   EXPECT_EQ(Merge("lora", "never").reason(), "MERGE_DENSE_NF4");
   const Status merged = Merge("lora", "float", v1::MERGE_TARGET_FLOAT);
-  ASSERT_TRUE(merged.ok()) << merged << service_->Logs();
-  ASSERT_TRUE(service_->ImportModel(Dir("float"), "float").ok());
+  ASSERT_TRUE(merged.ok()) << merged << service().Logs();
+  ASSERT_TRUE(service().ImportModel(Dir("float"), "float").ok());
   EXPECT_NEAR(LossOfModel("float"), LossOfAdapter("lora"), 1e-4);
 }
 

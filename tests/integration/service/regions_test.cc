@@ -8,7 +8,7 @@
 #include "core/model_folder.h"
 #include "core/patch.h"
 #include "core/region.h"
-#include "tests/integration/service/small_job.h"
+#include "tests/integration/service/service_fixture.h"
 
 namespace sbora::testing {
 namespace {
@@ -16,45 +16,27 @@ namespace {
 namespace fs = std::filesystem;
 using std::chrono::seconds;
 
-class ServiceRegionsTest : public ::testing::Test {
+class ServiceRegionsTest : public OwnServiceTest {
  protected:
-  void SetUp() override {
-    auto service = StartWithInputs();
-    ASSERT_TRUE(service.ok()) << service.status();
-    service_ = std::move(*service);
-  }
-  client::Client& client() { return service_->client(); }
-  fs::path Dir(const std::string& name) { return service_->directory() / name; }
-
   void Train(const std::string& id) {
     auto spec = SmallSpec(4);
     spec.mutable_adapter()->set_rank(12);  // of 32: without asking, two of them nearly always meet
     spec.mutable_adapter()->set_disjoint_from_all(true);
-    const auto job = service_->Submit(id, spec);
+    const auto job = service().Submit(id, spec);
     ASSERT_TRUE(job.ok()) << job.status();
   }
   void Finish(const std::string& id) {
-    const auto done = service_->WaitForState(id, v1::FineTuningJob::STATE_SUCCEEDED, seconds(120));
-    ASSERT_TRUE(done.ok()) << done.status() << service_->Logs();
+    const auto done = service().WaitForState(id, v1::FineTuningJob::STATE_SUCCEEDED, seconds(120));
+    ASSERT_TRUE(done.ok()) << done.status() << service().Logs();
     const auto adapter = client().GetAdapter(done->adapter());
     ASSERT_TRUE(adapter.ok()) << adapter.status();
     ASSERT_TRUE(client().Pull(adapter->files(), adapter->manifest_sha256(), Dir(id), {}).ok());
-  }
-  template <typename Result>
-  Status PullResult(StatusOr<google::longrunning::Operation> operation, const std::string& name) {
-    SBORA_RETURN_IF_ERROR(operation.status());
-    SBORA_ASSIGN_OR_RETURN(const auto done, client().WaitOperation(*std::move(operation), {}, {}));
-    Result result;
-    if (done.has_error() || !done.response().UnpackTo(&result)) return Internal("OPERATION", done.error().message());
-    return client().Pull(result.files(), "", Dir(name), {});
   }
   Status Merge(const std::vector<std::string>& adapters, const std::string& name) {
     v1::MergeAdaptersRequest request;
     for (const std::string& adapter : adapters) request.add_adapters(adapter);
     return PullResult<v1::MergeAdaptersResult>(client().MergeAdapters(request), name);
   }
-
-  std::unique_ptr<Service> service_;
 };
 
 TEST_F(ServiceRegionsTest, TwoTasksMergeExactlyInAnyOrderAndComeOutAgain) {
@@ -62,7 +44,7 @@ TEST_F(ServiceRegionsTest, TwoTasksMergeExactlyInAnyOrderAndComeOutAgain) {
   auto spec = SmallSpec(4);
   spec.mutable_adapter()->set_rank(12);
   spec.mutable_adapter()->set_disjoint_from_all(true);
-  EXPECT_EQ(service_->Submit("three", spec).status().reason(), "REGION_EXHAUSTED");
+  EXPECT_EQ(service().Submit("three", spec).status().reason(), "REGION_EXHAUSTED");
   for (const char* id : {"one", "two"}) ASSERT_NO_FATAL_FAILURE(Finish(id));
 
   v1::CompareAdaptersRequest compare;
@@ -72,8 +54,8 @@ TEST_F(ServiceRegionsTest, TwoTasksMergeExactlyInAnyOrderAndComeOutAgain) {
   ASSERT_TRUE(compared.ok()) << compared.status();
   EXPECT_TRUE(compared->merges_exactly());
 
-  ASSERT_TRUE(Merge({"one", "two"}, "forth").ok()) << service_->Logs();
-  ASSERT_TRUE(Merge({"two", "one"}, "back").ok()) << service_->Logs();
+  ASSERT_TRUE(Merge({"one", "two"}, "forth").ok()) << service().Logs();
+  ASSERT_TRUE(Merge({"two", "one"}, "back").ok()) << service().Logs();
   const auto base = core::ModelFolder::Open(Dir("tiny"));
   const auto forth = core::ModelFolder::Open(Dir("forth"));
   const auto back = core::ModelFolder::Open(Dir("back"));
@@ -84,7 +66,7 @@ TEST_F(ServiceRegionsTest, TwoTasksMergeExactlyInAnyOrderAndComeOutAgain) {
   std::map<std::string, std::map<int64_t, std::string>> owner;  // weight -> column -> adapter
   std::map<std::string, core::ModelFolder> solo;
   for (const std::string id : {"one", "two"}) {
-    ASSERT_TRUE(Merge({id}, "solo-" + id).ok()) << service_->Logs();
+    ASSERT_TRUE(Merge({id}, "solo-" + id).ok()) << service().Logs();
     solo.emplace(id, core::ModelFolder::Open(Dir("solo-" + id)).value());
     const auto adapter = core::AdapterFolder::Open(Dir(id));
     ASSERT_TRUE(adapter.ok()) << adapter.status();
@@ -112,7 +94,7 @@ TEST_F(ServiceRegionsTest, TwoTasksMergeExactlyInAnyOrderAndComeOutAgain) {
   v1::ExportAdapterRequest patch;
   patch.set_name(client().ResourceName("adapters", "one"));
   patch.set_format(v1::EXPORT_FORMAT_PATCH);
-  ASSERT_TRUE(PullResult<v1::ExportAdapterResult>(client().ExportAdapter(patch), "patch").ok()) << service_->Logs();
+  ASSERT_TRUE(PullResult<v1::ExportAdapterResult>(client().ExportAdapter(patch), "patch").ok()) << service().Logs();
   const auto applied = core::ApplyPatch(Dir("tiny"), Dir("patch"), Dir("applied"));
   ASSERT_TRUE(applied.ok()) << applied.status();
   EXPECT_EQ(core::ModelFolder::Open(Dir("applied"))->ComputeBaseHash(), solo.at("one").ComputeBaseHash());

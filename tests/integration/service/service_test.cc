@@ -8,29 +8,14 @@
 #include "core/adapter.h"
 #include "core/full_checkpoint.h"
 #include "core/peft_export.h"
-#include "tests/integration/service/small_job.h"
+#include "tests/integration/service/service_fixture.h"
 
 namespace sbora::testing {
 namespace {
 
 using std::chrono::seconds;
 
-class ServiceTest : public ::testing::Test {
- protected:
-  static void SetUpTestSuite() {
-    auto service = StartWithInputs();
-    ASSERT_TRUE(service.ok()) << service.status();
-    service_ = std::move(*service).release();
-  }
-  static void TearDownTestSuite() { delete std::exchange(service_, nullptr); }
-  void SetUp() override { ASSERT_NE(service_, nullptr); }
-
-  Service& service() { return *service_; }
-  std::string Job(const std::string& id) { return service().client().ResourceName("fineTuningJobs", id); }
-
- private:
-  static inline Service* service_ = nullptr;  // one for the suite: starting and importing take seconds
-};
+using ServiceTest = SharedServiceTest;
 
 TEST_F(ServiceTest, AJobRunsToItsAdapterWhichCanBePulledExportedMergedAndEvaluated) {
   auto spec = SmallSpec(12);

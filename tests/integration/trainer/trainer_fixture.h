@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <csignal>
 #include <filesystem>
 #include <string>
 #include <utility>
@@ -24,6 +25,11 @@ using trainer::v1::TrainerMessage;
 
 inline constexpr int kSamples = 22;
 inline constexpr int kRank = 4;
+
+/// For RunTrainer: kills the run as soon as it tells of its checkpoint of step 4.
+inline void KillAtCheckpointFour(TrainerProcess& process, const TrainerMessage& message) {
+  if (message.has_checkpoint() && message.checkpoint().step() == 4) process.Signal(SIGKILL);
+}
 
 inline std::string Slurp(const fs::path& path) { return *ReadFile(path, 64 << 20); }
 

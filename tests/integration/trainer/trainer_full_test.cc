@@ -1,6 +1,4 @@
 // Full fine-tuning through the real program: a checkpoint in an adapter's place, resume, and what can be done with it.
-#include <csignal>
-
 #include "core/full_checkpoint.h"
 #include "tests/integration/trainer/trainer_fixture.h"
 
@@ -74,10 +72,7 @@ TEST_P(FullTest, LeavesAWholeCheckpointThatEvaluatesAsAModelAndInTheBasesPlace) 
 
 TEST_P(FullTest, AKilledAndResumedRunGivesTheSameBytes) {
   ASSERT_NO_FATAL_FAILURE(Train());
-  const auto kill_at_four = [](TrainerProcess& process, const TrainerMessage& message) {
-    if (message.has_checkpoint() && message.checkpoint().step() == 4) process.Signal(SIGKILL);
-  };
-  ASSERT_EQ(RunTrainer(FullAssignment("killed"), Log(), kill_at_four).exit_code, 128 + SIGKILL);
+  ASSERT_EQ(RunTrainer(FullAssignment("killed"), Log(), KillAtCheckpointFour).exit_code, 128 + SIGKILL);
   const int64_t newest = NewestCheckpoint("killed");
   EXPECT_GE(newest, 4);
   const TrainerRun resumed = RunTrainer(FullAssignment("killed"), Log());
@@ -102,10 +97,7 @@ TEST_P(FullTest, InEightBitsAKilledAndResumedRunGivesTheSameBytesToo) {
   EXPECT_LT(undisturbed.metrics.back().loss(), undisturbed.metrics.front().loss());
   EXPECT_FALSE(Weights("undisturbed") == Weights("reference"));
 
-  const auto kill_at_four = [](TrainerProcess& process, const TrainerMessage& message) {
-    if (message.has_checkpoint() && message.checkpoint().step() == 4) process.Signal(SIGKILL);
-  };
-  ASSERT_EQ(RunTrainer(in_8_bits("killed"), Log(), kill_at_four).exit_code, 128 + SIGKILL);
+  ASSERT_EQ(RunTrainer(in_8_bits("killed"), Log(), KillAtCheckpointFour).exit_code, 128 + SIGKILL);
   const auto state = core::SafetensorsFile::Open(Path("killed") / "checkpoints" / "ckpt-4" / "optimizer.safetensors");
   ASSERT_TRUE(state.ok()) << state.status();
   for (const char* name : {"m_codes", "v_codes"}) {

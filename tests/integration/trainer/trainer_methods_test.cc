@@ -1,7 +1,5 @@
 // LoRA, LoRA with a frozen A, and DoRA through the real program: what SBoRA's tests hold of training, resume and merge
 // holds for them too.
-#include <csignal>
-
 #include "core/adapter.h"
 #include "core/lora_init.h"
 #include "tests/integration/trainer/trainer_fixture.h"
@@ -64,10 +62,7 @@ TEST_P(MethodTest, TrainsAndLeavesACheckedAdapter) {
 
 TEST_P(MethodTest, AKilledAndResumedRunGivesTheSameBytes) {
   ASSERT_NO_FATAL_FAILURE(Train());
-  const auto kill_at_four = [](TrainerProcess& process, const TrainerMessage& message) {
-    if (message.has_checkpoint() && message.checkpoint().step() == 4) process.Signal(SIGKILL);
-  };
-  const TrainerRun first = RunTrainer(MethodAssignment("killed"), Log(), kill_at_four);
+  const TrainerRun first = RunTrainer(MethodAssignment("killed"), Log(), KillAtCheckpointFour);
   ASSERT_EQ(first.exit_code, 128 + SIGKILL);
   TaskAssignment other = MethodAssignment("killed");  // another A is another run
   other.mutable_task()->mutable_train()->mutable_spec()->mutable_adapter()->set_index_seed(43);

@@ -59,6 +59,7 @@ std::shared_ptr<grpc::Channel> FakeServer::Channel() { return server_->InProcess
 std::unique_ptr<Client> FakeServer::NewClient() {
   ClientOptions options;
   options.retry.initial = std::chrono::milliseconds(1);
+  options.transfer_retry.initial = std::chrono::milliseconds(1);
   options.poll_interval = std::chrono::milliseconds(1);
   return std::make_unique<Client>(Channel(), options);
 }
@@ -179,6 +180,12 @@ grpc::Status FakeServer::GetAdapter(Context*, const v1::GetAdapterRequest* reque
   return grpc::Status::OK;
 }
 
+grpc::Status FakeServer::ExportAdapter(Context*, const v1::ExportAdapterRequest*,
+                                       google::longrunning::Operation* operation) {
+  operation->set_name("projects/default/operations/o1");
+  return grpc::Status::OK;
+}
+
 grpc::Status FakeServer::MergeAdapters(Context*, const v1::MergeAdaptersRequest* request,
                                        google::longrunning::Operation* operation) {
   MutexLock lock(mutex_);
@@ -280,6 +287,7 @@ grpc::Status FakeServer::WriteUpload(Context*, grpc::ServerReader<v1::WriteUploa
   std::string name;
   while (reader->Read(&message)) {
     if (!message.name().empty()) name = message.name();
+    if (upload_stalls) break;
     v1::Upload& state = upload_states_[name];
     if (message.offset() != state.received_bytes()) return ToGrpc(OutOfRange("UPLOAD_OFFSET", "wrong offset"));
     uploads[name] += message.data();

@@ -48,6 +48,8 @@ class FakeServer : public v1::FineTuningService::Service,
   std::map<std::string, std::string> objects;
   /// The first WriteUpload streams take so many messages and then break.
   int upload_breaks = 0;
+  /// WriteUpload streams end well and have taken nothing.
+  bool upload_stalls = false;
   /// Calls of CreateFineTuningJob that fail with UNAVAILABLE before one succeeds.
   int create_failures = 0;
   Status create_error;
@@ -94,6 +96,7 @@ class FakeServer : public v1::FineTuningService::Service,
   grpc::Status GetModel(Context*, const v1::GetModelRequest*, v1::Model*) override;
   grpc::Status ImportModel(Context*, const v1::ImportModelRequest*, google::longrunning::Operation*) override;
   grpc::Status GetAdapter(Context*, const v1::GetAdapterRequest*, v1::Adapter*) override;
+  grpc::Status ExportAdapter(Context*, const v1::ExportAdapterRequest*, google::longrunning::Operation*) override;
   grpc::Status MergeAdapters(Context*, const v1::MergeAdaptersRequest*, google::longrunning::Operation*) override;
   grpc::Status CompareAdapters(Context*, const v1::CompareAdaptersRequest*, v1::CompareAdaptersResponse*) override;
   grpc::Status CreateEvaluationJob(Context*, const v1::CreateEvaluationJobRequest*, v1::EvaluationJob*) override;

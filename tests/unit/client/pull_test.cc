@@ -7,6 +7,8 @@
 namespace sbora::client {
 namespace {
 
+using ::testing::HasSubstr;
+
 class PullTest : public ::testing::Test {
  protected:
   PullTest() {
@@ -66,6 +68,24 @@ TEST_F(PullTest, NamesThatLeadOutOfTheFolderAreRefused) {
   files_.Mutable(0)->set_path("manifest.json");  // twice
   EXPECT_EQ(Pull().reason(), "BAD_FILE_NAME");
   EXPECT_FALSE(std::filesystem::exists(parent_.path() / "evil"));
+}
+
+TEST_F(PullTest, AHashThatIsNoneIsDataLoss) {
+  files_.Mutable(1)->set_sha256("abc");
+  const Status status = Pull();
+  EXPECT_EQ(status.code(), StatusCode::kDataLoss);
+  EXPECT_EQ(status.reason(), "BAD_DIGEST");
+  EXPECT_THAT(status.message(), HasSubstr("\"abc\" as SHA-256 of adapter_model.safetensors"));
+  EXPECT_EQ(LeftOvers(), 0u);
+}
+
+TEST_F(PullTest, NoFilesAreNoEmptyFolder) {
+  files_.Clear();
+  const Status status = Pull();
+  EXPECT_EQ(status.code(), StatusCode::kNotFound);
+  EXPECT_EQ(status.reason(), "NO_FILES");
+  EXPECT_THAT(status.message(), HasSubstr("nothing to put in " + target_.string()));
+  EXPECT_FALSE(std::filesystem::exists(target_));
 }
 
 TEST_F(PullTest, FullFolderNeedsForceAndIsReplacedWhole) {

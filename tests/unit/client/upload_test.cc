@@ -7,6 +7,8 @@
 namespace sbora::client {
 namespace {
 
+using ::testing::HasSubstr;
+
 class UploadTest : public ::testing::Test {
  protected:
   LocalFile Put(const std::string& name, const std::string& bytes) {
@@ -49,6 +51,37 @@ TEST_F(UploadTest, BrokenStreamGoesOnWhereTheServerIs) {
   ASSERT_TRUE(uploads.ok()) << uploads.status();
   EXPECT_EQ(server_.uploads[uploads->front().name()], large);
   EXPECT_EQ(server_.upload_streams, 3);
+}
+
+TEST_F(UploadTest, AStreamThatMovesMayBreakAnyNumberOfTimes) {
+  const std::string large(12'000'000, 'q');
+  server_.upload_breaks = 11;  // more than the tries of an upload that stands still
+  const auto uploads = server_.NewClient()->Upload({Put("a", large)}, {}, {});
+  ASSERT_TRUE(uploads.ok()) << uploads.status();
+  EXPECT_EQ(server_.upload_streams, 12);
+}
+
+TEST_F(UploadTest, AServerThatTakesNoMoreIsUnavailableAfterSomeTries) {
+  server_.upload_stalls = true;
+  const Status status = server_.NewClient()->Upload({Put("a", "xyz")}, {}, {}).status();
+  EXPECT_EQ(status.code(), StatusCode::kUnavailable);
+  EXPECT_EQ(status.reason(), "UPLOAD_STALLED");
+  EXPECT_THAT(status.message(), HasSubstr("uploading a: the server took 0 of 3 bytes and no more"));
+  EXPECT_THAT(status.message(), HasSubstr("its log"));
+  EXPECT_GT(server_.upload_streams, 1);
+}
+
+TEST_F(UploadTest, AFileThatShrinksMeanwhileIsDataLoss) {
+  const LocalFile file = Put("a", std::string(3'000'000, 'q'));
+  const Status status =
+      server_.NewClient()
+          ->Upload({file}, {}, [&](int64_t, int64_t) { std::filesystem::resize_file(file.path, 1'500'000); })
+          .status();
+  EXPECT_EQ(status.code(), StatusCode::kDataLoss);
+  EXPECT_EQ(status.reason(), "FILE_SHRANK");
+  EXPECT_THAT(status.message(), HasSubstr(file.path.string() + " got shorter"));
+  EXPECT_THAT(status.message(), HasSubstr("2097152"));
+  EXPECT_THAT(status.message(), HasSubstr("upload it again"));
 }
 
 TEST_F(UploadTest, MissingFileIsAnErrorBeforeAnyCall) {

@@ -3,7 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
 #include <thread>
+
+#include "common/file.h"
 
 namespace sbora {
 namespace {
@@ -63,6 +67,22 @@ TEST(TokenizerTest, TellsWhereEachTokenEnds) {
   EXPECT_EQ(encoding->ids, Ids(*tokenizer, "ab ac\n", true));
   EXPECT_THAT(encoding->ends, ElementsAre(0, 2, 4, 5, 6)) << "the first stands for no text";
   EXPECT_EQ(tokenizer->EncodeWithEnds("\xff", true).status().reason(), "INVALID_UTF8");
+}
+
+TEST(TokenizerTest, ATextThatEndsCannotBeCountedInIsRefused) {
+  const auto folder = TempDirectory::Create(std::filesystem::temp_directory_path(), "tokenizer");
+  ASSERT_TRUE(folder.ok()) << folder.status();
+  const std::filesystem::path file = folder->path() / "text";
+  std::ofstream(file).put('a');
+  std::filesystem::resize_file(file, uintmax_t{1} << 31);  // all holes
+  const auto text = MappedFile::Open(file);
+  ASSERT_TRUE(text.ok()) << text.status();
+  const auto* begin = reinterpret_cast<const char*>(text->bytes().data());
+  const Status status = Load()->EncodeWithEnds({begin, text->bytes().size()}, true).status();
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.reason(), "TEXT_TOO_LONG");
+  EXPECT_THAT(status.message(), HasSubstr("2147483648 bytes"));
+  EXPECT_THAT(status.message(), HasSubstr("split it"));
 }
 
 TEST(TokenizerTest, IgnoresSavedTruncationAndPadding) {

@@ -12,6 +12,7 @@ namespace sbora {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::HasSubstr;
 
 class TransferClientTest : public ::testing::Test {
  protected:
@@ -69,6 +70,32 @@ TEST_F(TransferClientTest, GoesOnAfterABreak) {
   server_.BreakNextTransfer(1'000'000);
   ASSERT_TRUE(client_->Download(*file, folder_->path() / "out", {}).ok());
   EXPECT_EQ(Read("out"), bytes);
+}
+
+TEST_F(TransferClientTest, AServerThatTakesNoMoreIsUnavailableAfterSomeTries) {
+  server_.StallUploads();
+  const Status status = client_->Upload("projects/default", Write("in", "xyz"), "name.bin", {}).status();
+  EXPECT_EQ(status.code(), StatusCode::kUnavailable);
+  EXPECT_EQ(status.reason(), "UPLOAD_STALLED");
+  EXPECT_THAT(status.message(), HasSubstr("uploading name.bin: the server took 0 of 3 bytes and no more; its log"));
+}
+
+TEST_F(TransferClientTest, AnUploadSealedWithoutAnObjectIsTheServersFault) {
+  server_.SealWithoutObject();
+  const Status status = client_->Upload("projects/default", Write("in", "xyz"), "name.bin", {}).status();
+  EXPECT_EQ(status.code(), StatusCode::kInternal);
+  EXPECT_EQ(status.reason(), "UPLOAD_WITHOUT_OBJECT");
+  EXPECT_THAT(status.message(), HasSubstr("uploading name.bin: the server sealed projects/default/uploads/"));
+}
+
+TEST_F(TransferClientTest, AFileThatShrinksMeanwhileIsDataLoss) {
+  const fs::path path = Write("in", Bytes(3'000'000));
+  const auto shrink = [&](int64_t, int64_t) { fs::resize_file(path, 1'500'000); };
+  const Status status = client_->Upload("projects/default", path, "name.bin", {}, shrink).status();
+  EXPECT_EQ(status.code(), StatusCode::kDataLoss);
+  EXPECT_EQ(status.reason(), "FILE_SHRANK");
+  EXPECT_THAT(status.message(), HasSubstr(path.string() + " got shorter while it was read"));
+  EXPECT_THAT(status.message(), HasSubstr("it ends before byte 2097152"));
 }
 
 TEST_F(TransferClientTest, TakesUpAPartOfAnEarlierRun) {

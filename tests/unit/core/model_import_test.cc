@@ -94,6 +94,22 @@ TEST_F(ModelImportTest, RefusesFoldersThatDoNotFitTheirConfig) {
   EXPECT_EQ(ModelFolder::Open(source_).status().reason(), "MODEL_INDEX_MALFORMED");
 }
 
+TEST_F(ModelImportTest, NamesTheFileThatIsNoJsonObject) {
+  WriteTinyModel(source_, TinyConfig());
+  for (const auto& [name, text] :
+       {std::pair("tokenizer.json", "{\"model\": "), std::pair("tokenizer_config.json", "[]"),
+        std::pair("generation_config.json", ""), std::pair("special_tokens_map.json", "null")}) {
+    const fs::path file = source_ / name;
+    const std::string before = fs::exists(file) ? ReadFile(file, 1 << 20).value() : "{}";
+    ASSERT_TRUE(WriteFileAtomic(file, text).ok());
+    const Status status = ImportModel(source_, dir_.path() / std::string("out-").append(name)).status();
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << name;
+    EXPECT_EQ(status.reason(), "MODEL_FILE_MALFORMED") << status;
+    EXPECT_THAT(status.message(), ::testing::HasSubstr(file.string() + " is no JSON object; save"));
+    ASSERT_TRUE(WriteFileAtomic(file, before).ok());
+  }
+}
+
 TEST_F(ModelImportTest, RefusesAFullOutputAndObeysCancel) {
   WriteTinyModel(source_, TinyConfig());
   fs::create_directories(out_);
