@@ -142,7 +142,7 @@ void HttpServer::Impl::AddRoutes() {
     if (!response.body.empty()) return;
     const int code = response.status;
     SendError(response, code == 404 ? NotFound("NO_SUCH_PAGE", fmt::format("nothing is at {}", request.path))
-                                    : InvalidArgument("BAD_REQUEST", fmt::format("HTTP status {}", code)));
+                                    : InvalidArgument("BAD_REQUEST", fmt::format("the request is refused with HTTP status {}", code)));
     response.status = code;
   });
   AddPage();

@@ -14,8 +14,8 @@ namespace {
 
 using std::chrono::seconds;
 
-constexpr int64_t kSteps = 200;
-constexpr int64_t kStepsToSpare = 60;  // between the last kill and the job's end
+constexpr int64_t kSteps = 300;
+constexpr int64_t kStepsToSpare = 160;  // between the last kill and the job's end: some 0.8 s
 
 uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
   const char* text = std::getenv(name);

@@ -305,6 +305,13 @@ TEST_F(TrainerProcessTest, EvaluatesGeneratesExportsAndMerges) {
   EXPECT_EQ(RunTrainer(exported, Log()).exit_code, 0) << Slurp(Log());
   EXPECT_TRUE(fs::exists(Path("export") / "output" / "adapter_config.json"));
 
+  TaskAssignment newer = exported;
+  newer.mutable_task()->mutable_export_()->set_format(static_cast<sbora::v1::ExportFormat>(99));
+  const TrainerRun unknown = RunTrainer(newer, Log());
+  ASSERT_TRUE(unknown.error.has_value());
+  EXPECT_EQ(unknown.error->failure().reason(), "EXPORT_FORMAT");
+  EXPECT_THAT(unknown.error->failure().message(), ::testing::HasSubstr("export format 99 is not known"));
+
   TaskAssignment gguf = Assignment("gguf");
   (*gguf.mutable_directories())["adapter"] = adapter;
   auto& gguf_task = *gguf.mutable_task()->mutable_export_();

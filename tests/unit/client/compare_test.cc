@@ -4,12 +4,9 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
-#include "client/cli.h"
-#include "common/file.h"
 #include "core/model_config.h"
-#include "tests/unit/client/fake_server.h"
+#include "tests/unit/client/cli_fixture.h"
 #include "tests/unit/core/tiny_model.h"
 
 namespace sbora::client {
@@ -17,7 +14,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-class CompareTest : public ::testing::Test {
+class CompareTest : public CliTest {
  protected:
   CompareTest() {
     v1::Model& model = server_.models["projects/default/models/m"];
@@ -31,22 +28,13 @@ class CompareTest : public ::testing::Test {
   int Run(std::vector<std::string> more) {
     std::vector<std::string> arguments = {"compare", "--model", "m", "--dataset", "d", "--rank", "4"};
     arguments.insert(arguments.end(), more.begin(), more.end());
-    std::ostringstream out, err;
-    const ExitCode code = RunCli(arguments, {.out = out, .err = err, .terminal = false, .channel = server_.Channel()});
-    out_ = out.str();
-    err_ = err.str();
-    return static_cast<int>(code);
+    return CliTest::Run(arguments);
   }
 
   /// Calls that would have made a job.
   int64_t Made() const {
     return std::count_if(server_.creates.begin(), server_.creates.end(), [](const auto& r) { return !r.validate_only(); });
   }
-
-  FakeServer server_;
-  TempDirectory folder_ = *TempDirectory::Create(::testing::TempDir(), "compare");
-  std::string out_;
-  std::string err_;
 };
 
 TEST_F(CompareTest, RunsEveryMethodAtEverySeedAndAgainNone) {

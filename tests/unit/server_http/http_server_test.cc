@@ -159,6 +159,9 @@ TEST_F(HttpServerTest, ErrorsKeepTheirReason) {
   EXPECT_EQ(Get("/api/jobs?pageSize=1001")->status, 400);
   EXPECT_EQ(Get("/api/nothing")->status, 404);
   EXPECT_EQ(nlohmann::json::parse(Get("/nothing")->body)["error"]["reason"], "NO_SUCH_PAGE");
+  const auto too_long = nlohmann::json::parse(Get("/" + std::string(10'000, 'a'))->body)["error"];
+  EXPECT_EQ(too_long["reason"], "BAD_REQUEST");
+  EXPECT_EQ(too_long["message"], "the request is refused with HTTP status 414");
   backend_.throws = true;
   const auto thrown = Get(kJob);
   EXPECT_EQ(thrown->status, 500);

@@ -143,6 +143,23 @@ TEST(AgentLinkTest, SignsOfLifeRepeatTheLastProgressNowAndThen) {
   EXPECT_GT(calls, 1000);
 }
 
+TEST(AgentLinkTest, WhatIsNoTaskIsRefused) {
+  Pair silent;
+  ::shutdown(silent.theirs.get(), SHUT_WR);
+  const Status closed = AgentLink::Start(silent.ours.get()).status();
+  EXPECT_EQ(closed.code(), StatusCode::kDataLoss);
+  EXPECT_EQ(closed.reason(), "PROTOCOL");
+  EXPECT_EQ(closed.message(), "the agent closed the socket before it sent a task");
+  Pair other;
+  v1::AgentMessage message;
+  message.mutable_stop();
+  ASSERT_TRUE(WriteAll(other.theirs.get(), EncodeFrame(message.SerializeAsString()), "test").ok());
+  const Status refused = AgentLink::Start(other.ours.get()).status();
+  EXPECT_EQ(refused.code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(refused.reason(), "PROTOCOL");
+  EXPECT_EQ(refused.message(), "the first message from the agent is no TaskAssignment");
+}
+
 TEST(OutgoingQueueTest, AReaderThatIsGoneIsReported) {
   std::signal(SIGPIPE, SIG_IGN);  // as the program does
   Pair pair;

@@ -41,6 +41,13 @@ TEST(SetUpTorch, ADeviceThatTheMachineLacksIsNamed) {
   EXPECT_THAT(status.message(), HasSubstr("use device cpu"));
 }
 
+TEST(SetUpTorch, HalfPrecisionIsForGpus) {
+  const Status status = SetUpTorch({.device = "cpu", .dtype = core::ComputeDtype::kBFloat16}).status();
+  EXPECT_EQ(status.code(), StatusCode::kUnimplemented);
+  EXPECT_EQ(status.reason(), "COMPUTE_DTYPE");
+  EXPECT_THAT(status.message(), HasSubstr("use float32 on a CPU"));
+}
+
 // The meta device keeps shapes without memory: as a GPU, it is not the CPU.
 TEST(MakeOptimizer, OffTheCpuOnlyAdamWIsKnown) {
   core::ModelConfig config;

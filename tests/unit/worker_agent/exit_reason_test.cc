@@ -79,11 +79,30 @@ TEST(JudgeTest, OrdersNameTheEnd) {
   outcome.order = StopOrder::kCancel;
   EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_CANCELLED_BY_USER);
   outcome.order = StopOrder::kTimeout;
-  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_ATTEMPT_TIMEOUT);
+  const Verdict timeout = Judge(outcome, "");
+  EXPECT_EQ(timeout.reason, v1::TERMINATION_REASON_ATTEMPT_TIMEOUT);
+  EXPECT_EQ(timeout.failure.reason(), "ATTEMPT_TIMEOUT");
+  EXPECT_THAT(timeout.failure.message(), HasSubstr("raise max_attempt_seconds"));
+  outcome.order = StopOrder::kPreempt;
+  const Verdict preempted = Judge(outcome, "");
+  EXPECT_EQ(preempted.reason, v1::TERMINATION_REASON_PREEMPTED);
+  EXPECT_EQ(preempted.failure.reason(), "PREEMPTED");
   outcome.cause = KillCause::kCheckpointGrace;
   outcome.stop_sent = true;
   outcome.order = StopOrder::kPause;
   EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_PAUSED_BY_USER);
+}
+
+TEST(JudgeTest, AHangNamesTheLimitThatWasPassed) {
+  GangOutcome outcome;
+  outcome.exits = {Signal(0, SIGKILL, true)};
+  outcome.cause = KillCause::kHang;
+  outcome.hang_limit_seconds = 120;
+  const Verdict verdict = Judge(outcome, "");
+  EXPECT_EQ(verdict.reason, v1::TERMINATION_REASON_HANG);
+  EXPECT_EQ(verdict.failure.code(), static_cast<int>(StatusCode::kDeadlineExceeded));
+  EXPECT_EQ(verdict.failure.reason(), "HANG");
+  EXPECT_THAT(verdict.failure.message(), HasSubstr("no progress for 120.0 s"));
 }
 
 TEST(JudgeTest, TaskThatEndedBeforeItSawThePauseIsDone) {

@@ -44,6 +44,21 @@ TEST(FlagsTest, EachBadFlagIsNamed) {
   }
 }
 
+TEST(FlagsTest, EachBadFieldIsAViolation) {
+  config::v1::WorkerConfig config;
+  config.set_server("127.0.0.1:7400");
+  config.set_name("Not A Label");
+  config.set_trainer("/nowhere");
+  config.set_drain_seconds(120);
+  const Status status = CheckConfig(config);
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.reason(), "BAD_CONFIG");
+  ASSERT_EQ(status.violations().size(), 2u);
+  EXPECT_EQ(status.violations()[0].field, "name");
+  EXPECT_EQ(status.violations()[1].field, "trainer");
+  EXPECT_THAT(status.message(), HasSubstr("--name=Not A Label: must be a lower-case label"));
+}
+
 TEST(WorkerNameTest, HostNamesBecomeLabels) {
   EXPECT_EQ(WorkerNameOf("Node_7.example.org"), "node-7");
   EXPECT_EQ(WorkerNameOf("7"), "worker-7");

@@ -141,8 +141,9 @@ StatusOr<TaskEnd> ExportTask(const v1::TaskAssignment& assignment, TaskObserver&
     SBORA_RETURN_IF_ERROR(ExportMergedGguf(assignment, adapter, observer));
     return FilesOnly();
   }
-  return Unimplemented("EXPORT_FORMAT", fmt::format("export format {} is not known; use peft, patch or gguf",
-                                                    sbora::v1::ExportFormat_Name(format)));
+  return Unimplemented("EXPORT_FORMAT", fmt::format("export format {} is not known to this worker, which is older than the "
+                                                    "server; update it, or use peft, patch or gguf",
+                                                    static_cast<int>(format)));
 }
 
 StatusOr<TaskEnd> QuantizeTask(const v1::TaskAssignment& assignment, TaskObserver& observer) {
