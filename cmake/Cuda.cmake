@@ -23,6 +23,9 @@ set(_gencode)
 foreach(arch ${SBORA_CUDA_ARCHITECTURES})
   list(APPEND _gencode "-gencode=arch=compute_${arch},code=sm_${arch}")
 endforeach()
+# And the newest as PTX, which the driver compiles for GPUs that came later.
+list(GET SBORA_CUDA_ARCHITECTURES -1 _newest)
+list(APPEND _gencode "-gencode=arch=compute_${_newest},code=compute_${_newest}")
 set(SBORA_NVCC_FLAGS ${_gencode} -O3 -std=c++17 -Xcompiler=-fPIC,-Wall,-Wextra --expt-relaxed-constexpr
                      -Werror=all-warnings "-I${CMAKE_SOURCE_DIR}")
 

@@ -51,7 +51,8 @@ std::string Sha256Hex(std::string_view bytes) {
   return hash.FinishHex();
 }
 
-StatusOr<FileDigest> DigestFile(const std::filesystem::path& path, const std::stop_token& stop) {
+StatusOr<FileDigest> DigestFile(const std::filesystem::path& path, const std::stop_token& stop,
+                                const std::function<void()>& alive) {
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.valid()) return FromErrno(errno, fmt::format("opening {}", path.string()));
   Sha256 hash;
@@ -59,6 +60,7 @@ StatusOr<FileDigest> DigestFile(const std::filesystem::path& path, const std::st
   std::vector<char> buffer(1 << 20);
   while (true) {
     if (stop.stop_requested()) return Cancelled("STOPPED", fmt::format("stopped while hashing {}", path.string()));
+    if (alive) alive();
     const ssize_t got = ::read(fd.get(), buffer.data(), buffer.size());
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return FromErrno(errno, fmt::format("reading {}", path.string()));

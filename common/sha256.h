@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <stop_token>
@@ -37,8 +38,10 @@ struct FileDigest {
   int64_t size_bytes = 0;
   std::string sha256;
 };
-/// Reads the whole file in 1 MiB pieces. Errors: those of opening and reading; Cancelled STOPPED.
-StatusOr<FileDigest> DigestFile(const std::filesystem::path& path, const std::stop_token& stop = {});
+/// Reads the whole file in 1 MiB pieces and calls `alive` before each. Errors: those of opening and reading; Cancelled
+/// STOPPED.
+StatusOr<FileDigest> DigestFile(const std::filesystem::path& path, const std::stop_token& stop = {},
+                                const std::function<void()>& alive = {});
 
 /// True for 64 lower-case hex characters.
 bool IsSha256Hex(std::string_view text);

@@ -189,20 +189,20 @@ OperationCounts LinearOperations(AdapterMethod method, const ModuleShape& shape,
 
 int64_t OptimizerBytes(const ModelConfig& model, const AdapterSpec& adapter, OptimizerKind optimizer) {
   int64_t bytes = 0;
-  const auto add = [&](const std::vector<int64_t>& shape, int64_t copies) {
+  const auto add = [&](const std::vector<int64_t>& shape) {
     const int64_t elements = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
     const bool in_8_bits = optimizer == OptimizerKind::kAdamW8Bit && elements >= kMin8BitElements;
     const int64_t blocks = (elements + k8BitBlock - 1) / k8BitBlock;
-    bytes += 2 * copies * (in_8_bits ? elements + blocks * kFloatBytes : elements * kFloatBytes);
+    bytes += 2 * (in_8_bits ? elements + blocks * kFloatBytes : elements * kFloatBytes);
   };
   if (adapter.method == AdapterMethod::kFull) {
-    for (const TensorSpec& spec : ExpectedTensors(model)) add(spec.shape, 1);
+    for (const TensorSpec& spec : ExpectedTensors(model)) add(spec.shape);
     return bytes;
   }
-  for (const LinearModule module : adapter.target_modules) {
-    const AdapterForm form{adapter.method, adapter.rank, adapter.frozen_a};
-    for (const ModuleTensor& tensor : ModuleTensors(form, /*layer=*/0, module, LinearModuleShape(model, module))) {
-      if (tensor.trained) add(tensor.shape, model.num_layers);
+  for (const AdaptedModule& each : AdaptedModules(model, adapter.placement())) {
+    const AdapterForm form{adapter.method, each.rank, adapter.frozen_a};
+    for (const ModuleTensor& tensor : ModuleTensors(form, each.layer, each.module, LinearModuleShape(model, each.module))) {
+      if (tensor.trained) add(tensor.shape);
     }
   }
   return bytes;

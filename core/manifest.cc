@@ -87,14 +87,14 @@ StatusOr<Manifest> ReadManifest(const fs::path& dir) {
   return ParseManifest(text);
 }
 
-StatusOr<Manifest> BuildManifest(const fs::path& dir, Json summary) {
+StatusOr<Manifest> BuildManifest(const fs::path& dir, Json summary, const std::function<void()>& alive) {
   Manifest manifest{.files = {}, .summary = std::move(summary)};
   std::error_code ec;
   for (fs::directory_iterator it(dir, ec), end; !ec && it != end; it.increment(ec)) {
     const std::string name = it->path().filename().string();
     if (name == kManifestFile || !it->is_regular_file(ec)) continue;
     if (!IsSafeName(name)) return Malformed(fmt::format("\"{}\" cannot be named in a manifest", name));
-    SBORA_ASSIGN_OR_RETURN(FileDigest digest, DigestFile(it->path()));
+    SBORA_ASSIGN_OR_RETURN(FileDigest digest, DigestFile(it->path(), {}, alive));
     manifest.files.push_back({.name = name, .size_bytes = digest.size_bytes, .sha256 = std::move(digest.sha256)});
   }
   if (ec) return FromErrno(ec.value(), fmt::format("reading {}", dir.string()));
@@ -108,7 +108,6 @@ Status WriteManifest(const fs::path& dir, const Manifest& manifest) {
 
 Status VerifyManifest(const Manifest& manifest, const fs::path& dir, const std::function<void()>& alive) {
   for (const WrittenFile& file : manifest.files) {
-    if (alive) alive();
     const fs::path path = dir / file.name;
     std::error_code ec;
     if (!fs::is_regular_file(path, ec)) {
@@ -119,7 +118,7 @@ Status VerifyManifest(const Manifest& manifest, const fs::path& dir, const std::
       return DataLoss("MANIFEST_SIZE_MISMATCH", fmt::format("{} has {} bytes, the manifest says {}", path.string(), size,
                                                             file.size_bytes));
     }
-    SBORA_ASSIGN_OR_RETURN(const FileDigest digest, DigestFile(path));
+    SBORA_ASSIGN_OR_RETURN(const FileDigest digest, DigestFile(path, {}, alive));
     if (digest.sha256 != file.sha256) {
       return DataLoss("MANIFEST_HASH_MISMATCH", fmt::format("{} has SHA-256 {}, the manifest says {}", path.string(),
                                                             digest.sha256, file.sha256));

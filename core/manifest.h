@@ -35,14 +35,15 @@ StatusOr<Manifest> ParseManifest(std::string_view json_text);
 /// Reads dir/manifest.json.
 StatusOr<Manifest> ReadManifest(const std::filesystem::path& dir);
 
-/// Lists and hashes the regular files of `dir` (not manifest.json itself).
-StatusOr<Manifest> BuildManifest(const std::filesystem::path& dir, nlohmann::json summary);
+/// Lists and hashes the regular files of `dir` (not manifest.json itself). `alive` as in DigestFile.
+StatusOr<Manifest> BuildManifest(const std::filesystem::path& dir, nlohmann::json summary,
+                                 const std::function<void()>& alive = {});
 /// Writes dir/manifest.json atomically.
 Status WriteManifest(const std::filesystem::path& dir, const Manifest& manifest);
 
 /// Re-reads each named file of `dir`. Errors: DATA_LOSS MANIFEST_FILE_MISSING, MANIFEST_SIZE_MISMATCH,
 /// MANIFEST_HASH_MISMATCH, naming file, expected and found. Files not named are ignored.
-/// `alive` is called before each file.
+/// `alive` as in DigestFile.
 Status VerifyManifest(const Manifest& manifest, const std::filesystem::path& dir,
                       const std::function<void()>& alive = {});
 

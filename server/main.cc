@@ -68,7 +68,10 @@ void WaitForSignal(const sigset_t& signals, WorkerProcess* worker) {
 int Run(int argc, char** argv) {
   InitLogging("sbora-server");
   // Not for users: the server starts itself so to read data it does not trust.
-  if (argc == 3 && std::string_view(argv[1]) == kCheckFlag) return RunCheckChild(argv[2]);
+  if (argc == 3 && std::string_view(argv[1]) == kCheckFlag) {
+    const StatusOr<std::string> memory_max = ReadFile("/sys/fs/cgroup/memory.max", 64);
+    return RunCheckChild(argv[2], CheckMemoryLimit(memory_max.ok() ? *memory_max : "max"));
+  }
   // All threads inherit the mask; only WaitForSignal takes these signals.
   sigset_t signals;
   ::sigemptyset(&signals);

@@ -9,7 +9,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <new>
 #include <nlohmann/json.hpp>
 #include <system_error>
@@ -184,6 +186,13 @@ StatusOr<data::ValidationReport> CheckDirectory(const std::filesystem::path& dir
     files.mixture_formats.push_back(train.mixture_formats(i));
   }
   return CheckDatasetAgainstModel(files, spec, directory, cancelled);
+}
+
+uint64_t CheckMemoryLimit(std::string_view memory_max) {
+  constexpr uint64_t kMost = uint64_t{4} << 30;
+  uint64_t group = 0;
+  const auto [end, error] = std::from_chars(memory_max.data(), memory_max.data() + memory_max.size(), group);
+  return error == std::errc() ? std::min(kMost, group / 4) : kMost;
 }
 
 int RunCheckChild(const std::filesystem::path& directory, uint64_t max_bytes) {

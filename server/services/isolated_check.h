@@ -36,7 +36,11 @@ Status CheckTookTooLong(Duration limit);
 /// The check itself, in this process.
 StatusOr<data::ValidationReport> CheckDirectory(const std::filesystem::path& directory, const std::function<bool()>& cancelled);
 
+/// What a check may hold: 4 GiB, in a control group at most a quarter of the group's. The group is the server's too, and
+/// one that runs out may be killed whole. `memory_max` is memory.max of cgroup v2: a number of bytes, or "max".
+uint64_t CheckMemoryLimit(std::string_view memory_max);
+
 /// The child's main: limits its memory to `max_bytes`, checks, writes the answer. Returns the exit code.
-int RunCheckChild(const std::filesystem::path& directory, uint64_t max_bytes = uint64_t{4} << 30);
+int RunCheckChild(const std::filesystem::path& directory, uint64_t max_bytes);
 
 }  // namespace sbora::server

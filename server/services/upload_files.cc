@@ -103,7 +103,7 @@ StatusOr<std::unique_ptr<UploadFiles>> UploadFiles::Create(const std::filesystem
   return std::unique_ptr<UploadFiles>(new UploadFiles(directory));
 }
 
-StatusOr<std::unique_ptr<UploadFiles::Writer>> UploadFiles::Open(const std::string& uid, int64_t size_bytes) {
+std::shared_ptr<UploadFiles::Writer::Entry> UploadFiles::EntryOf(const std::string& uid, int64_t size_bytes) {
   MutexLock lock(mutex_);
   std::shared_ptr<Writer::Entry>& entry = entries_[uid];
   if (entry == nullptr) {
@@ -111,6 +111,12 @@ StatusOr<std::unique_ptr<UploadFiles::Writer>> UploadFiles::Open(const std::stri
     entry->uid = uid;
     entry->size_bytes = size_bytes;
   }
+  return entry;
+}
+
+StatusOr<std::unique_ptr<UploadFiles::Writer>> UploadFiles::Open(const std::string& uid, int64_t size_bytes) {
+  // Not under the table's lock: an older writer of this upload may be syncing gigabytes, and others must not wait for that.
+  const std::shared_ptr<Writer::Entry> entry = EntryOf(uid, size_bytes);
   MutexLock entry_lock(entry->mutex);
   // The file is opened anew each time: after a full disk its length may differ from what the older writer believed.
   entry->fd = UniqueFd(::open(PathOf(uid).c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
@@ -150,13 +156,17 @@ StatusOr<UploadFiles::Sealed> UploadFiles::Seal(const std::string& uid, int64_t 
 }
 
 void UploadFiles::Remove(const std::string& uid) {
-  MutexLock lock(mutex_);
-  if (const auto found = entries_.find(uid); found != entries_.end()) {
-    {
-      MutexLock entry_lock(found->second->mutex);
-      ++found->second->generation;  // a writer's bytes would go into a file without a name
+  std::shared_ptr<Writer::Entry> entry;
+  {
+    MutexLock lock(mutex_);
+    if (const auto found = entries_.find(uid); found != entries_.end()) {
+      entry = std::move(found->second);
+      entries_.erase(found);
     }
-    entries_.erase(found);
+  }
+  if (entry != nullptr) {
+    MutexLock entry_lock(entry->mutex);
+    ++entry->generation;  // a writer's bytes would go into a file without a name
   }
   std::error_code ignored;  // a file that is gone already is what we want
   std::filesystem::remove(PathOf(uid), ignored);

@@ -58,6 +58,9 @@ class UploadFiles {
   explicit UploadFiles(std::filesystem::path directory) : directory_(std::move(directory)) {}
   std::filesystem::path PathOf(const std::string& uid) const { return directory_ / (uid + ".part"); }
 
+  /// The table's, made when it is missing.
+  std::shared_ptr<Writer::Entry> EntryOf(const std::string& uid, int64_t size_bytes);
+
   const std::filesystem::path directory_;
   Mutex mutex_;
   std::map<std::string, std::shared_ptr<Writer::Entry>> entries_ SBORA_GUARDED_BY(mutex_);

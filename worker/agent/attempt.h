@@ -99,6 +99,7 @@ class Attempt {
   Verdict OfPendingOrder() const;
   std::optional<Verdict> Commit();
   Status UploadOutputs(worker::v1::CommitAttemptRequest* request);
+  StatusOr<v1::File> UploadOutput(const std::filesystem::path& path);
   std::optional<Verdict> CommitUntilAnswered(worker::v1::CommitAttemptRequest& request);
   Status SaveJournal(const std::vector<Child>& children, const std::optional<Cgroup>& cgroup) const;
   void NoteMetric(v1::MetricPoint metric);

@@ -16,6 +16,18 @@ namespace sbora::agent {
 namespace fs = std::filesystem;
 namespace wp = worker::v1;
 
+namespace {
+
+/// Tried for as long as the lease lives: hours of work hang on it.
+constexpr BackoffOptions kPatient{.initial = std::chrono::milliseconds(100), .max_attempts = 1'000'000};
+
+/// Nothing that the coordinator has judged: the connection, its load, or its store is at fault.
+bool MayPass(const Status& status) {
+  return IsRetryable(status.code()) || status.code() == StatusCode::kDeadlineExceeded || status.reason().starts_with("GRPC_");
+}
+
+}  // namespace
+
 std::optional<Verdict> Attempt::Commit() {
   SetState(State::kRunning);
   SetPhase("uploading results");
@@ -36,12 +48,21 @@ std::optional<Verdict> Attempt::Commit() {
 Status Attempt::UploadOutputs(wp::CommitAttemptRequest* request) {
   SBORA_ASSIGN_OR_RETURN(const auto files, PlainFiles(folder_ / "output"));
   for (const fs::path& path : files) {
-    auto file = context_.transfer.Upload(lease_.project(), path, path.filename().string(), upload_stop_.get_token());
-    if (!file.ok()) return file.status();
-    context_.metrics.AddTransferred("upload", file->size_bytes());
-    *request->add_files() = *std::move(file);
+    SBORA_ASSIGN_OR_RETURN(v1::File file, UploadOutput(path));
+    context_.metrics.AddTransferred("upload", file.size_bytes());
+    *request->add_files() = std::move(file);
   }
   return OkStatus();
+}
+
+StatusOr<v1::File> Attempt::UploadOutput(const fs::path& path) {
+  Backoff backoff(kPatient);
+  while (true) {
+    auto file = context_.transfer.Upload(lease_.project(), path, path.filename().string(), upload_stop_.get_token());
+    if (file.ok() || !MayPass(file.status())) return file;
+    LogWarn("a result cannot be uploaded yet", {{"file", path.filename().string()}, {"error", file.status().ToString()}});
+    if (!backoff.Wait(SystemClock(), upload_stop_.get_token())) return file;
+  }
 }
 
 std::optional<Verdict> Attempt::CommitUntilAnswered(wp::CommitAttemptRequest& request) {
@@ -51,7 +72,7 @@ std::optional<Verdict> Attempt::CommitUntilAnswered(wp::CommitAttemptRequest& re
                                                    "shorter texts",
                                                    bytes, ReportQueue::kMaxMessageBytes)));
   }
-  Backoff backoff({.initial = std::chrono::milliseconds(100), .max_attempts = 1'000'000});
+  Backoff backoff(kPatient);
   while (true) {
     request.clear_items();
     reports_.FillLast(request.mutable_items());
@@ -75,9 +96,7 @@ std::optional<Verdict> Attempt::CommitUntilAnswered(wp::CommitAttemptRequest& re
       return std::nullopt;
     }
     // A repeat of a commit that was taken answers OK, so everything that may be a lost answer is tried again.
-    const bool again = IsRetryable(status.code()) || status.code() == StatusCode::kDeadlineExceeded ||
-                       status.reason().starts_with("GRPC_");
-    if (!again || !backoff.Wait(SystemClock(), upload_stop_.get_token())) return OfFailure(status);
+    if (!MayPass(status) || !backoff.Wait(SystemClock(), upload_stop_.get_token())) return OfFailure(status);
   }
 }
 

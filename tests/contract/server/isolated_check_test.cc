@@ -155,6 +155,13 @@ int64_t DataBytes() {
   return pages * ::sysconf(_SC_PAGESIZE);
 }
 
+TEST(CheckMemoryLimitTest, LeavesTheServerItsShareOfTheControlGroup) {
+  EXPECT_EQ(CheckMemoryLimit("max\n"), uint64_t{4} << 30);
+  EXPECT_EQ(CheckMemoryLimit("1073741824\n"), uint64_t{256} << 20);
+  EXPECT_EQ(CheckMemoryLimit("68719476736\n"), uint64_t{4} << 30);
+  EXPECT_EQ(CheckMemoryLimit(""), uint64_t{4} << 30);
+}
+
 TEST_F(IsolatedCheckTest, DataThatNeedMoreMemoryThanACheckHasAreRefused) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "a sanitized check has no memory limit";

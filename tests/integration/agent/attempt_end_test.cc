@@ -67,6 +67,15 @@ TEST_F(AttemptEndTest, ExitCodesTellWhatBecameOfARank) {
   }
 }
 
+TEST_F(AttemptEndTest, AResultIsUploadedForAsLongAsTheLeaseLives) {
+  coordinator_.RefuseUploads(4);
+  const auto worker = StartWorker();
+  const std::string uid = coordinator_.AddTrainLease("steps=2");
+  ASSERT_TRUE(coordinator_.WaitFor(uid, [](const LeaseView& view) { return view.committed || view.ended; })) << LogText();
+  EXPECT_TRUE(coordinator_.View(uid).committed) << LogText();
+  EXPECT_THAT(LogText(), HasSubstr("a result cannot be uploaded yet"));
+}
+
 TEST_F(AttemptEndTest, AResultThatFitsNoMessageEndsTheAttempt) {
   const auto worker = StartWorker();
   const std::string uid = coordinator_.AddTrainLease("steps=1;result_kib=5000");

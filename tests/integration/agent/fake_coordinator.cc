@@ -139,6 +139,11 @@ void FakeCoordinator::SealWithoutObject() {
   seals_without_object_ = true;
 }
 
+void FakeCoordinator::RefuseUploads(int calls) {
+  MutexLock lock(mutex_);
+  refused_uploads_ = calls;
+}
+
 FakeCoordinator::LeaseView FakeCoordinator::View(const std::string& uid) {
   MutexLock lock(mutex_);
   return leases_.at(uid).view;
@@ -255,6 +260,10 @@ bool FakeCoordinator::Breaks(int64_t bytes) {
 grpc::Status FakeCoordinator::CreateUpload(grpc::ServerContext*, const v1::CreateUploadRequest* request,
                                            v1::Upload* upload) {
   MutexLock lock(mutex_);
+  if (refused_uploads_ > 0) {
+    --refused_uploads_;
+    return grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "no thread is free");
+  }
   upload->set_name("projects/default/uploads/" + NewUuid7());
   upload->set_size_bytes(request->size_bytes());
   upload->set_sha256(request->sha256());

@@ -52,6 +52,8 @@ class FakeCoordinator : public worker::v1::WorkerService::Service, public v1::Tr
   /// What a broken server does: WriteUpload ends well and has taken nothing; FinishUpload names no object.
   void StallUploads();
   void SealWithoutObject();
+  /// What gRPC does without threads: the next calls of CreateUpload are RESOURCE_EXHAUSTED without a reason.
+  void RefuseUploads(int calls);
   LeaseView View(const std::string& uid);
   std::set<std::string> Instances();
   bool SawDraining();
@@ -105,6 +107,7 @@ class FakeCoordinator : public worker::v1::WorkerService::Service, public v1::Tr
   std::optional<int64_t> break_after_;
   bool uploads_stall_ = false;
   bool seals_without_object_ = false;
+  int refused_uploads_ = 0;
   int64_t next_epoch_ = 1;
   int64_t sequence_ = 0;
   int port_ = 0;

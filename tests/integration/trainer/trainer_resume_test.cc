@@ -1,6 +1,7 @@
 // Stops, kills, damage and resumes of the real program: the adapter's bytes are those of the undisturbed run.
 #include <utility>
 
+#include "core/manifest.h"
 #include "tests/integration/trainer/trainer_fixture.h"
 
 namespace sbora::testing {
@@ -166,6 +167,21 @@ TEST_F(TrainerProcessTest, ADamagedCheckpointIsNamedAndTheOneBeforeIsUsed) {
   EXPECT_THAT(rejected->message(), ::testing::HasSubstr("ckpt-8"));
   EXPECT_EQ(again.metrics.front().step(), 7);
   EXPECT_TRUE(AdapterBytes("reference") == before);
+}
+
+TEST_F(TrainerProcessTest, ACheckpointOfANewerVersionIsAnErrorNotANewBeginning) {
+  ASSERT_NO_FATAL_FAILURE(TrainUndisturbed());
+  const fs::path newest = Path("reference") / "checkpoints" / "ckpt-8";
+  std::string state = ReadFile(newest / "state.json", 1 << 20).value();
+  const std::string version = "\"version\": 1";
+  ASSERT_NE(state.find(version), std::string::npos) << state;
+  ASSERT_TRUE(WriteFileAtomic(newest / "state.json", state.replace(state.find(version), version.size(), "\"version\": 99")).ok());
+  const auto manifest = core::BuildManifest(newest, {{"step", 8}});
+  ASSERT_TRUE(manifest.ok() && core::WriteManifest(newest, *manifest).ok());
+  const TrainerRun run = RunTrainer(TrainAssignment("reference"), Log());
+  EXPECT_EQ(run.exit_code, 1);
+  ASSERT_TRUE(run.error);
+  EXPECT_EQ(run.error->failure().reason(), "CHECKPOINT_VERSION");
 }
 
 TEST_F(TrainerProcessTest, ACheckpointOfAnotherRunIsAnError) {

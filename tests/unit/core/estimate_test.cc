@@ -252,6 +252,18 @@ TEST(OptimizerBytes, SmallTensorsKeepFloatsAndLargeOnesTakeAQuarter) {
   EXPECT_EQ(EstimateMemory(llama, spec, {.cuda = false, .tokens = 8, .supervised_tokens = 8, .samples = 1}).optimizer, 2 * (trained + trained / 256 * 4));
 }
 
+TEST(OptimizerBytes, FollowsLayersAndRanksOfThePattern) {
+  const ModelConfig llama = Load("llama-3-8b");
+  AdapterSpec some = Adapter(AdapterMethod::kSboraFa, 64, kSeven);
+  const int64_t all_layers = OptimizerBytes(llama, some, OptimizerKind::kAdamW);
+  some.pattern.layers = {24, 25, 26, 27, 28, 29, 30, 31};
+  EXPECT_EQ(OptimizerBytes(llama, some, OptimizerKind::kAdamW) * 4, all_layers);
+  AdapterSpec one = Adapter(AdapterMethod::kSboraFa, 64, kSeven);
+  one.pattern.ranks[{.layer = 0, .module = LinearModule::kDown}] = 256;
+  // Down's trained factor is [4096, r]: two float32 moments for each of 192 further columns.
+  EXPECT_EQ(OptimizerBytes(llama, one, OptimizerKind::kAdamW), all_layers + int64_t{8} * 4096 * 192);
+}
+
 TEST(EstimateFlops, CountsProductsGradientsAttentionAndHead) {
   ModelConfig model = testing::TinyConfig();
   model.num_layers = 1;

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <sstream>
+
 namespace sbora::server {
 namespace {
 
@@ -49,6 +51,20 @@ TEST(MetricsTest, TheObjectStoresCallsAndBytesAreCounted) {
   EXPECT_THAT(text, HasSubstr("sbora_object_store_request_seconds_count{operation=\"get_range\",result=\"error\"} 1"));
   EXPECT_THAT(text, HasSubstr("sbora_object_store_transferred_bytes_total{direction=\"upload\"} 700"));
   EXPECT_THAT(text, HasSubstr("sbora_object_store_transferred_bytes_total{direction=\"download\"} 30"));
+}
+
+TEST(MetricsTest, SeriesStayFewWhateverIsCalled) {
+  ServerMetrics metrics("1", "");
+  for (int method = 0; method < 50; ++method) {
+    for (const char* status : {"OK", "UNAUTHENTICATED", "NOT_FOUND"}) {
+      metrics.ObserveCall("service/Method" + std::to_string(method), status, std::chrono::milliseconds(3));
+    }
+  }
+  int series = 0;
+  std::istringstream lines(metrics.Serialize({}, 0, true));
+  for (std::string line; std::getline(lines, line);) series += line.empty() || line.front() == '#' ? 0 : 1;
+  EXPECT_GT(series, 1000);
+  EXPECT_LE(series, 2000);
 }
 
 TEST(MetricsTest, CallsAreHistogramsByMethodAndStatus) {

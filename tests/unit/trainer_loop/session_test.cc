@@ -2,7 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "common/file.h"
 #include "common/status_macros.h"
@@ -117,6 +119,29 @@ TEST_F(SessionTest, ScoringAndGenerationGiveSignsOfLifeInEachLayer) {
   counter.alive = 0;
   ASSERT_TRUE((*session)->Generate({{1, 2, 3}}, {.max_new_tokens = 3, .eos_ids = {}}, [](int64_t) {}).ok());
   EXPECT_EQ(counter.alive, 3 * kLayers);  // the prompt, then two of the three new tokens
+}
+
+TEST_F(SessionTest, AModelWithDamagedNumbersGivesNoFigures) {
+  const fs::path file = Path("model") / "model.safetensors";
+  std::string bytes = ReadFile(file, 1 << 24).value();
+  uint64_t header_bytes = 0;
+  std::memcpy(&header_bytes, bytes.data(), sizeof(header_bytes));
+  const auto header = nlohmann::json::parse(bytes.substr(sizeof(header_bytes), header_bytes));
+  const auto at = sizeof(header_bytes) + header_bytes + header["model.norm.weight"]["data_offsets"][0].get<uint64_t>();
+  bytes.replace(at, 4, "\xC0\x7F\xC0\x7F");  // NaN in float32 and in bfloat16
+  ASSERT_TRUE(WriteFileAtomic(file, bytes).ok());
+  Counter counter;
+  InferenceSession::Options options;
+  options.model_dir = Path("model");
+  options.device.threads = 1;
+  const auto session = InferenceSession::Load(options, counter);
+  ASSERT_TRUE(session.ok()) << session.status();
+  const ScoredSample samples[] = {{.ids = {1, 2, 3}, .supervised = {false, true, true}}};
+  EXPECT_EQ((*session)->AnswerLoss(samples, 1, [](int64_t) {}).status().reason(), "NON_FINITE_LOSS");
+  EXPECT_EQ((*session)->Generate({{1, 2, 3}}, {.max_new_tokens = 3, .eos_ids = {}}, [](int64_t) {}).status().reason(), "NON_FINITE_LOGITS");
+  const std::vector<int64_t> prompts[] = {{1, 2, 3}};
+  const std::vector<int64_t> choices[] = {{4, 5}};
+  EXPECT_EQ((*session)->NextTokenLogProbabilities(prompts, choices, 1, [](int64_t) {}).status().reason(), "NON_FINITE_LOGITS");
 }
 
 TEST_F(SessionTest, AFolderMustHoldOneDataset) {

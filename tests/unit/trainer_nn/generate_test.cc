@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "tests/unit/trainer_nn/tiny_llama.h"
@@ -201,6 +202,18 @@ TEST(BeamSearch, ScoresNoWorseThanGreedyAndDoesNotDependOnBatching) {
   int64_t calls = 0;
   stop.on_step = [&](int64_t) { return ++calls < 3; };
   EXPECT_EQ((*Generate(*model, nullptr, Prompts(), stop))[0].finish, FinishReason::kCancelled);
+}
+
+TEST(Generate, OfLogitsThatAreNotFiniteNoTokenIsChosen) {
+  const auto model = TinyModel();
+  for (auto& [name, tensor] : model->NamedTensors()) {
+    if (name == "model.embed_tokens.weight") tensor[60].fill_(NAN);  // the head's row of one token
+  }
+  for (const GenerateOptions& options : {GenerateOptions{}, GenerateOptions{.temperature = 1}, GenerateOptions{.num_beams = 2}}) {
+    const Status refused = Generate(*model, nullptr, {{1, 2, 3}}, options).status();
+    EXPECT_EQ(refused.code(), StatusCode::kFailedPrecondition);
+    EXPECT_EQ(refused.reason(), "NON_FINITE_LOGITS");
+  }
 }
 
 TEST(Generate, BadPromptsAreErrors) {

@@ -157,11 +157,13 @@ std::vector<std::pair<int64_t, std::filesystem::path>> ListFolders(const std::fi
 }  // namespace
 
 CheckpointStore::CheckpointStore(std::filesystem::path directory, AdapterLayout layout,
-                                 std::vector<core::TensorSpec> optimizer, std::string run_hash, int keep)
+                                 std::vector<core::TensorSpec> optimizer, std::string run_hash,
+                                 std::function<void()> alive, int keep)
     : directory_(std::move(directory)),
       layout_(std::move(layout)),
       optimizer_(std::move(optimizer)),
       run_hash_(std::move(run_hash)),
+      alive_(std::move(alive)),
       keep_(keep) {}
 
 Status CheckpointStore::Fill(const std::filesystem::path& folder, const TrainState& state,
@@ -177,7 +179,7 @@ Status CheckpointStore::Fill(const std::filesystem::path& folder, const TrainSta
     SBORA_RETURN_IF_ERROR(WriteAdapterTensors(folder / kBestFile, layout_, contents.best, core::DType::kF32).status());
   }
   SBORA_RETURN_IF_ERROR(WriteFileAtomic(folder / kStateFile, ToJson(state, run_hash_)));
-  SBORA_ASSIGN_OR_RETURN(const auto manifest, core::BuildManifest(folder, {{"step", state.step}}));
+  SBORA_ASSIGN_OR_RETURN(const auto manifest, core::BuildManifest(folder, {{"step", state.step}}, alive_));
   SBORA_RETURN_IF_ERROR(core::WriteManifest(folder, manifest));
   return SyncDirectory(folder);
 }
@@ -216,7 +218,7 @@ void CheckpointStore::RemoveOld(int64_t newest_step) const {
 
 StatusOr<FoundCheckpoint> CheckpointStore::Verify(const std::filesystem::path& folder) const {
   SBORA_ASSIGN_OR_RETURN(const auto manifest, core::ReadManifest(folder));
-  SBORA_RETURN_IF_ERROR(core::VerifyManifest(manifest, folder));
+  SBORA_RETURN_IF_ERROR(core::VerifyManifest(manifest, folder, alive_));
   const auto named = [&](std::string_view name) {
     return std::any_of(manifest.files.begin(), manifest.files.end(), [&](const auto& file) { return file.name == name; });
   };

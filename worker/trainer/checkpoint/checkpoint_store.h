@@ -18,6 +18,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -87,9 +88,10 @@ struct LoadReport {
 class CheckpointStore {
  public:
   /// `optimizer`: the tensors of optimizer.safetensors. `run_hash` identifies spec, data and base: a checkpoint of another
-  /// run is rejected. Keeps the newest `keep`.
+  /// run is rejected. Keeps the newest `keep`. `alive` is called often while files are read and hashed, which takes minutes
+  /// for the checkpoints of full fine-tuning.
   CheckpointStore(std::filesystem::path directory, AdapterLayout layout, std::vector<core::TensorSpec> optimizer,
-                  std::string run_hash, int keep = 2);
+                  std::string run_hash, std::function<void()> alive = {}, int keep = 2);
 
   /// Returns the folder's name, durable and verified.
   /// Errors: RESOURCE_EXHAUSTED NO_SPACE and other file system errors; DATA_LOSS when the read-back differs.
@@ -115,6 +117,7 @@ class CheckpointStore {
   AdapterLayout layout_;
   std::vector<core::TensorSpec> optimizer_;
   std::string run_hash_;
+  std::function<void()> alive_;
   int keep_;
 };
 

@@ -148,11 +148,12 @@ void AdapterSet::Allocate(at::Device device) {
   }
 }
 
-Status AdapterSet::Initialize(uint64_t seed, const WeightOf& weight) {
+Status AdapterSet::Initialize(uint64_t seed, const WeightOf& weight, const std::function<void()>& alive) {
   const at::NoGradGuard no_grad;
   parameters_.zero_();
   if (core::UsesIndices(method_)) return OkStatus();
   for (const AdapterModule& module : modules_) {
+    if (alive) alive();
     at::Tensor a_RI = module.A().value;
     a_RI.copy_(FromHost(core::DrawLoraA(seed, module.name, module.rank, module.in_features, frozen_a_), a_RI.sizes()));
     if (method_ != core::AdapterMethod::kDora) continue;

@@ -92,9 +92,10 @@ class AdapterSet : public TrainedParameters {
                                                       at::Device device);
 
   /// What training starts from: A as core::DrawLoraA draws it, DoRA's magnitudes at the row norms of W0, all else zero,
-  /// so that the adapted model is the base. SBoRA needs neither seed nor weight.
+  /// so that the adapted model is the base. SBoRA needs neither seed nor weight. `alive` is called before each module: large
+  /// orthonormal factors take seconds each.
   /// Errors: INVALID_ARGUMENT ZERO_WEIGHT_ROW for DoRA when a row of W0 has no direction.
-  Status Initialize(uint64_t seed, const WeightOf& weight);
+  Status Initialize(uint64_t seed, const WeightOf& weight, const std::function<void()>& alive = {});
 
   core::AdapterMethod method() const { return method_; }
   double dropout() const { return dropout_; }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "common/check.h"
+#include "common/status_macros.h"
 #include "worker/trainer/nn/kv_cache.h"
 
 namespace sbora::trainer {
@@ -68,13 +69,14 @@ int64_t BeamDecoder::Limit(size_t prompt) const {
   return std::max<int64_t>(1, std::min(options_.max_new_tokens, room));
 }
 
-bool BeamDecoder::Run(int64_t& tokens_so_far) {
+StatusOr<bool> BeamDecoder::Run(int64_t& tokens_so_far) {
   if (options_.max_new_tokens == 0) return true;
   int64_t capacity = 0;
   for (size_t i = 0; i < prompts_.size(); ++i) capacity = std::max(capacity, std::ssize(prompts_[i]) + Limit(i));
   KvCache cache = model_.NewCache(std::ssize(prompts_), capacity);
   at::Tensor logits_BV = model_.Prefill(prompts_, cache, adapter_);
   for (;;) {
+    SBORA_RETURN_IF_ERROR(CheckFiniteLogits(logits_BV));
     Advance(logits_BV);
     tokens_so_far += std::ssize(live_);
     const auto [rows, tokens] = NextRows();

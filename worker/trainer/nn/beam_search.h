@@ -67,8 +67,8 @@ class BeamDecoder {
               std::vector<std::vector<int64_t>> prompts);
 
   /// False when on_step asked to stop; unfinished prompts are kCancelled then. Adds one for each prompt and step to
-  /// `tokens_so_far`.
-  bool Run(int64_t& tokens_so_far);
+  /// `tokens_so_far`. Errors: those of CheckFiniteLogits.
+  StatusOr<bool> Run(int64_t& tokens_so_far);
   std::vector<Generation> TakeResults() { return std::move(results_); }
 
  private:

@@ -56,6 +56,17 @@ Status CheckPrompts(const std::vector<std::vector<int64_t>>& prompts, const core
 
 int64_t ArgMax(const float* logits, int64_t vocab) { return std::max_element(logits, logits + vocab) - logits; }
 
+}  // namespace
+
+Status CheckFiniteLogits(const at::Tensor& logits_BV) {
+  if (at::isfinite(logits_BV).all().item<bool>()) return OkStatus();
+  return FailedPrecondition("NON_FINITE_LOGITS", "the model's logits hold NaN or infinite values, so no token can be chosen: its "
+                                                 "weights, or the adapter's, are damaged; import the model again, or use "
+                                                 "another adapter");
+}
+
+namespace {
+
 /// A uniform number in [0, 1) that depends on nothing but its arguments.
 double Uniform(uint64_t seed, uint64_t prompt, uint64_t step) {
   const core::PhiloxKey key = core::DeriveKey("sbora.generate.v1", seed);
@@ -105,11 +116,12 @@ class BatchDecoder {
     live_.assign(prompts_.size(), true);
   }
 
-  /// False when on_step asked to stop.
-  bool Run(int64_t& tokens_so_far) {
+  /// False when on_step asked to stop. Errors: those of CheckFiniteLogits.
+  StatusOr<bool> Run(int64_t& tokens_so_far) {
     if (options_.max_new_tokens == 0) return true;
     at::Tensor logits_BV = model_.Prefill(prompts_, cache_, adapter_).cpu();
     for (int64_t step = 0;; ++step) {
+      SBORA_RETURN_IF_ERROR(CheckFiniteLogits(logits_BV));
       std::vector<int64_t> next = Choose(logits_BV, step, tokens_so_far);
       if (std::none_of(live_.begin(), live_.end(), [](bool live) { return live; })) return true;
       if (options_.on_step && !options_.on_step(tokens_so_far)) {
@@ -212,15 +224,16 @@ StatusOr<std::vector<Generation>> Generate(const LlamaModel& model, AdapterSet* 
     }
     std::vector<std::vector<int64_t>> batch(prompts.begin() + static_cast<int64_t>(begin),
                                             prompts.begin() + static_cast<int64_t>(end));
-    const auto decode = [&](auto decoder) {
-      running = decoder.Run(tokens);
+    const auto decode = [&](auto decoder) -> Status {
+      SBORA_ASSIGN_OR_RETURN(running, decoder.Run(tokens));
       for (Generation& generation : decoder.TakeResults()) results.push_back(std::move(generation));
+      return OkStatus();
     };
     if (options.num_beams > 1) {
-      decode(BeamDecoder(model, adapter, options, std::move(batch)));
+      SBORA_RETURN_IF_ERROR(decode(BeamDecoder(model, adapter, options, std::move(batch))));
     } else {
-      decode(
-          BatchDecoder(model, adapter, options, std::move(batch), options.first_prompt + static_cast<int64_t>(begin)));
+      const int64_t first_number = options.first_prompt + static_cast<int64_t>(begin);
+      SBORA_RETURN_IF_ERROR(decode(BatchDecoder(model, adapter, options, std::move(batch), first_number)));
     }
   }
   return results;

@@ -39,4 +39,7 @@ StatusOr<std::vector<Generation>> Generate(const LlamaModel& model, AdapterSet* 
                                            const std::vector<std::vector<int64_t>>& prompts,
                                            const GenerateOptions& options);
 
+/// FAILED_PRECONDITION NON_FINITE_LOGITS when any is NaN or infinite: of damaged weights some token would be the likeliest.
+Status CheckFiniteLogits(const at::Tensor& logits_BV);
+
 }  // namespace sbora::trainer

@@ -24,7 +24,7 @@ at::Tensor Scales(const Nf4Tensors& nf4) {
   const Status status = kernels::DequantizeScales(
       place.device, scales.size(0), nf4.scale_codes.const_data_ptr<uint8_t>(), nf4.group_scales.const_data_ptr<float>(),
       offset_1.const_data_ptr<float>(), scales.mutable_data_ptr<float>(), place.stream);
-  SBORA_CHECK(status.ok(), "de-quantising scales: {}", status.ToString());
+  TORCH_CHECK(status.ok(), "de-quantising scales: ", status.ToString());
   return scales;
 }
 
@@ -47,7 +47,7 @@ void Dequantize(const Nf4Tensors& nf4, const at::Tensor& out_OI) {
     const Status status =
         kernels::DequantizeNf4(place.device, part, codes, scales.const_data_ptr<float>(),
                                out + static_cast<size_t>(begin * stride) * kernels::SizeOf(dtype), place.stream);
-    SBORA_CHECK(status.ok(), "de-quantising: {}", status.ToString());
+    TORCH_CHECK(status.ok(), "de-quantising: ", status.ToString());
   };
   if (place.device == kernels::Device::kCpu) {
     at::parallel_for(0, nf4.out_features, std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, nf4.in_features)), run);
@@ -69,7 +69,7 @@ void PutAsides(const Nf4Tensors& nf4, const at::Tensor& out_OI) {
     const Status status = kernels::DequantizeNf4(
         place.device, part, nf4.row_codes.const_data_ptr<uint8_t>() + row * nf4.row_codes.size(1),
         nf4.row_scales.const_data_ptr<float>() + row * nf4.row_scales.size(1), out + at, place.stream);
-    SBORA_CHECK(status.ok(), "de-quantising row {}: {}", nf4.row_index[i], status.ToString());
+    TORCH_CHECK(status.ok(), "de-quantising row ", nf4.row_index[i], ": ", status.ToString());
   }
   if (!nf4.columns.defined()) return;
   at::Tensor target_OI = out_OI;

@@ -37,7 +37,7 @@ void OverRows(const at::Tensor& wide_TC, const at::Tensor& narrow_TR, int64_t in
     part.rows = end - begin;
     const Status status = kernel(place, part, wide + static_cast<size_t>(begin * shape.wide_stride) * element,
                                  narrow + static_cast<size_t>(begin * shape.narrow_stride) * element);
-    SBORA_CHECK(status.ok(), "sample_mul: {}", status.ToString());
+    TORCH_CHECK(status.ok(), "sample_mul: ", status.ToString());
   };
   if (place.device == kernels::Device::kCpu) {
     at::parallel_for(0, shape.rows, 64, run);

@@ -13,7 +13,8 @@
 namespace sbora::trainer {
 
 StatusOr<std::unique_ptr<AdapterSet>> CreateAdapter(const LlamaModel& model, const core::AdapterSpec& spec,
-                                                    const std::vector<ModuleIndices>& indices) {
+                                                    const std::vector<ModuleIndices>& indices,
+                                                    const std::function<void()>& alive) {
   std::map<std::string, const std::vector<int32_t>*> by_module;
   for (const auto& entry : indices) by_module[entry.module] = &entry.index;
   AdapterOptions options{.method = spec.method, .rank = spec.rank, .alpha = spec.alpha, .dropout = spec.dropout,
@@ -34,9 +35,8 @@ StatusOr<std::unique_ptr<AdapterSet>> CreateAdapter(const LlamaModel& model, con
                            fmt::format("the job has an index vector for {}, which is no target", by_module.begin()->first));
   }
   SBORA_ASSIGN_OR_RETURN(auto adapter, AdapterSet::Create(model.config(), options, model.device()));
-  SBORA_RETURN_IF_ERROR(adapter->Initialize(spec.index_seed, [&](int64_t layer, core::LinearModule module) {
-    return model.Weight(layer, module);
-  }));
+  const auto weight = [&](int64_t layer, core::LinearModule module) { return model.Weight(layer, module); };
+  SBORA_RETURN_IF_ERROR(adapter->Initialize(spec.index_seed, weight, alive));
   return adapter;
 }
 

@@ -2,6 +2,7 @@
 /// buffers, and copies to and from the host. Include only from .cc files that see LibTorch.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -16,10 +17,11 @@
 namespace sbora::trainer {
 
 /// An adapter for `model` that training starts from (AdapterSet::Initialize, seeded by spec.index_seed). `indices` is
-/// empty for methods without. Errors: INVALID_ARGUMENT INDICES_MISMATCH unless `indices` names each layer and target
-/// once; those of AdapterSet::Create and Initialize.
+/// empty for methods without; `alive` as in Initialize. Errors: INVALID_ARGUMENT INDICES_MISMATCH unless `indices` names
+/// each layer and target once; those of AdapterSet::Create and Initialize.
 StatusOr<std::unique_ptr<AdapterSet>> CreateAdapter(const LlamaModel& model, const core::AdapterSpec& spec,
-                                                    const std::vector<ModuleIndices>& indices);
+                                                    const std::vector<ModuleIndices>& indices,
+                                                    const std::function<void()>& alive = {});
 
 /// Loads a finished adapter folder for inference. Errors: those of core::AdapterFolder::Open; FAILED_PRECONDITION
 /// BASE_HASH_MISMATCH, BASE_CONFIG_MISMATCH.

@@ -19,7 +19,6 @@ namespace sbora::trainer {
 namespace {
 
 constexpr uint64_t kSeed = 20240707;
-constexpr int64_t kRank = 6;
 constexpr double kAlpha = 12;
 constexpr double kDropout = 0.25;
 
@@ -67,14 +66,18 @@ PackedBatch SmallBatch(const core::ModelConfig& config) {
   return batch;
 }
 
+/// Vectors of sample_mul need a multiple of 8: FA takes its vectorised kernels, FB the others.
+int64_t RankOf(core::AdapterMethod method) { return method == core::AdapterMethod::kSboraFb ? 6 : 8; }
+
 std::unique_ptr<AdapterSet> SmallAdapter(const core::ModelConfig& config, const LlamaModel& model, core::AdapterMethod method) {
-  AdapterOptions options{.method = method, .rank = kRank, .alpha = kAlpha, .dropout = kDropout};
+  const int64_t rank = RankOf(method);
+  AdapterOptions options{.method = method, .rank = rank, .alpha = kAlpha, .dropout = kDropout};
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     for (const core::LinearModule module : core::kAllLinearModules) {
       options.modules.push_back({.layer = layer, .module = module});
       if (!core::UsesIndices(method)) continue;
       const int64_t dim = core::IndexDim(method, core::LinearModuleShape(config, module));
-      options.modules.back().index = core::DrawIndices(kSeed, core::ModulePath(layer, module), dim, kRank).value();
+      options.modules.back().index = core::DrawIndices(kSeed, core::ModulePath(layer, module), dim, rank).value();
     }
   }
   auto adapter = AdapterSet::Create(config, options, model.device()).value();

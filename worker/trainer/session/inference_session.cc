@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <utility>
 
@@ -145,7 +146,9 @@ StatusOr<std::vector<std::vector<double>>> InferenceSession::NextTokenLogProbabi
         batch.Append(last, prompts[last]);
         rows.push_back(batch.tokens() - 1);
       }
-      const at::Tensor log_BV = at::log_softmax(impl_->model->Logits(batch, rows, impl_->adapter.get()), 1).cpu();
+      const at::Tensor logits_BV = impl_->model->Logits(batch, rows, impl_->adapter.get());
+      SBORA_RETURN_IF_ERROR(CheckFiniteLogits(logits_BV));
+      const at::Tensor log_BV = at::log_softmax(logits_BV, 1).cpu();
       for (size_t i = first; i < last; ++i) {
         const float* log_V = log_BV.const_data_ptr<float>() + static_cast<int64_t>(i - first) * log_BV.size(1);
         std::vector<double>& of_prompt = all.emplace_back();
@@ -178,6 +181,10 @@ StatusOr<LossTotal> InferenceSession::AnswerLoss(std::span<const ScoredSample> s
         const LossResult loss = impl_->model->ForwardLoss(batch, impl_->adapter.get(), {.training = false});
         total.sum += loss.sum.item<double>();
         total.tokens += loss.count;
+        if (!std::isfinite(total.sum)) {
+          return FailedPrecondition("NON_FINITE_LOSS", "the loss of the references is NaN or infinite: the weights of the model, or the "
+                                                       "adapter's, are damaged; import the model again, or use another adapter");
+        }
       }
       first = last;
       on_batch(static_cast<int64_t>(last));

@@ -4,6 +4,7 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/detail/CUDAHooksInterface.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <malloc.h>
@@ -59,7 +60,10 @@ StatusOr<at::Device> CudaDevice(std::string_view name) {
                          fmt::format("device \"{}\": this build on this machine has {} CUDA devices; use device cpu{}",
                                      name, devices, devices == 0 ? "" : fmt::format(" or cuda:0 to cuda:{}", devices - 1)));
   }
-  return at::Device(at::kCUDA, static_cast<at::DeviceIndex>(index));
+  const at::Device device(at::kCUDA, static_cast<at::DeviceIndex>(index));
+  // Ours for good: kernels of our own are launched on the thread's current device.
+  c10::impl::VirtualGuardImpl(at::kCUDA).setDevice(device);
+  return device;
 }
 
 }  // namespace

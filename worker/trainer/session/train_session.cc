@@ -73,8 +73,8 @@ Status RestoreNewest(const TrainRequest& request, const TorchPlan& plan, const C
   const LoadReport report = store.LoadNewest(request.resume_from);
   ReportRejected(report, observer);
   for (const auto& [folder, why] : report.rejected) {
-    // Not damage but a mistake: going on from step 0 would hide it.
-    if (why.reason() == "CHECKPOINT_OTHER_RUN") return why;
+    // Not damage but a mistake, or an older program: going on from step 0 would hide it.
+    if (why.reason() == "CHECKPOINT_OTHER_RUN" || why.code() == StatusCode::kUnimplemented) return why;
   }
   if (!report.checkpoint) return OkStatus();
   SBORA_RETURN_IF_ERROR(loop.Restore(store, *report.checkpoint));
@@ -120,7 +120,8 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
   SBORA_ASSIGN_OR_RETURN(const Data data, OpenData(request, model->config().vocab_size));
   const core::AdapterConfig config =
       core::AdapterConfigOf(request.spec, model->config(), request.spec.model, request.base_hash);
-  SBORA_ASSIGN_OR_RETURN(const auto trainee, Trainee::Create(*model, request.spec.adapter, request.indices, config));
+  SBORA_ASSIGN_OR_RETURN(const auto trainee, Trainee::Create(*model, request.spec.adapter, request.indices, config,
+                                                             [&observer] { observer.OnAlive(); }));
   if (AdapterSet* const adapter = trainee->adapter()) {
     adapter->SetGradientReadyHook([&observer](const AdapterModule&) { observer.OnAlive(); });
   }
@@ -130,7 +131,8 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
                      "paged_optimizer has no effect on the CPU: the optimizer's state is in the host's memory already");
   }
   CheckpointStore store(request.checkpoint_dir, trainee->layout(), StateLayout(*optimizer),
-                        RunHash(request, data.train->key(), data.validation ? data.validation->key() : ""));
+                        RunHash(request, data.train->key(), data.validation ? data.validation->key() : ""),
+                        [&observer] { observer.OnAlive(); });
   const ArtifactPlan artifact{.config = config, .layout = trainee->layout(), .base_dir = request.model_dir};
   SBORA_RETURN_IF_ERROR(RehearseArtifact(request.output_dir, artifact, HostBytes(trainee->trained().parameters()).floats(),
                                          request.checkpoint_dir,

@@ -37,14 +37,15 @@ core::DType StateDType(const at::Tensor& tensor) {
 
 StatusOr<std::unique_ptr<Trainee>> Trainee::Create(LlamaModel& model, const core::AdapterSpec& spec,
                                                    const std::vector<ModuleIndices>& indices,
-                                                   const core::AdapterConfig& config) {
+                                                   const core::AdapterConfig& config,
+                                                   const std::function<void()>& alive) {
   auto trainee = std::unique_ptr<Trainee>(new Trainee());
   if (spec.method == core::AdapterMethod::kFull) {
     SBORA_ASSIGN_OR_RETURN(trainee->full_, model.TrainAllWeights());
     trainee->layout_ = LayoutOf(*trainee->full_, config);
     return trainee;
   }
-  SBORA_ASSIGN_OR_RETURN(trainee->adapter_, CreateAdapter(model, spec, indices));
+  SBORA_ASSIGN_OR_RETURN(trainee->adapter_, CreateAdapter(model, spec, indices, alive));
   trainee->layout_ = trainer::LayoutOf(*trainee->adapter_, config);
   return trainee;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -26,7 +27,8 @@ class Trainee {
   /// by full fine-tuning (LlamaModel::TrainAllWeights). Errors: those of CreateAdapter and TrainAllWeights.
   static StatusOr<std::unique_ptr<Trainee>> Create(LlamaModel& model, const core::AdapterSpec& spec,
                                                    const std::vector<ModuleIndices>& indices,
-                                                   const core::AdapterConfig& config);
+                                                   const core::AdapterConfig& config,
+                                                   const std::function<void()>& alive = {});
 
   TrainedParameters& trained();
   /// Null: the model's own weights are trained.
