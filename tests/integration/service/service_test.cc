@@ -178,10 +178,10 @@ TEST_F(ServiceTest, FullFineTuningLeavesACheckpointThatIsPulledEvaluatedAndImpor
 }
 
 TEST_F(ServiceTest, ThePausedJobGoesOnFromItsCheckpointAndEndsWithTheSameBytes) {
-  ASSERT_TRUE(service().Submit("undisturbed", SmallSpec(120)).ok());
+  ASSERT_TRUE(service().Submit("undisturbed", SmallSpec(400)).ok());
   ASSERT_TRUE(service().WaitForState("undisturbed", v1::FineTuningJob::STATE_SUCCEEDED, seconds(120)).ok()) << service().Logs();
 
-  ASSERT_TRUE(service().Submit("paused", SmallSpec(120)).ok());
+  ASSERT_TRUE(service().Submit("paused", SmallSpec(400)).ok());
   ASSERT_TRUE(service().WaitForStep("paused", 10, seconds(60)).ok());
   ASSERT_TRUE(service().client().PauseJob(Job("paused")).ok());
   const auto paused = service().WaitForState("paused", v1::FineTuningJob::STATE_PAUSED, seconds(60));

@@ -49,6 +49,7 @@ class HttpTransferTest : public ::testing::Test {
     http_.Put("/object", [this](const httplib::Request& request, httplib::Response&) { stored_ = request.body; });
     port_ = http_.bind_to_any_port("127.0.0.1");
     thread_ = std::jthread([this] { http_.listen_after_bind(); });
+    while (!http_.is_running()) std::this_thread::yield();  // stop() before that would stop nothing
   }
   ~HttpTransferTest() override { http_.stop(); }
 
