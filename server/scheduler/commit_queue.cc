@@ -21,7 +21,7 @@ std::vector<Transition> CommitQueue::Take(size_t limit) {
 
 std::vector<Transition> CommitQueue::WaitAndTake(size_t limit, const std::stop_token& stop) {
   MutexLock lock(mutex_);
-  pushed_.wait(lock, stop, [this] { return !pending_.empty(); });
+  pushed_.wait(lock, stop, [this]() SBORA_REQUIRES(mutex_) { return !pending_.empty(); });
   return TakeLocked(limit);
 }
 

@@ -393,7 +393,7 @@ StatusOr<Work> CoordinatorImpl::Wait(std::string_view name, MonotonicTime deadli
     if (core::IsTerminal(work.row.state)) return work;
     MutexLock lock(ended_mutex_);
     const bool changed =
-        ended_.wait_until(lock, deadline, [&] { return closing_ || ended_count_ != seen; });
+        ended_.wait_until(lock, deadline, [&]() SBORA_REQUIRES(ended_mutex_) { return closing_ || ended_count_ != seen; });
     if (closing_) return Unavailable("SHUTTING_DOWN", "the server is stopping; try again");
     if (!changed) return work;
   }

@@ -11,7 +11,7 @@
 namespace sbora::server {
 
 std::optional<DeviceKind> Scheduler::ResolveDevice(const WorkRow& row) const {
-  const auto has = [&](DeviceKind device) {
+  const auto has = [&](DeviceKind device) SBORA_REQUIRES(mutex_) {
     return std::any_of(workers_.begin(), workers_.end(), [&](const auto& item) {
       return item.second.Grantable() && item.second.SlotsOf(device) >= row.ranks;
     });

@@ -88,7 +88,7 @@ StatusOr<std::unique_ptr<Store>> OpenSqliteStore(const SqliteOptions& options) {
 
 ReaderPool::Borrowed ReaderPool::Borrow() {
   MutexLock lock(mutex_);
-  returned_.wait(lock, [this] { return !idle_.empty(); });
+  returned_.wait(lock, [this]() SBORA_REQUIRES(mutex_) { return !idle_.empty(); });
   std::unique_ptr<SqliteDb> db = std::move(idle_.back());
   idle_.pop_back();
   return Borrowed(*this, std::move(db));

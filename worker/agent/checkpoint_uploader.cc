@@ -69,7 +69,7 @@ void CheckpointUploader::Offer(const trainer::v1::CheckpointWritten& checkpoint)
 
 bool CheckpointUploader::Flush(const std::stop_token& stop) {
   MutexLock lock(mutex_);
-  return changed_.wait(lock, stop, [&] { return !busy_ && !waiting_; });
+  return changed_.wait(lock, stop, [&]() SBORA_REQUIRES(mutex_) { return !busy_ && !waiting_; });
 }
 
 void CheckpointUploader::Run(const std::stop_token& stop) {
@@ -79,7 +79,7 @@ void CheckpointUploader::Run(const std::stop_token& stop) {
     Item item;
     {
       MutexLock lock(mutex_);
-      if (!changed_.wait(lock, stop, [&] { return waiting_.has_value(); })) return;
+      if (!changed_.wait(lock, stop, [&]() SBORA_REQUIRES(mutex_) { return waiting_.has_value(); })) return;
       item = *std::move(waiting_);
       waiting_.reset();
       busy_ = true;

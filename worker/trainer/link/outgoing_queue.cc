@@ -15,7 +15,7 @@ OutgoingQueue::~OutgoingQueue() = default;
 
 void OutgoingQueue::Send(std::string frame) {
   MutexLock lock(mutex_);
-  changed_.wait(lock, [this] { return frames_.size() < kCapacity || failed_; });
+  changed_.wait(lock, [this]() SBORA_REQUIRES(mutex_) { return frames_.size() < kCapacity || failed_; });
   if (failed_) return;
   frames_.push_back(std::move(frame));
   changed_.notify_all();
@@ -30,7 +30,7 @@ void OutgoingQueue::SendProgress(std::string frame) {
 
 void OutgoingQueue::Flush() {
   MutexLock lock(mutex_);
-  changed_.wait(lock, [this] { return failed_ || Idle(); });
+  changed_.wait(lock, [this]() SBORA_REQUIRES(mutex_) { return failed_ || Idle(); });
 }
 
 void OutgoingQueue::Run(const std::stop_token& stop) {
@@ -41,7 +41,7 @@ void OutgoingQueue::Run(const std::stop_token& stop) {
       MutexLock lock(mutex_);
       writing_ = false;
       changed_.notify_all();
-      const bool more = changed_.wait(lock, stop, [this] { return !frames_.empty() || progress_; });
+      const bool more = changed_.wait(lock, stop, [this]() SBORA_REQUIRES(mutex_) { return !frames_.empty() || progress_; });
       if (!more || stop.stop_requested()) return;
       if (frames_.empty()) {
         frame = *std::exchange(progress_, std::nullopt);
