@@ -37,7 +37,7 @@ TEST(StatusOr, HoldsAValueOrItsError) {
   EXPECT_EQ(bad.status().code(), StatusCode::kNotFound);
   EXPECT_EQ(bad.status().reason(), "MODEL_NOT_FOUND");
   EXPECT_DEATH((void)bad.value(), "MODEL_NOT_FOUND");
-  EXPECT_DEATH((StatusOr<int>{OkStatus()}), "without a value");
+  EXPECT_DEATH((void)(StatusOr<int>{OkStatus()}), "without a value");
 }
 
 TEST(StatusOr, MovesWhatCannotBeCopied) {
