@@ -200,10 +200,6 @@ class Client {
 
   StatusOr<v1::Upload> UploadOne(const LocalFile& file, const std::stop_token& stop,
                                  const std::function<void(int64_t)>& progress);
-  Status SendUpload(const v1::Upload& upload, const LocalFile& file, const std::stop_token& stop,
-                    const std::function<void(int64_t)>& progress);
-  StatusOr<int64_t> SendStream(const v1::Upload& upload, int64_t offset, const LocalFile& file,
-                               const std::stop_token& stop, const std::function<void(int64_t)>& progress);
 
   const ClientOptions options_;
   const std::shared_ptr<grpc::Channel> channel_;  // shared with the stubs and transfers made over it

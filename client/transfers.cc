@@ -1,10 +1,7 @@
 // Client::Upload and Client::Pull.
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <numeric>
 #include <set>
 #include <system_error>
@@ -13,8 +10,6 @@
 #include "client/client_call.h"
 #include "client/sbora_client.h"
 #include "common/file.h"
-#include "common/grpc/http_transfer.h"
-#include "common/grpc/status_convert.h"
 #include "common/grpc/transfer_client.h"
 #include "common/sha256.h"
 #include "common/status_macros.h"
@@ -22,33 +17,20 @@
 namespace sbora::client {
 namespace {
 
-constexpr int64_t kChunkBytes = 1 << 20;
 constexpr const char* kManifestFile = "manifest.json";
 
-Status Stopped() { return Cancelled("STOPPED", "the transfer was stopped"); }
+TransferOptions TransferOptionsOf(const ClientOptions& options) {
+  TransferOptions transfer;
+  transfer.backoff = options.transfer_retry;
+  transfer.call_deadline = options.call_timeout;
+  return transfer;
+}
 
 /// A plain file name: what the server sends must not lead out of the folder.
 bool IsPlainName(std::string_view name) {
   const bool known = std::all_of(name.begin(), name.end(),
                                  [](unsigned char c) { return std::isalnum(c) || c == '.' || c == '_' || c == '-'; });
   return known && !name.empty() && name.size() <= 255 && name.front() != '.';
-}
-
-StatusOr<std::string> ReadChunk(int fd, int64_t offset, int64_t size, const LocalFile& file) {
-  std::string bytes(static_cast<size_t>(size), '\0');
-  size_t done = 0;
-  while (done < bytes.size()) {
-    const ssize_t got = ::pread(fd, bytes.data() + done, bytes.size() - done, offset + static_cast<int64_t>(done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return FromErrno(errno, fmt::format("reading {}", file.path.string()));
-    if (got == 0) {
-      return DataLoss("FILE_SHRANK",
-                      fmt::format("{} got shorter while it was read: it ends before byte {}; upload it again once "
-                                  "nothing writes to it", file.path.string(), offset + size));
-    }
-    done += static_cast<size_t>(got);
-  }
-  return bytes;
 }
 
 Status CheckFiles(const google::protobuf::RepeatedPtrField<v1::File>& files, const std::string& manifest_sha256,
@@ -139,75 +121,11 @@ StatusOr<v1::Upload> Client::UploadOne(const LocalFile& file, const std::stop_to
   // A repeat after a lost answer makes a second upload; the server sweeps the one nobody finished.
   SBORA_ASSIGN_OR_RETURN(const v1::Upload upload,
                          Call(transfers_, &v1::TransferService::Stub::CreateUpload, create, Repeat::kSafe));
-  SBORA_RETURN_IF_ERROR(SendUpload(upload, file, stop, progress));
+  TransferClient transfer(channel_, TransferOptionsOf(options_));
+  SBORA_RETURN_IF_ERROR(transfer.SendBytes(upload, file.path, stop, [&](int64_t done, int64_t) { progress(done); }));
   v1::FinishUploadRequest finish;
   finish.set_name(upload.name());
   return Call(transfers_, &v1::TransferService::Stub::FinishUpload, finish, Repeat::kSafeAndLong);
-}
-
-Status Client::SendUpload(const v1::Upload& upload, const LocalFile& file, const std::stop_token& stop,
-                          const std::function<void(int64_t)>& progress) {
-  Backoff backoff(options_.transfer_retry);
-  if (!upload.presigned_put_url().empty()) {
-    while (true) {
-      const Status status = HttpPutFile(upload.presigned_put_url(), file.path, upload.size_bytes(), {}, stop, progress);
-      if (status.ok() || !IsRetryable(status.code()) || !backoff.Wait(SystemClock(), stop)) return status;
-    }
-  }
-  int64_t offset = upload.received_bytes();
-  while (offset < upload.size_bytes()) {
-    const auto received = SendStream(upload, offset, file, stop, progress);
-    if (stop.stop_requested()) return Stopped();
-    if (received.ok() && *received > offset) {
-      backoff.Reset();
-      offset = *received;
-      continue;
-    }
-    const Status status =
-        received.ok()
-            ? Unavailable("UPLOAD_STALLED", fmt::format("the server took {} of {} bytes and no more; its log may say "
-                                                        "why", offset, upload.size_bytes()))
-            : received.status();
-    const bool again = IsRetryable(status.code()) || status.code() == StatusCode::kOutOfRange;
-    if (!again || !backoff.Wait(SystemClock(), stop)) return status;
-    v1::GetUploadRequest request;
-    request.set_name(upload.name());
-    SBORA_ASSIGN_OR_RETURN(const v1::Upload now,
-                           Call(transfers_, &v1::TransferService::Stub::GetUpload, request, Repeat::kSafe));
-    if (now.received_bytes() > offset) backoff.Reset();
-    offset = now.received_bytes();
-  }
-  return OkStatus();
-}
-
-StatusOr<int64_t> Client::SendStream(const v1::Upload& upload, int64_t offset, const LocalFile& file,
-                                     const std::stop_token& stop, const std::function<void(int64_t)>& progress) {
-  const UniqueFd fd(::open(file.path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return FromErrno(errno, fmt::format("opening {}", file.path.string()));
-  grpc::ClientContext context;
-  const std::stop_callback cancel(stop, [&context] { context.TryCancel(); });
-  v1::Upload answer;
-  const auto writer = transfers_->WriteUpload(&context, &answer);
-  v1::WriteUploadRequest message;
-  message.set_name(upload.name());
-  while (offset < upload.size_bytes()) {
-    const int64_t size = std::min(kChunkBytes, upload.size_bytes() - offset);
-    auto bytes = ReadChunk(fd.get(), offset, size, file);
-    if (!bytes.ok()) {
-      context.TryCancel();
-      writer->Finish();
-      return bytes.status();
-    }
-    message.set_offset(offset);
-    message.set_data(*std::move(bytes));
-    if (!writer->Write(message)) break;
-    message.clear_name();
-    offset += size;
-    if (progress) progress(offset);
-  }
-  writer->WritesDone();
-  SBORA_RETURN_IF_ERROR(FromGrpc(writer->Finish()));
-  return answer.received_bytes();
 }
 
 Status Client::Pull(const google::protobuf::RepeatedPtrField<v1::File>& files, const std::string& manifest_sha256,
@@ -225,10 +143,7 @@ Status Client::Pull(const google::protobuf::RepeatedPtrField<v1::File>& files, c
 
   const int64_t total = std::accumulate(files.begin(), files.end(), int64_t{0},
                                         [](int64_t sum, const v1::File& file) { return sum + file.size_bytes(); });
-  TransferOptions transfer_options;
-  transfer_options.backoff = options_.transfer_retry;
-  transfer_options.call_deadline = options_.call_timeout;
-  TransferClient transfer(channel_, transfer_options);
+  TransferClient transfer(channel_, TransferOptionsOf(options_));
   int64_t before = 0;
   for (const v1::File& file : files) {
     const Status status = transfer.Download(file, filled / file.path(), options.stop, [&](int64_t done, int64_t) {

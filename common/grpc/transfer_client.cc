@@ -60,8 +60,8 @@ Status CallWithRetry(const TransferOptions& options, const std::stop_token& stop
   }
 }
 
-/// Reads at most `size` bytes at `offset`.
-StatusOr<std::string> ReadAt(int fd, int64_t offset, int64_t size, const std::filesystem::path& path) {
+/// Reads `size` bytes at `offset`. `transfer`: "upload" or "download", what to do again after FILE_SHRANK.
+StatusOr<std::string> ReadAt(int fd, int64_t offset, int64_t size, const std::filesystem::path& path, std::string_view transfer) {
   std::string bytes(static_cast<size_t>(size), '\0');
   size_t done = 0;
   while (done < bytes.size()) {
@@ -69,8 +69,8 @@ StatusOr<std::string> ReadAt(int fd, int64_t offset, int64_t size, const std::fi
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return FromErrno(errno, fmt::format("reading {}", path.string()));
     if (got == 0) {
-      return DataLoss("FILE_SHRANK", fmt::format("{} got shorter while it was read: it ends before byte {}",
-                                                 path.string(), offset + size));
+      return DataLoss("FILE_SHRANK", fmt::format("{} got shorter while it was read: it ends before byte {}; {} it again once "
+                                                 "nothing writes to it", path.string(), offset + size, transfer));
     }
     done += static_cast<size_t>(got);
   }
@@ -175,7 +175,7 @@ StatusOr<int64_t> TransferClient::SendStream(const v1::Upload& upload, int64_t o
   v1::WriteUploadRequest request;
   request.set_name(upload.name());
   while (offset < total) {
-    auto bytes = ReadAt(fd.get(), offset, std::min(kChunkBytes, total - offset), path);
+    auto bytes = ReadAt(fd.get(), offset, std::min(kChunkBytes, total - offset), path, "upload");
     if (!bytes.ok()) {
       read_error = bytes.status();
       context.TryCancel();
@@ -219,7 +219,7 @@ Status TransferClient::DownloadPart(const v1::File& file, const std::filesystem:
   int64_t offset = std::max<int64_t>(0, ::lseek(fd.get(), 0, SEEK_END));
   if (offset > total) offset = 0;
   for (int64_t at = 0; at < offset;) {
-    SBORA_ASSIGN_OR_RETURN(const std::string bytes, ReadAt(fd.get(), at, std::min(kChunkBytes, offset - at), part));
+    SBORA_ASSIGN_OR_RETURN(const std::string bytes, ReadAt(fd.get(), at, std::min(kChunkBytes, offset - at), part, "download"));
     hash.Update(bytes);
     at += static_cast<int64_t>(bytes.size());
   }

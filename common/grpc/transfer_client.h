@@ -49,6 +49,11 @@ class TransferClient {
   StatusOr<v1::File> Upload(const std::string& parent, const std::filesystem::path& path, const std::string& name,
                             const std::stop_token& stop, const Progress& progress = {});
 
+  /// The middle of Upload, for callers that make and finish uploads themselves: the bytes of `path` go to `upload`, from
+  /// received_bytes on. Errors: as Upload's, but for HASH_MISMATCH and UPLOAD_WITHOUT_OBJECT.
+  Status SendBytes(const v1::Upload& upload, const std::filesystem::path& path, const std::stop_token& stop,
+                   const Progress& progress);
+
   /// Puts `file.object` at `destination`: written beside it (".part", taken up again if it is there), checked, fsynced,
   /// renamed. Never leaves a file with other bytes than `file.sha256` says: DataLoss HASH_MISMATCH, and the part goes.
   /// Two downloads to one destination at once are the caller's mistake.
@@ -57,8 +62,6 @@ class TransferClient {
 
  private:
   StatusOr<v1::Upload> CreateUpload(const std::string& parent, const FileDigest& digest, const std::stop_token& stop);
-  Status SendBytes(const v1::Upload& upload, const std::filesystem::path& path, const std::stop_token& stop,
-                   const Progress& progress);
   StatusOr<int64_t> SendStream(const v1::Upload& upload, int64_t offset, const std::filesystem::path& path,
                                const std::stop_token& stop, const Progress& progress);
   Status DownloadPart(const v1::File& file, const std::filesystem::path& part, bool* resumed,

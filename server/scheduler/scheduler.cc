@@ -263,13 +263,16 @@ StatusOr<WorkEntry*> Scheduler::FindWork(std::string_view name, int64_t tag) {
   return &work;
 }
 
+StatusOr<WorkEntry*> Scheduler::FindValidating(std::string_view name) {
+  SBORA_ASSIGN_OR_RETURN(WorkEntry* const work, FindWork(name, 0));
+  if (work->row.state == JobState::kValidating) return work;
+  return FailedPrecondition("NOT_VALIDATING", fmt::format("{} is {}, not VALIDATING", name, core::JobStateName(work->row.state)));
+}
+
 Status Scheduler::MarkValidated(std::string_view name, const EventItem& found, Moment at, Done done) {
   MutexLock lock(mutex_);
   SBORA_RETURN_IF_ERROR(Enter(at));
-  SBORA_ASSIGN_OR_RETURN(WorkEntry* const work, FindWork(name, 0));
-  if (work->row.state != JobState::kValidating) {
-    return FailedPrecondition("NOT_VALIDATING", fmt::format("{} is {}, not VALIDATING", name, core::JobStateName(work->row.state)));
-  }
+  SBORA_ASSIGN_OR_RETURN(WorkEntry* const work, FindValidating(name));
   Draft draft(at);
   AddEvent(draft, *work, found.level, found.type, found.message, found.time_ms);
   Apply(draft, *work, JobEvent::kValidated, "the data fits the model");
@@ -281,10 +284,7 @@ Status Scheduler::MarkValidated(std::string_view name, const EventItem& found, M
 Status Scheduler::FailValidation(std::string_view name, const Failure& failure, Moment at, Done done) {
   MutexLock lock(mutex_);
   SBORA_RETURN_IF_ERROR(Enter(at));
-  SBORA_ASSIGN_OR_RETURN(WorkEntry* const work, FindWork(name, 0));
-  if (work->row.state != JobState::kValidating) {
-    return FailedPrecondition("NOT_VALIDATING", fmt::format("{} is {}, not VALIDATING", name, core::JobStateName(work->row.state)));
-  }
+  SBORA_ASSIGN_OR_RETURN(WorkEntry* const work, FindValidating(name));
   Draft draft(at);
   const bool input = IsAboutTheInput(static_cast<StatusCode>(failure.code));
   EndWork(draft, *work, JobEvent::kRefused, input ? TerminationReason::kInvalidInput : TerminationReason::kInternal, failure);

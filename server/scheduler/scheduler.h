@@ -112,6 +112,8 @@ class Scheduler {
   /// Writes rows for all that was touched, numbers the transition and pushes it; nothing to say and no `done`: nothing.
   void Leave(Draft draft, Done done) SBORA_REQUIRES(mutex_);
   StatusOr<WorkEntry*> FindWork(std::string_view name, int64_t tag) SBORA_REQUIRES(mutex_);
+  /// FAILED_PRECONDITION NOT_VALIDATING when it is past that.
+  StatusOr<WorkEntry*> FindValidating(std::string_view name) SBORA_REQUIRES(mutex_);
 
   // Steps of a decision (scheduler_steps.cc).
   void Apply(Draft& draft, WorkEntry& work, core::JobEvent event, std::string_view why) SBORA_REQUIRES(mutex_);

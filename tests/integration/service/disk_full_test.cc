@@ -48,21 +48,25 @@ class SmallDisk {
   int error_ = 0;
 };
 
+/// Starts `service`, runs the job "undisturbed" to its end, and fills `disk` under another one, `job`, at step 30.
+void FillDuring(const std::string& job, Service& service, SmallDisk& disk) {
+  ASSERT_TRUE(service.StartBoth().ok()) << service.Logs();
+  ASSERT_TRUE(AddInputs(service).ok()) << service.Logs();
+  ASSERT_TRUE(service.Submit("undisturbed", SmallSpec(kSteps)).ok());
+  const auto reference = service.WaitForState("undisturbed", v1::FineTuningJob::STATE_SUCCEEDED, seconds(120));
+  ASSERT_TRUE(reference.ok()) << reference.status() << service.Logs();
+  ASSERT_TRUE(service.Submit(job, SmallSpec(kSteps)).ok());
+  ASSERT_TRUE(service.WaitForStep(job, 30, seconds(60)).ok()) << service.Logs();
+  disk.Fill();
+}
+
 TEST(DiskFullTest, AJobIsHeldAtItsCheckpointAndGoesOnWhenThereIsRoom) {
   auto created = Service::Create();
   ASSERT_TRUE(created.ok()) << created.status();
   Service& service = **created;
   SmallDisk disk(service.directory() / "worker", 64);
   if (!disk.mounted()) GTEST_SKIP() << "needs the right to mount a tmpfs: " << disk.error();
-  ASSERT_TRUE(service.StartBoth().ok()) << service.Logs();
-  ASSERT_TRUE(AddInputs(service).ok()) << service.Logs();
-  ASSERT_TRUE(service.Submit("undisturbed", SmallSpec(kSteps)).ok());
-  const auto reference = service.WaitForState("undisturbed", v1::FineTuningJob::STATE_SUCCEEDED, seconds(120));
-  ASSERT_TRUE(reference.ok()) << reference.status() << service.Logs();
-
-  ASSERT_TRUE(service.Submit("squeezed", SmallSpec(kSteps)).ok());
-  ASSERT_TRUE(service.WaitForStep("squeezed", 30, seconds(60)).ok()) << service.Logs();
-  disk.Fill();
+  ASSERT_NO_FATAL_FAILURE(FillDuring("squeezed", service, disk));
   const auto held = service.WaitForState("squeezed", v1::FineTuningJob::STATE_PAUSED, seconds(60));
   ASSERT_TRUE(held.ok()) << held.status() << service.Logs();
   EXPECT_EQ(held->termination_reason(), v1::TERMINATION_REASON_NO_SPACE);
@@ -82,15 +86,7 @@ TEST(DiskFullTest, AFullServerRefusesWithTheReasonAndLosesNothing) {
   Service& service = **created;
   SmallDisk disk(service.directory() / "server", 64);
   if (!disk.mounted()) GTEST_SKIP() << "needs the right to mount a tmpfs: " << disk.error();
-  ASSERT_TRUE(service.StartBoth().ok()) << service.Logs();
-  ASSERT_TRUE(AddInputs(service).ok()) << service.Logs();
-  ASSERT_TRUE(service.Submit("undisturbed", SmallSpec(kSteps)).ok());
-  const auto reference = service.WaitForState("undisturbed", v1::FineTuningJob::STATE_SUCCEEDED, seconds(120));
-  ASSERT_TRUE(reference.ok()) << reference.status() << service.Logs();
-
-  ASSERT_TRUE(service.Submit("running", SmallSpec(kSteps)).ok());
-  ASSERT_TRUE(service.WaitForStep("running", 30, seconds(60)).ok()) << service.Logs();
-  disk.Fill();
+  ASSERT_NO_FATAL_FAILURE(FillDuring("running", service, disk));
   // The store still has room in the blocks that its files hold already: jobs are accepted until that is used up.
   constexpr int kMostAccepted = 1000;
   StatusOr<v1::FineTuningJob> last = Unavailable("NOT_ASKED", "nothing was submitted");

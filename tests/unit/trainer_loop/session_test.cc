@@ -91,6 +91,13 @@ class SessionTest : public ::testing::Test {
     return request;
   }
 
+  StatusOr<std::unique_ptr<InferenceSession>> LoadModel(Counter& counter) const {
+    InferenceSession::Options options;
+    options.model_dir = Path("model");
+    options.device.threads = 1;
+    return InferenceSession::Load(options, counter);
+  }
+
   TempDirectory temp_;
 };
 
@@ -108,10 +115,7 @@ TEST_F(SessionTest, EachLayerOfAForwardAndEachModuleOfABackwardPassIsASignOfLife
 
 TEST_F(SessionTest, ScoringAndGenerationGiveSignsOfLifeInEachLayer) {
   Counter counter;
-  InferenceSession::Options options;
-  options.model_dir = Path("model");
-  options.device.threads = 1;
-  const auto session = InferenceSession::Load(options, counter);
+  const auto session = LoadModel(counter);
   ASSERT_TRUE(session.ok()) << session.status();
   const ScoredSample samples[] = {{.ids = {1, 2, 3}, .supervised = {false, true, true}}};
   ASSERT_TRUE((*session)->AnswerLoss(samples, 1, [](int64_t) {}).ok());
@@ -131,10 +135,7 @@ TEST_F(SessionTest, AModelWithDamagedNumbersGivesNoFigures) {
   bytes.replace(at, 4, "\xC0\x7F\xC0\x7F");  // NaN in float32 and in bfloat16
   ASSERT_TRUE(WriteFileAtomic(file, bytes).ok());
   Counter counter;
-  InferenceSession::Options options;
-  options.model_dir = Path("model");
-  options.device.threads = 1;
-  const auto session = InferenceSession::Load(options, counter);
+  const auto session = LoadModel(counter);
   ASSERT_TRUE(session.ok()) << session.status();
   const ScoredSample samples[] = {{.ids = {1, 2, 3}, .supervised = {false, true, true}}};
   EXPECT_EQ((*session)->AnswerLoss(samples, 1, [](int64_t) {}).status().reason(), "NON_FINITE_LOSS");

@@ -6,7 +6,7 @@
 
 #include <vector>
 
-#include "core/model_config.h"
+#include "tests/unit/trainer_nn/tiny_llama.h"
 #include "worker/trainer/session/trainee.h"
 
 namespace sbora::trainer {
@@ -50,16 +50,7 @@ TEST(SetUpTorch, HalfPrecisionIsForGpus) {
 
 // The meta device keeps shapes without memory: as a GPU, it is not the CPU.
 TEST(MakeOptimizer, OffTheCpuOnlyAdamWIsKnown) {
-  core::ModelConfig config;
-  config.hidden_size = 32;
-  config.num_layers = 1;
-  config.num_heads = 4;
-  config.num_kv_heads = 2;
-  config.head_dim = 8;
-  config.intermediate_size = 48;
-  config.vocab_size = 61;
-  config.max_position_embeddings = 64;
-  const auto model = LlamaModel::Random(config, 1, {.device = at::kMeta});
+  const auto model = LlamaModel::Random(testing::TinyConfig(), 1, {.device = at::kMeta});
   ASSERT_TRUE(model.ok()) << model.status();
   core::AdapterSpec adapter;
   adapter.method = core::AdapterMethod::kFull;

@@ -110,6 +110,7 @@ DevicePlan DeviceFor(const TrainRequest& request) {
 }
 
 StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer) {
+  const auto alive = [&observer] { observer.OnAlive(); };
   SBORA_ASSIGN_OR_RETURN(const TorchPlan plan, SetUpTorch(DeviceFor(request)));
   SBORA_ASSIGN_OR_RETURN(const auto model,
                          LoadBase({.model_dir = request.model_dir,
@@ -120,8 +121,7 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
   SBORA_ASSIGN_OR_RETURN(const Data data, OpenData(request, model->config().vocab_size));
   const core::AdapterConfig config =
       core::AdapterConfigOf(request.spec, model->config(), request.spec.model, request.base_hash);
-  SBORA_ASSIGN_OR_RETURN(const auto trainee, Trainee::Create(*model, request.spec.adapter, request.indices, config,
-                                                             [&observer] { observer.OnAlive(); }));
+  SBORA_ASSIGN_OR_RETURN(const auto trainee, Trainee::Create(*model, request.spec.adapter, request.indices, config, alive));
   if (AdapterSet* const adapter = trainee->adapter()) {
     adapter->SetGradientReadyHook([&observer](const AdapterModule&) { observer.OnAlive(); });
   }
@@ -131,8 +131,7 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
                      "paged_optimizer has no effect on the CPU: the optimizer's state is in the host's memory already");
   }
   CheckpointStore store(request.checkpoint_dir, trainee->layout(), StateLayout(*optimizer),
-                        RunHash(request, data.train->key(), data.validation ? data.validation->key() : ""),
-                        [&observer] { observer.OnAlive(); });
+                        RunHash(request, data.train->key(), data.validation ? data.validation->key() : ""), alive);
   const ArtifactPlan artifact{.config = config, .layout = trainee->layout(), .base_dir = request.model_dir};
   SBORA_RETURN_IF_ERROR(RehearseArtifact(request.output_dir, artifact, HostBytes(trainee->trained().parameters()).floats(),
                                          request.checkpoint_dir,
@@ -157,7 +156,7 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
                        .trained_tokens = outcome.trained_tokens,
                        .phase = trainee->adapter() != nullptr ? "writing adapter" : "writing checkpoint"});
   SBORA_ASSIGN_OR_RETURN(const auto parameters, loop.FinalParameters());
-  SBORA_RETURN_IF_ERROR(WriteArtifact(request.output_dir, artifact, parameters, [&observer] { observer.OnAlive(); }));
+  SBORA_RETURN_IF_ERROR(WriteArtifact(request.output_dir, artifact, parameters, alive));
   outcome.peak_memory_bytes = PeakResidentBytes();
   return outcome;
 }
