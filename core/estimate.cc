@@ -11,6 +11,7 @@ namespace sbora::core {
 namespace {
 
 constexpr int64_t kFloatBytes = 4;
+constexpr int64_t kLargestMomentBytes = 2 * kFloatBytes;  // of an element: m and v in float32
 constexpr int64_t kChunkRows = 128;  // ops::ChunkedCrossEntropy's default
 constexpr int64_t kIndexCopies = 2;  // a host vector and a tensor
 // NF4: a nibble a weight, one 8-bit scale for 64 weights, one float32 for 256 scales (and one offset a tensor).
@@ -252,6 +253,9 @@ MemoryEstimate EstimateMemory(const ModelConfig& model, const JobSpec& spec, con
   if (spec.keep_best) memory.adapter += trained * kFloatBytes;
   memory.gradients = trained * kFloatBytes;
   memory.optimizer = OptimizerBytes(model, adapter, spec.training.optimizer);
+  if (load.cuda && spec.training.paged_optimizer) {
+    memory.optimizer = std::min(memory.optimizer, 2 * kPageElements * kLargestMomentBytes);
+  }
   memory.activations = KeptActivationBytes(model, adapter, load, element);
   memory.scratch = ScratchBytes(model, spec, load, element);
   if (load.cuda) return memory;

@@ -38,6 +38,8 @@ OperationCounts LinearOperations(AdapterMethod method, const ModuleShape& shape,
 /// Of OptimizerKind::kAdamW8Bit, as in bitsandbytes: smaller tensors keep float32 moments; elements with one scale.
 inline constexpr int64_t kMin8BitElements = 4096;
 inline constexpr int64_t k8BitBlock = 256;
+/// Elements of a page of TrainingSpec::paged_optimizer; a GPU holds two pages' state at a time.
+inline constexpr int64_t kPageElements = int64_t{4} << 20;
 /// Bytes of the optimiser's state: two float32 moments, or those in 8 bits with a scale each for every block.
 int64_t OptimizerBytes(const ModelConfig& model, const AdapterSpec& adapter, OptimizerKind optimizer);
 
@@ -59,7 +61,7 @@ struct MemoryEstimate {
   int64_t weights = 0;      ///< frozen, or all with full fine-tuning; NF4 as the spec asks for it
   int64_t adapter = 0;      ///< float32 factors, index vectors; what keep_best keeps of all that is trained
   int64_t gradients = 0;    ///< float32, of what is trained
-  int64_t optimizer = 0;    ///< OptimizerBytes
+  int64_t optimizer = 0;    ///< OptimizerBytes, or of them what a paged optimiser has on the GPU
   int64_t activations = 0;  ///< kept for the backward pass
   int64_t scratch = 0;      ///< largest transient: logits of a chunk, or the last MLP's backward pass
   int64_t runtime = 0;      ///< the program itself: code, allocator, threads. 0 on CUDA: not measured

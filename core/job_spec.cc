@@ -63,13 +63,6 @@ Status NotImplemented(std::string_view field, std::string_view feature, std::str
 
 Status CheckImplemented(const JobSpec& spec) {
   if (spec.ranks > 1) return NotImplemented("spec.resources.ranks", "training on several ranks", "use 1");
-  if (spec.device != DeviceKind::kCuda) return OkStatus();
-  if (spec.training.optimizer == OptimizerKind::kAdamW8Bit) {
-    return NotImplemented("spec.training.optimizer", "AdamW in 8 bits on GPUs", "use OPTIMIZER_ADAMW, or DEVICE_CPU");
-  }
-  if (spec.training.paged_optimizer) {
-    return NotImplemented("spec.training.paged_optimizer", "a paged optimizer on GPUs", "leave it out");
-  }
   return OkStatus();
 }
 

@@ -66,7 +66,7 @@ struct TrainingSpec {
   int64_t epoch_samples = 0;      ///< of a mixture; 0: as many as its data sets hold
   bool group_by_length = false;
   OptimizerKind optimizer = OptimizerKind::kAdamW;
-  bool paged_optimizer = false;         ///< without effect on the CPU
+  bool paged_optimizer = false;         ///< state on the host, in pages on the GPU; without effect on the CPU
   bool gradient_checkpointing = false;  ///< compute each layer again in the backward pass instead of keeping it
 };
 

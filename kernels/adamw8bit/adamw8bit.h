@@ -1,5 +1,6 @@
 /// adamw8bit: a step of AdamW whose moments are held in 8 bits (arXiv 2110.02861), as bitsandbytes' AdamW8bit computes it
-/// on the CPU: the same codes, and scales and parameters to the last bits of f32 (docs/numerics.md).
+/// on the CPU: the same codes, and scales and parameters to the last bits of f32 (docs/numerics.md). CPU and CUDA give the
+/// same bits.
 ///
 /// A tensor's elements are one sequence in blocks of 256; the last may be short. For each block and moment there is a
 /// scale, the largest magnitude; an element is the nearest value of a dynamic map (m: signed, v: unsigned) times it.
@@ -15,10 +16,12 @@
 /// | codes    | u8   | elements            |
 /// | scales   | f32  | AdamW8BitBlocks(n)  |
 /// Codes and scales of zero everywhere are moments of zero. Aliasing: none. Zero elements: no-op, pointers may be null.
-/// Determinism: bitwise. Memory: none allocated, but 128 KiB of tables at the first call. Threading: reentrant,
-/// single-threaded (split a tensor at multiples of 256).
-/// Errors: INVALID_ARGUMENT ADAMW8BIT_SHAPE, ADAMW8BIT_POINTER, ADAMW8BIT_STEP; UNIMPLEMENTED CUDA_NOT_BUILT for CUDA,
-/// which this kernel has no code for yet.
+/// `skip`: one f32 where the other pointers live; unless it is 0 everything stays as it is. Null: never.
+/// Determinism: bitwise. Memory: none allocated, but 128 KiB of tables at the CPU's first call. Threading: reentrant; on the
+/// CPU single-threaded (split a tensor at multiples of 256), on CUDA asynchronous on `stream`. kCpuReference is the CPU
+/// path itself.
+/// Errors: INVALID_ARGUMENT ADAMW8BIT_SHAPE, ADAMW8BIT_POINTER, ADAMW8BIT_STEP; UNIMPLEMENTED CUDA_NOT_BUILT in a build
+/// without CUDA; INTERNAL CUDA_LAUNCH_FAILED.
 #pragma once
 
 #include <cstdint>
@@ -51,15 +54,15 @@ struct Moment8Bit {
 
 /// parameters and gradients: [elements] f32; parameters, m and v are changed in place.
 Status UpdateAdamW8Bit(Device device, const AdamWStep& step, int64_t elements, float* parameters, const float* gradients,
-                       const Moment8Bit& m, const Moment8Bit& v);
+                       const Moment8Bit& m, const Moment8Bit& v, const float* skip = nullptr, Stream stream = nullptr);
 
 /// The same step with f32 moments, for tensors too small to be worth 8 bits.
 Status UpdateAdamW32Bit(Device device, const AdamWStep& step, int64_t elements, float* parameters, const float* gradients,
-                        float* m, float* v);
+                        float* m, float* v, const float* skip = nullptr, Stream stream = nullptr);
 
 /// codes -> values, as a step reads them. Errors: as above.
 enum class MomentKind { kFirst, kSecond };
 Status DequantizeMoment(Device device, MomentKind kind, int64_t elements, const uint8_t* codes, const float* scales,
-                        float* values);
+                        float* values, Stream stream = nullptr);
 
 }  // namespace sbora::kernels

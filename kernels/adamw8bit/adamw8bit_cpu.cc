@@ -14,24 +14,23 @@ namespace {
 /// The nearest code of each step over [-1, 1].
 using StepCodes = std::array<uint8_t, kDynamicSteps>;
 
-std::unique_ptr<StepCodes> MakeStepCodes(const DynamicMap& map) {
+std::unique_ptr<StepCodes> MakeStepCodes(const StepBounds& bounds) {
   auto codes = std::make_unique<StepCodes>();
   int code = 0;
   for (int step = 0; step < kDynamicSteps; ++step) {
-    const double value = 2.0 * step / (kDynamicSteps - 1) - 1.0;
-    while (code < 255 && (double{map.at[code]} + double{map.at[code + 1]}) / 2 < value) ++code;
+    while (code < 255 && bounds.at[code] <= step) ++code;
     (*codes)[static_cast<size_t>(step)] = static_cast<uint8_t>(code);
   }
   return codes;
 }
 
 const StepCodes& SignedCodes() {
-  static const StepCodes& codes = *MakeStepCodes(kDynamicMap).release();
+  static const StepCodes& codes = *MakeStepCodes(kDynamicBounds).release();
   return codes;
 }
 
 const StepCodes& UnsignedCodes() {
-  static const StepCodes& codes = *MakeStepCodes(kUnsignedDynamicMap).release();
+  static const StepCodes& codes = *MakeStepCodes(kUnsignedDynamicBounds).release();
   return codes;
 }
 
@@ -56,23 +55,7 @@ void Quantize(const StepCodes& step_codes, int64_t size, const float* values, ui
   }
 }
 
-/// What all elements of a step share.
-struct Factors {
-  float beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon, root_correction2, keep, negative_rate;
-
-  explicit Factors(const AdamWStep& step)
-      : beta1(static_cast<float>(step.beta1)),
-        one_minus_beta1(static_cast<float>(1.0 - step.beta1)),
-        beta2(static_cast<float>(step.beta2)),
-        one_minus_beta2(static_cast<float>(1.0 - step.beta2)),
-        epsilon(static_cast<float>(step.epsilon)),
-        root_correction2(static_cast<float>(std::sqrt(1.0 - std::pow(step.beta2, static_cast<double>(step.step))))),
-        keep(static_cast<float>(1.0 - step.learning_rate * step.weight_decay)),
-        negative_rate(
-            static_cast<float>(-step.learning_rate / (1.0 - std::pow(step.beta1, static_cast<double>(step.step))))) {}
-};
-
-void Update(const Factors& f, int64_t size, float* parameters, const float* gradients, float* m, float* v) {
+void Update(const AdamWFactors& f, int64_t size, float* parameters, const float* gradients, float* m, float* v) {
   for (int64_t i = 0; i < size; ++i) {
     const float g = gradients[i];
     m[i] = m[i] * f.beta1 + g * f.one_minus_beta1;
@@ -84,9 +67,8 @@ void Update(const Factors& f, int64_t size, float* parameters, const float* grad
 
 }  // namespace
 
-void UpdateAdamW8BitCpu(const AdamWStep& step, int64_t elements, float* parameters, const float* gradients,
+void UpdateAdamW8BitCpu(const AdamWFactors& factors, int64_t elements, float* parameters, const float* gradients,
                         const Moment8Bit& m, const Moment8Bit& v) {
-  const Factors factors(step);
   const StepCodes& signed_codes = SignedCodes();
   const StepCodes& unsigned_codes = UnsignedCodes();
   float first[kAdamW8BitBlock];
@@ -102,9 +84,9 @@ void UpdateAdamW8BitCpu(const AdamWStep& step, int64_t elements, float* paramete
   }
 }
 
-void UpdateAdamW32BitCpu(const AdamWStep& step, int64_t elements, float* parameters, const float* gradients, float* m,
+void UpdateAdamW32BitCpu(const AdamWFactors& factors, int64_t elements, float* parameters, const float* gradients, float* m,
                          float* v) {
-  Update(Factors(step), elements, parameters, gradients, m, v);
+  Update(factors, elements, parameters, gradients, m, v);
 }
 
 void DequantizeMomentCpu(MomentKind kind, int64_t elements, const uint8_t* codes, const float* scales, float* values) {

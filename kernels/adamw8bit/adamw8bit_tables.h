@@ -54,4 +54,24 @@ constexpr DynamicMap MakeUnsignedDynamicMap() {
 }
 constexpr DynamicMap kUnsignedDynamicMap = MakeUnsignedDynamicMap();
 
+/// The nearest code of a step over [-1, 1] is the number of bounds that are not above it: bound c is the first step past
+/// the midpoint of values c and c + 1, in f64.
+struct StepBounds {
+  uint16_t at[255];
+};
+constexpr double StepValue(int step) { return 2.0 * step / (kDynamicSteps - 1) - 1.0; }
+constexpr StepBounds MakeStepBounds(const DynamicMap& map) {
+  StepBounds bounds{};
+  for (int code = 0; code < 255; ++code) {
+    const double midpoint = (static_cast<double>(map.at[code]) + static_cast<double>(map.at[code + 1])) / 2;
+    int step = static_cast<int>((midpoint + 1.0) / 2 * (kDynamicSteps - 1));  // within one of it
+    while (step > 0 && midpoint < StepValue(step - 1)) --step;
+    while (!(midpoint < StepValue(step))) ++step;
+    bounds.at[code] = static_cast<uint16_t>(step);
+  }
+  return bounds;
+}
+constexpr StepBounds kDynamicBounds = MakeStepBounds(kDynamicMap);
+constexpr StepBounds kUnsignedDynamicBounds = MakeStepBounds(kUnsignedDynamicMap);
+
 }  // namespace sbora::kernels::internal

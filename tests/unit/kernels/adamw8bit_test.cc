@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "kernels/adamw8bit/adamw8bit_tables.h"
@@ -42,17 +43,21 @@ struct Tensor {
 
 AdamWStep StepNumber(int64_t t) { return {.weight_decay = 0.01, .learning_rate = 1e-3, .step = t}; }
 
+/// By search; the lower of two.
+uint8_t NearestToStep(const internal::DynamicMap& map, double value) {
+  int best = 0;
+  for (int code = 1; code < 256; ++code) {
+    if (std::abs(map.at[code] - value) < std::abs(map.at[best] - value)) best = code;
+  }
+  return static_cast<uint8_t>(best);
+}
+
 /// The rule in words: one of 65536 steps, then the nearest value, the lower of two.
 uint8_t Nearest(const internal::DynamicMap& map, float value, float scale) {
   const float normalised = value * (1.0f / scale);
   if (std::isnan(normalised)) return 0;
   const auto step = static_cast<int>((std::clamp(normalised, -1.0f, 1.0f) + 1.0f) * 0.5f * 65535.0f + 0.5f);
-  const double rounded = 2.0 * step / 65535 - 1.0;
-  int best = 0;
-  for (int code = 1; code < 256; ++code) {
-    if (std::abs(map.at[code] - rounded) < std::abs(map.at[best] - rounded)) best = code;
-  }
-  return static_cast<uint8_t>(best);
+  return NearestToStep(map, 2.0 * step / 65535 - 1.0);
 }
 
 TEST(AdamW8Bit, MapsAscendFromTheirLeastToOne) {
@@ -62,6 +67,32 @@ TEST(AdamW8Bit, MapsAscendFromTheirLeastToOne) {
   }
   EXPECT_EQ(internal::kUnsignedDynamicMap.at[0], 0.0f);
   EXPECT_EQ(internal::kDynamicMap.at[127], 0.0f);
+}
+
+TEST(AdamW8Bit, BoundsAreTheMidpointsOfTheMaps) {
+  const std::pair<const internal::DynamicMap*, const internal::StepBounds*> kinds[] = {
+      {&internal::kDynamicMap, &internal::kDynamicBounds}, {&internal::kUnsignedDynamicMap, &internal::kUnsignedDynamicBounds}};
+  for (const auto& [map, bounds] : kinds) {
+    for (int step = 0; step < internal::kDynamicSteps; ++step) {
+      const auto* const end = std::upper_bound(bounds->at, bounds->at + 255, step);
+      ASSERT_EQ(end - bounds->at, NearestToStep(*map, internal::StepValue(step))) << step;
+    }
+  }
+}
+
+TEST(AdamW8Bit, WhatIsSkippedStaysAsItIs) {
+  Tensor tensor(300);
+  ASSERT_TRUE(tensor.Step(StepNumber(1), 0, 300).ok());
+  const Tensor before = tensor;
+  std::vector<float> m(300, 0.5f), v(300, 0.25f);
+  const float skip = 1;
+  EXPECT_TRUE(UpdateAdamW8Bit(Device::kCpu, StepNumber(2), 300, tensor.p.data(), tensor.g.data(),
+                              {tensor.m_codes.data(), tensor.m_scales.data()}, {tensor.v_codes.data(), tensor.v_scales.data()},
+                              &skip).ok());
+  EXPECT_TRUE(UpdateAdamW32Bit(Device::kCpu, StepNumber(2), 300, tensor.p.data(), tensor.g.data(), m.data(), v.data(), &skip).ok());
+  EXPECT_TRUE(tensor == before);
+  EXPECT_EQ(m, std::vector<float>(300, 0.5f));
+  EXPECT_EQ(v, std::vector<float>(300, 0.25f));
 }
 
 TEST(AdamW8Bit, StepsFollowTheFormulaAndTheNearestCode) {
@@ -125,7 +156,12 @@ TEST(AdamW8Bit, BadArgumentsAreNamed) {
   EXPECT_EQ(tensor.Step(StepNumber(0), 0, 10).reason(), "ADAMW8BIT_STEP");
   EXPECT_EQ(tensor.Step({.beta2 = 1.0}, 0, 10).reason(), "ADAMW8BIT_STEP");
   EXPECT_EQ(tensor.Step({.epsilon = 0}, 0, 10).reason(), "ADAMW8BIT_STEP");
-  EXPECT_EQ(UpdateAdamW8Bit(Device::kCuda, StepNumber(1), 0, nullptr, nullptr, {}, {}).reason(), "CUDA_NOT_BUILT");
+  EXPECT_TRUE(UpdateAdamW8Bit(Device::kCuda, StepNumber(1), 0, nullptr, nullptr, {}, {}).ok());
+#ifndef SBORA_WITH_CUDA
+  EXPECT_EQ(UpdateAdamW8Bit(Device::kCuda, StepNumber(1), 10, tensor.p.data(), tensor.g.data(),
+                            {tensor.m_codes.data(), tensor.m_scales.data()}, {tensor.v_codes.data(), tensor.v_scales.data()}).reason(),
+            "CUDA_NOT_BUILT");
+#endif
 }
 
 }  // namespace

@@ -1,42 +1,13 @@
 // The CUDA backend against the reference, bit for bit. Needs a GPU.
-#include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <vector>
 
 #include "tests/unit/kernels/nf4_cases.h"
+#include "tests/unit/kernels/on_device.h"
 
 namespace sbora::kernels {
 namespace {
-
-/// Device memory with a copy of host bytes.
-template <typename T>
-class OnDevice {
- public:
-  explicit OnDevice(const std::vector<T>& host) : count_(host.size()) {
-    EXPECT_EQ(cudaMalloc(&pointer_, count_ * sizeof(T) + 1), cudaSuccess);
-    EXPECT_EQ(cudaMemcpy(pointer_, host.data(), count_ * sizeof(T), cudaMemcpyHostToDevice), cudaSuccess);
-  }
-  ~OnDevice() { cudaFree(pointer_); }
-  T* get() const { return static_cast<T*>(pointer_); }
-  /// As bits: NaN equals NaN.
-  std::vector<uint8_t> Read() const {
-    std::vector<uint8_t> bytes(count_ * sizeof(T));
-    EXPECT_EQ(cudaMemcpy(bytes.data(), pointer_, bytes.size(), cudaMemcpyDeviceToHost), cudaSuccess);
-    return bytes;
-  }
-
- private:
-  void* pointer_ = nullptr;
-  size_t count_;
-};
-
-template <typename T>
-std::vector<uint8_t> AsBytes(const std::vector<T>& values) {
-  const auto* bytes = reinterpret_cast<const uint8_t*>(values.data());
-  return {bytes, bytes + values.size() * sizeof(T)};
-}
 
 void CompareCase(const testing::Nf4Case& c, DType dtype) {
   const int64_t elements = (c.first_row + c.rows) * c.columns;
@@ -47,24 +18,24 @@ void CompareCase(const testing::Nf4Case& c, DType dtype) {
   ASSERT_TRUE(QuantizeScales(Device::kCpuReference, blocks, want.scales.data(), want.scale_codes.data(),
                              want.group_scales.data(), &want.offset).ok());
   const testing::Nf4Parts empty(elements);
-  const OnDevice<uint8_t> weight_device(weight);
-  const OnDevice<uint8_t> codes(empty.codes);
-  const OnDevice<float> scales(empty.scales);
-  const OnDevice<uint8_t> scale_codes(empty.scale_codes);
-  const OnDevice<float> group_scales(empty.group_scales);
-  const OnDevice<float> offset({0.0f});
+  const testing::OnDevice<uint8_t> weight_device(weight);
+  const testing::OnDevice<uint8_t> codes(empty.codes);
+  const testing::OnDevice<float> scales(empty.scales);
+  const testing::OnDevice<uint8_t> scale_codes(empty.scale_codes);
+  const testing::OnDevice<float> group_scales(empty.group_scales);
+  const testing::OnDevice<float> offset({0.0f});
   ASSERT_TRUE(QuantizeNf4(Device::kCuda, elements, dtype, weight_device.get(), codes.get(), scales.get()).ok());
   ASSERT_TRUE(QuantizeScales(Device::kCuda, blocks, scales.get(), scale_codes.get(), group_scales.get(), offset.get()).ok());
   EXPECT_EQ(codes.Read(), want.codes);
-  EXPECT_EQ(scales.Read(), AsBytes(want.scales));
+  EXPECT_EQ(scales.Read(), testing::AsBytes(want.scales));
   EXPECT_EQ(scale_codes.Read(), want.scale_codes);
-  EXPECT_EQ(group_scales.Read(), AsBytes(want.group_scales));
-  EXPECT_EQ(offset.Read(), AsBytes(std::vector<float>{want.offset}));
+  EXPECT_EQ(group_scales.Read(), testing::AsBytes(want.group_scales));
+  EXPECT_EQ(offset.Read(), testing::AsBytes(std::vector<float>{want.offset}));
 
   const Nf4Matrix matrix{.rows = c.rows, .columns = c.columns, .stride = c.columns + c.padding,
                          .first_element = c.first_row * c.columns, .dtype = dtype};
   std::vector<uint8_t> out(static_cast<size_t>(c.rows * matrix.stride) * SizeOf(dtype), 0xA5);
-  const OnDevice<uint8_t> out_device(out);
+  const testing::OnDevice<uint8_t> out_device(out);
   ASSERT_TRUE(DequantizeNf4(Device::kCpuReference, matrix, want.codes.data(), want.scales.data(), out.data()).ok());
   ASSERT_TRUE(DequantizeNf4(Device::kCuda, matrix, codes.get(), scales.get(), out_device.get()).ok());
   EXPECT_EQ(out_device.Read(), out);
@@ -72,15 +43,11 @@ void CompareCase(const testing::Nf4Case& c, DType dtype) {
   ASSERT_TRUE(DequantizeScales(Device::kCpuReference, blocks, want.scale_codes.data(), want.group_scales.data(),
                                &want.offset, restored.data()).ok());
   ASSERT_TRUE(DequantizeScales(Device::kCuda, blocks, scale_codes.get(), group_scales.get(), offset.get(), scales.get()).ok());
-  EXPECT_EQ(scales.Read(), AsBytes(restored));
+  EXPECT_EQ(scales.Read(), testing::AsBytes(restored));
 }
 
 TEST(Nf4Cuda, EqualsTheReferenceBitForBit) {
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    ASSERT_EQ(std::getenv("SBORA_REQUIRE_GPU"), nullptr) << "SBORA_REQUIRE_GPU is set and there is no GPU";
-    GTEST_SKIP() << "no CUDA device";
-  }
+  SBORA_NEEDS_GPU();
   for (const DType dtype : testing::kNf4DTypes) {
     for (const testing::Nf4Case& c : testing::kNf4Cases) {
       SCOPED_TRACE(testing::Name(c, dtype));

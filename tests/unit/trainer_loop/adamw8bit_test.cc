@@ -12,6 +12,7 @@
 #include <limits>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "common/check.h"
 #include "core/safetensors.h"
@@ -150,6 +151,30 @@ TEST(AdamW8Bit, WhatIsNotFiniteIsSkippedForGood) {
   gradients.fill_(1);
   EXPECT_FALSE(Optimizer::Read(optimizer.Step(parameters, gradients, at::zeros({}), kRate, 1.0)).finite);
   EXPECT_TRUE(at::equal(parameters, good));
+}
+
+// Pages end inside of tensors and hold several; the golden test says what the bits are.
+TEST(AdamW8BitTest, AStateInPagesGivesTheSameBits) {
+  const std::vector<AdamW8Bit::Part> parts{{.offset = 0, .size = 1000}, {.offset = 1000, .size = 40}, {.offset = 1040, .size = 257},
+                                           {.offset = 1297, .size = 40}, {.offset = 1337, .size = 3000}};
+  constexpr int64_t kCount = 4337, kIn8Bits = 256;
+  const at::Tensor start = at::arange(kCount, at::kFloat).sin();
+  for (const int64_t page : {256, 512, 2048, 1 << 20}) {
+    SCOPED_TRACE(page);
+    at::Tensor plain = start.clone();
+    AdamW8Bit whole(plain, kOptions, parts, kIn8Bits);
+    at::Tensor paged = start.clone();
+    AdamW8Bit optimizer(paged, kOptions, parts, kIn8Bits, page);
+    for (int step = 1; step <= 3; ++step) {
+      const at::Tensor gradient = (start * step).cos();
+      whole.Step(plain, gradient.clone(), at::zeros({}), kRate, 1.0);
+      optimizer.Step(paged, gradient.clone(), at::zeros({}), kRate, 1.0);
+      EXPECT_TRUE(at::equal(plain, paged));
+      const auto a = whole.State(), b = optimizer.State();
+      ASSERT_EQ(a.size(), b.size());
+      for (size_t t = 0; t < a.size(); ++t) EXPECT_TRUE(at::equal(a[t].value, b[t].value)) << a[t].name;
+    }
+  }
 }
 
 }  // namespace

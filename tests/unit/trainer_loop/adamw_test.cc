@@ -72,6 +72,24 @@ TEST(AdamWTest, EqualsTheFormulasOverSteps) {
   }
 }
 
+TEST(AdamWTest, AStateInPagesGivesTheSameBits) {
+  constexpr int64_t kCount = 103;
+  const at::Tensor start = at::arange(kCount, at::kFloat).sin();
+  // Many pages, two, one. Of whole vectors, as kPageElements is: the CPU rounds the odd ones at the end otherwise.
+  for (const int64_t page : {16, 64, 112}) {
+    SCOPED_TRACE(page);
+    at::Tensor plain = start.clone(), paged = start.clone();
+    AdamW expected(plain, {.weight_decay = 0.1}), optimizer(paged, {.weight_decay = 0.1}, page);
+    for (int step = 1; step <= 4; ++step) {
+      const at::Tensor gradient = (start * step).cos();
+      expected.Step(plain, gradient.clone(), at::zeros({}), 0.01, 1.0);
+      optimizer.Step(paged, gradient.clone(), at::zeros({}), 0.01, 1.0);
+      EXPECT_TRUE(at::equal(plain, paged));
+      for (size_t t = 0; t < 2; ++t) EXPECT_TRUE(at::equal(expected.State()[t].value, optimizer.State()[t].value));
+    }
+  }
+}
+
 TEST(AdamWTest, ReportsTheNormBeforeClipping) {
   at::Tensor parameters = at::zeros({2});
   AdamW optimizer(parameters, {});

@@ -10,6 +10,7 @@ TEST(DeviceCheck, TheCpuAgreesWithItself) {
   const DeviceDifference same = CompareDevices({}, {});
   EXPECT_EQ(same.loss, 0);
   EXPECT_EQ(same.gradient, 0);
+  EXPECT_EQ(same.update, 0);  // paged ones too
   EXPECT_TRUE(CheckDevice({}).ok());
 }
 

@@ -48,25 +48,5 @@ TEST(SetUpTorch, HalfPrecisionIsForGpus) {
   EXPECT_THAT(status.message(), HasSubstr("use float32 on a CPU"));
 }
 
-// The meta device keeps shapes without memory: as a GPU, it is not the CPU.
-TEST(MakeOptimizer, OffTheCpuOnlyAdamWIsKnown) {
-  const auto model = LlamaModel::Random(testing::TinyConfig(), 1, {.device = at::kMeta});
-  ASSERT_TRUE(model.ok()) << model.status();
-  core::AdapterSpec adapter;
-  adapter.method = core::AdapterMethod::kFull;
-  const auto trainee = Trainee::Create(**model, adapter, {}, {});
-  ASSERT_TRUE(trainee.ok()) << trainee.status();
-  core::TrainingSpec eight_bits, paged;
-  eight_bits.optimizer = core::OptimizerKind::kAdamW8Bit;
-  paged.paged_optimizer = true;
-  for (const core::TrainingSpec& training : {eight_bits, paged}) {
-    const Status status = MakeOptimizer(training, **trainee).status();
-    EXPECT_EQ(status.code(), StatusCode::kUnimplemented);
-    EXPECT_EQ(status.reason(), "OPTIMIZER_DEVICE");
-    EXPECT_THAT(status.message(), HasSubstr("use OPTIMIZER_ADAMW without paged_optimizer, or DEVICE_CPU"));
-  }
-  EXPECT_TRUE(MakeOptimizer({}, **trainee).ok());
-}
-
 }  // namespace
 }  // namespace sbora::trainer

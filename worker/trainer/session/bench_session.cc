@@ -88,7 +88,7 @@ StatusOr<BenchReport> Bench(const BenchRequest& request) {
   SBORA_ASSIGN_OR_RETURN(const auto indices, Draw(model->config(), spec.adapter));
   const core::AdapterConfig config = core::AdapterConfigOf(spec, model->config(), "", "");
   SBORA_ASSIGN_OR_RETURN(const auto trainee, Trainee::Create(*model, spec.adapter, indices, config));
-  SBORA_ASSIGN_OR_RETURN(const auto optimizer, MakeOptimizer(spec.training, *trainee));
+  const auto optimizer = MakeOptimizer(spec.training, *trainee);
   BenchReport report;
   Stopwatch stopwatch(request.warmup_steps, report);
   TrainLoop loop(spec, {.model = model.get(),

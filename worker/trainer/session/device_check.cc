@@ -8,12 +8,15 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/check.h"
 #include "core/counter_rng.h"
 #include "core/r_index.h"
 #include "worker/trainer/nn/llama.h"
+#include "worker/trainer/optim/adamw.h"
+#include "worker/trainer/optim/adamw8bit.h"
 
 namespace sbora::trainer {
 namespace {
@@ -113,14 +116,44 @@ Outcome Run(const Case& which, const DeviceAndDtype& place) {
   return outcome;
 }
 
+constexpr int64_t kUpdated = 3000;   // elements: three blocks of 8-bit moments and more, and float32 ones
+constexpr int64_t kPageSize = 1024;  // of them
+constexpr int64_t kIn8Bits = 2500;   // of them
+constexpr int kOptimizerSteps = 3;
+
+std::unique_ptr<Optimizer> SmallOptimizer(bool in_8_bits, bool paged, const at::Tensor& parameters) {
+  const AdamWOptions options{.weight_decay = 0.01};
+  const int64_t page = paged ? kPageSize : 0;
+  if (!in_8_bits) return std::make_unique<AdamW>(parameters, options, page);
+  std::vector<AdamW8Bit::Part> parts{{.offset = 0, .size = kIn8Bits}, {.offset = kIn8Bits, .size = kUpdated - kIn8Bits}};
+  return std::make_unique<AdamW8Bit>(parameters, options, std::move(parts), /*min_elements=*/kIn8Bits, page);
+}
+
+/// What a few clipped steps change, float64 on the host.
+at::Tensor Updates(bool in_8_bits, bool paged, at::Device device) {
+  const at::Tensor start = Values("parameters", {kUpdated}).to(device);
+  const at::Tensor parameters = start.clone();
+  const auto optimizer = SmallOptimizer(in_8_bits, paged, parameters);
+  for (int step = 0; step < kOptimizerSteps; ++step) {
+    const at::Tensor gradients = Values(fmt::format("gradients.{}", step), {kUpdated}).to(device);
+    optimizer->Step(parameters, gradients, at::zeros({}, start.options()), /*learning_rate=*/1e-2, /*max_gradient_norm=*/1);
+  }
+  return (parameters - start).to(at::kCPU, at::kDouble);
+}
+
+double Distance(const at::Tensor& found, const at::Tensor& expected) {
+  return (found - expected).norm().item<double>() / expected.norm().item<double>();
+}
+
 /// Infinite where a value is not finite: NaN would compare as no difference.
 double Finite(double value) { return std::isfinite(value) ? value : std::numeric_limits<double>::infinity(); }
 
 }  // namespace
 
 DeviceDifference DeviceTolerance(at::ScalarType dtype) {
-  if (dtype == at::kFloat) return {.loss = 1e-5, .gradient = 1e-3};
-  return {.loss = 1e-2, .gradient = 0.1};
+  constexpr double kUpdate = 1e-4;
+  if (dtype == at::kFloat) return {.loss = 1e-5, .gradient = 1e-3, .update = kUpdate};
+  return {.loss = 1e-2, .gradient = 0.1, .update = kUpdate};
 }
 
 DeviceDifference CompareDevices(const DeviceAndDtype& reference, const DeviceAndDtype& place) {
@@ -134,8 +167,13 @@ DeviceDifference CompareDevices(const DeviceAndDtype& reference, const DeviceAnd
     const Outcome found = Run(which, place);
     worst.loss = std::max(worst.loss, Finite(std::abs(found.loss - expected.loss) / std::abs(expected.loss)));
     for (size_t m = 0; m < expected.gradients.size(); ++m) {
-      const double distance = (found.gradients[m] - expected.gradients[m]).norm().item<double>();
-      worst.gradient = std::max(worst.gradient, Finite(distance / expected.gradients[m].norm().item<double>()));
+      worst.gradient = std::max(worst.gradient, Finite(Distance(found.gradients[m], expected.gradients[m])));
+    }
+  }
+  for (const bool in_8_bits : {false, true}) {
+    const at::Tensor expected = Updates(in_8_bits, /*paged=*/false, reference.device);
+    for (const bool paged : {false, true}) {
+      worst.update = std::max(worst.update, Finite(Distance(Updates(in_8_bits, paged, place.device), expected)));
     }
   }
   return worst;
@@ -144,12 +182,13 @@ DeviceDifference CompareDevices(const DeviceAndDtype& reference, const DeviceAnd
 Status CheckDevice(const DeviceAndDtype& reference, const DeviceAndDtype& place) {
   const DeviceDifference found = CompareDevices(reference, place);
   const DeviceDifference limit = DeviceTolerance(place.dtype);
-  if (found.loss <= limit.loss && found.gradient <= limit.gradient) return OkStatus();
+  if (found.loss <= limit.loss && found.gradient <= limit.gradient && found.update <= limit.update) return OkStatus();
   return Internal("DEVICE_CHECK_FAILED",
                   fmt::format("{} in {} does not compute what the CPU computes: loss differs by {:.2g} (limit {:.2g}), "
-                              "gradients by {:.2g} (limit {:.2g}) on a small model; check driver and hardware, or use device cpu",
+                              "gradients by {:.2g} (limit {:.2g}) on a small model, optimizer steps by {:.2g} (limit {:.2g}); "
+                              "check driver and hardware, or use device cpu",
                               place.device.str(), c10::toString(place.dtype), found.loss, limit.loss, found.gradient,
-                              limit.gradient));
+                              limit.gradient, found.update, limit.update));
 }
 
 Status CheckDevice(const DeviceAndDtype& place) {

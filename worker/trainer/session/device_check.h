@@ -1,6 +1,7 @@
 /// Proof that a device computes what the CPU computes, before a task relies on it: a small model with grouped heads goes
-/// forward and backward on both, with SBoRA-FA and -FB, LoRA and DoRA, on a float base and on NF4, with dropout. A wrong
-/// kernel, driver or library build is told here and not by a bad adapter hours later. About a second on a GPU.
+/// forward and backward on both, with SBoRA-FA and -FB, LoRA and DoRA, on a float base and on NF4, with dropout; and each
+/// optimiser makes a few steps. A wrong kernel, driver or library build is told here and not by a bad adapter hours later.
+/// About a second on a GPU.
 /// Include only from .cc files that see LibTorch.
 #pragma once
 
@@ -20,6 +21,7 @@ struct DeviceAndDtype {
 struct DeviceDifference {
   double loss = 0;      ///< |a - b| / |a|
   double gradient = 0;  ///< ||a - b|| / ||a|| of one module's gradient; infinite when one is not finite
+  double update = 0;    ///< the same of what an optimiser changed, float32 whatever the type
 };
 
 /// What float32 and bfloat16 may differ by from a computation in the same type elsewhere (docs/numerics.md).

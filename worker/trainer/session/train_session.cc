@@ -125,7 +125,7 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
   if (AdapterSet* const adapter = trainee->adapter()) {
     adapter->SetGradientReadyHook([&observer](const AdapterModule&) { observer.OnAlive(); });
   }
-  SBORA_ASSIGN_OR_RETURN(const auto optimizer, MakeOptimizer(request.spec.training, *trainee));
+  const auto optimizer = MakeOptimizer(request.spec.training, *trainee);
   if (request.spec.training.paged_optimizer && model->device().is_cpu()) {
     observer.OnEvent(EventLevel::kInfo, "PAGED_OPTIMIZER_NO_EFFECT",
                      "paged_optimizer has no effect on the CPU: the optimizer's state is in the host's memory already");

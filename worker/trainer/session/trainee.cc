@@ -55,24 +55,19 @@ TrainedParameters& Trainee::trained() {
   return *full_;
 }
 
-StatusOr<std::unique_ptr<Optimizer>> MakeOptimizer(const core::TrainingSpec& training, Trainee& trainee) {
+std::unique_ptr<Optimizer> MakeOptimizer(const core::TrainingSpec& training, Trainee& trainee) {
   const AdamWOptions options{.beta1 = training.beta1,
                              .beta2 = training.beta2,
                              .epsilon = training.epsilon,
                              .weight_decay = training.weight_decay};
   const at::Tensor& parameters = trainee.trained().parameters();
-  const bool plain = training.optimizer == core::OptimizerKind::kAdamW;
-  if (!parameters.is_cpu() && (!plain || training.paged_optimizer)) {
-    return Unimplemented("OPTIMIZER_DEVICE", "the optimizer in 8 bits and the paged one have no code for GPUs yet; use "
-                                             "OPTIMIZER_ADAMW without paged_optimizer, or DEVICE_CPU");
-  }
-  if (plain) return std::unique_ptr<Optimizer>(std::make_unique<AdamW>(parameters, options));
+  const int64_t page_elements = training.paged_optimizer && !parameters.is_cpu() ? core::kPageElements : 0;
+  if (training.optimizer == core::OptimizerKind::kAdamW) return std::make_unique<AdamW>(parameters, options, page_elements);
   std::vector<AdamW8Bit::Part> parts;
   for (const AdapterLayout::Factor& factor : trainee.layout().factors) {
     parts.push_back({.offset = factor.offset, .size = c10::multiply_integers(factor.shape)});
   }
-  return std::unique_ptr<Optimizer>(
-      std::make_unique<AdamW8Bit>(parameters, options, std::move(parts), core::kMin8BitElements));
+  return std::make_unique<AdamW8Bit>(parameters, options, std::move(parts), core::kMin8BitElements, page_elements);
 }
 
 std::vector<core::TensorSpec> StateLayout(const Optimizer& optimizer) {

@@ -43,8 +43,8 @@ class Trainee {
   AdapterLayout layout_;
 };
 
-/// Errors: UNIMPLEMENTED OPTIMIZER_DEVICE for AdamW in 8 bits, or a paged one, on a GPU.
-StatusOr<std::unique_ptr<Optimizer>> MakeOptimizer(const core::TrainingSpec& training, Trainee& trainee);
+/// A paged one keeps its state on the host where that is not the device.
+std::unique_ptr<Optimizer> MakeOptimizer(const core::TrainingSpec& training, Trainee& trainee);
 
 /// The optimiser's tensors as a checkpoint has them.
 std::vector<core::TensorSpec> StateLayout(const Optimizer& optimizer);
