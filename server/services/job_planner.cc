@@ -8,6 +8,7 @@
 #include "common/ids.h"
 #include "common/status_macros.h"
 #include "core/adapter.h"
+#include "core/estimate.h"
 #include "core/proto/convert.h"
 #include "core/proto/stable_bytes.h"
 #include "core/r_index.h"
@@ -137,6 +138,9 @@ worker::v1::Task TrainTaskOf(const References& references, const core::JobSpec& 
     mixture ? train.add_mixture_formats(dataset.format()) : train.set_dataset_format(dataset.format());
   }
   if (references.validation) train.set_validation_format(references.validation->format());
+  const auto peak = [&](bool cuda) { return core::EstimateMemory(references.config, spec, core::FullLoad(spec, cuda)).peak(); };
+  train.set_estimated_cpu_bytes(peak(/*cuda=*/false));
+  train.set_estimated_gpu_bytes(peak(/*cuda=*/true));
   return task;
 }
 

@@ -346,7 +346,12 @@ Verdict Attempt::JudgeGang(const GangOutcome& outcome) const {
       if (tail.empty()) tail = LastLine(folder_ / "logs" / name);
     }
   }
-  return Judge(outcome, tail);
+  const Verdict verdict = Judge(outcome, tail);
+  if (!lease_.task().has_train()) return verdict;
+  const worker::v1::TrainTask& train = lease_.task().train();
+  if (verdict.reason == v1::TERMINATION_REASON_OOM_GPU) return WithEstimate(verdict, train.estimated_gpu_bytes());
+  const bool on_cpu = context_.slots.at(lease_.slots(0)).device() == "cpu";  // a GPU job's host memory is not estimated
+  return WithEstimate(verdict, on_cpu ? train.estimated_cpu_bytes() : 0);
 }
 
 Verdict Attempt::OfFailure(const Status& status) const {

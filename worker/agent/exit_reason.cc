@@ -118,6 +118,15 @@ Verdict Judge(const GangOutcome& outcome, const std::string& last_output) {
               Internal("NO_RESULT", "the ranks ended well but rank 0 sent no result"));
 }
 
+Verdict WithEstimate(Verdict verdict, int64_t estimated_bytes) {
+  const bool memory = verdict.reason == v1::TERMINATION_REASON_OOM_HOST || verdict.reason == v1::TERMINATION_REASON_OOM_GPU;
+  if (!memory || estimated_bytes <= 0) return verdict;
+  constexpr double kGiB = 1 << 30;
+  verdict.failure.set_message(fmt::format("{} (estimated for a rank with full micro-batches: {:.2f} GiB)",
+                                          verdict.failure.message(), static_cast<double>(estimated_bytes) / kGiB));
+  return verdict;
+}
+
 int FailingRank(const GangOutcome& outcome) {
   const RankExit* bad = FirstBadExit(outcome);
   return bad == nullptr ? -1 : bad->rank;

@@ -1,6 +1,7 @@
 /// From the way a gang ended to what the coordinator and the user are told.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -19,6 +20,9 @@ struct Verdict {
 /// DONE needs rank 0's result and its exit 0. The agent's own doing comes first (an order, the fence, the hang), then
 /// the trainer's Error, then memory, signal and exit code. `last_output` is the end of the failing rank's output.
 Verdict Judge(const GangOutcome& outcome, const std::string& last_output);
+
+/// Beside OOM_HOST and OOM_GPU what a rank was estimated to need, in bytes; other verdicts, and 0, as they are.
+Verdict WithEstimate(Verdict verdict, int64_t estimated_bytes);
 
 /// The rank whose exit ended the gang, -1 when the agent did or all went well.
 int FailingRank(const GangOutcome& outcome);

@@ -72,6 +72,19 @@ TEST(JudgeTest, OutOfMemoryNeedsTheKernelsCount) {
   EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_SIGNAL);
 }
 
+TEST(JudgeTest, OutOfMemoryIsToldBesideTheEstimate) {
+  GangOutcome outcome;
+  outcome.exits = {Signal(0, SIGKILL)};
+  outcome.oom_kills = 1;
+  const Verdict out = Judge(outcome, "");
+  EXPECT_EQ(WithEstimate(out, 0).failure.message(), out.failure.message());
+  EXPECT_THAT(WithEstimate(out, int64_t{3} << 29).failure.message(),
+              HasSubstr("lower micro_batch_size or cutoff_tokens (estimated for a rank with full micro-batches: 1.50 GiB)"));
+  outcome.oom_kills = 0;
+  const Verdict killed = Judge(outcome, "");
+  EXPECT_EQ(WithEstimate(killed, int64_t{3} << 29).failure.message(), killed.failure.message());
+}
+
 TEST(JudgeTest, OrdersNameTheEnd) {
   GangOutcome outcome;
   outcome.exits = {Signal(0, SIGKILL, true)};
