@@ -53,7 +53,7 @@ StatusOr<v1::FineTuningSpec> SpecOf(const v1::FineTuningSpec& job, const std::st
 
 /// The spec as core reads it, when it is one of this model.
 std::optional<core::JobSpec> ResolvedSpec(const v1::FineTuningSpec& spec, const core::ModelConfig& model) {
-  auto parsed = core::ParseSpec(spec, core::SpecPurpose::kEstimate);
+  auto parsed = core::ParseSpec(spec);
   if (!parsed.ok() || !core::ResolveAgainstModel(model, *parsed).ok()) return std::nullopt;
   return *std::move(parsed);
 }

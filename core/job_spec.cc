@@ -53,19 +53,6 @@ class Violations {
   std::vector<FieldViolation> found_;
 };
 
-/// `instead`: what works, with its verb.
-Status NotImplemented(std::string_view field, std::string_view feature, std::string_view instead) {
-  const std::string what = fmt::format("{} is not implemented yet; {}", feature, instead);
-  return Unimplemented("FEATURE_NOT_IMPLEMENTED", fmt::format("{}: {}", field, what))
-      .WithMetadata("feature", std::string(feature))
-      .WithViolation(field, what);
-}
-
-Status CheckImplemented(const JobSpec& spec) {
-  if (spec.ranks > 1) return NotImplemented("spec.resources.ranks", "training on several ranks", "use 1");
-  return OkStatus();
-}
-
 void CheckTraining(const TrainingSpec& training, int64_t ranks, Violations& violations) {
   violations.Require(training.epochs > 0.0 && training.epochs <= 1000.0, "spec.training.epochs",
                      fmt::format("is {}, must be above 0 and at most 1000", training.epochs));
@@ -256,7 +243,7 @@ int64_t TrainableParameters(const ModelConfig& base, const AdapterSpec& adapter)
   return TrainableParameters(adapter.method, AdaptedModules(base, adapter.placement()), adapter.frozen_a);
 }
 
-Status CheckJobSpec(const JobSpec& spec, SpecPurpose purpose) {
+Status CheckJobSpec(const JobSpec& spec) {
   Violations violations;
   violations.Require(!spec.model.empty(), "spec.model", "is required: name a base model (sbora-client models list)");
   CheckDatasets(spec, violations);
@@ -276,8 +263,7 @@ Status CheckJobSpec(const JobSpec& spec, SpecPurpose purpose) {
   violations.NotNegative("spec.limits.max_queue_seconds", spec.max_queue_seconds);
   violations.NotNegative("spec.limits.max_attempt_seconds", spec.max_attempt_seconds);
   violations.NotNegative("spec.limits.max_total_seconds", spec.max_total_seconds);
-  Status status = violations.Finish();
-  return status.ok() && purpose == SpecPurpose::kTraining ? CheckImplemented(spec) : status;
+  return violations.Finish();
 }
 
 Status CheckHeldAs(const BaseQuantization& model, const JobSpec& spec) {

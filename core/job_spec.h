@@ -108,13 +108,9 @@ AdapterConfig AdapterConfigOf(const JobSpec& spec, const ModelConfig& base, std:
 /// Trained elements; kFull: all weights of the model.
 int64_t TrainableParameters(const ModelConfig& base, const AdapterSpec& adapter);
 
-/// What a spec is for: an estimate may be asked for what cannot be trained yet.
-enum class SpecPurpose { kTraining, kEstimate };
-
 /// Ranges and combinations that need no model. All problems at once: INVALID_ARGUMENT INVALID_SPEC with one violation
 /// for each, field paths as in FineTuningSpec (for example "spec.adapter.rank").
-/// For kTraining, what is specified but not built yet is UNIMPLEMENTED FEATURE_NOT_IMPLEMENTED naming it.
-Status CheckJobSpec(const JobSpec& spec, SpecPurpose purpose = SpecPurpose::kTraining);
+Status CheckJobSpec(const JobSpec& spec);
 
 /// That the spec holds the base as the model's own files do, where those are quantised. Errors: INVALID_ARGUMENT
 /// INVALID_SPEC for spec.quantization and spec.double_quantization, and for spec.adapter.method full on such a model.

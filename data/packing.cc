@@ -120,10 +120,13 @@ std::vector<int64_t> BatchPlan::Batch(int64_t step) const {
 }
 
 std::vector<std::vector<int64_t>> BatchPlan::MicroBatches(int64_t step, int64_t rank, int64_t world_size) const {
-  const std::vector<int64_t> batch = Batch(step);
+  return MicroBatchesOf(Batch(step), rank, world_size);
+}
+
+std::vector<std::vector<int64_t>> BatchPlan::MicroBatchesOf(std::span<const int64_t> batch, int64_t rank,
+                                                            int64_t world_size) const {
   const auto [begin, end] = Share(static_cast<int64_t>(batch.size()), rank, world_size);
-  return Chunks(std::span(batch).subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)),
-                options_.micro_batch_size);
+  return Chunks(batch.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)), options_.micro_batch_size);
 }
 
 std::vector<std::vector<int64_t>> SequentialMicroBatches(int64_t samples, int64_t micro_batch_size, int64_t rank,

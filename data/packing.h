@@ -80,6 +80,8 @@ class BatchPlan {
   /// rank's share is empty when the batch has fewer samples than ranks: it then contributes zero and still joins the
   /// reduction.
   std::vector<std::vector<int64_t>> MicroBatches(int64_t step, int64_t rank, int64_t world_size) const;
+  /// The same of a batch that is at hand.
+  std::vector<std::vector<int64_t>> MicroBatchesOf(std::span<const int64_t> batch, int64_t rank, int64_t world_size) const;
 
  private:
   int64_t DrawAt(int64_t epoch, int64_t position) const;

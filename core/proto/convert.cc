@@ -245,7 +245,7 @@ StatusOr<DeviceKind> ParseDevice(v1::Device value) {
   return InvalidArgument("INVALID_SPEC", fmt::format("device has the unknown value {}", static_cast<int>(value)));
 }
 
-StatusOr<JobSpec> ParseSpec(const v1::FineTuningSpec& in, SpecPurpose purpose) {
+StatusOr<JobSpec> ParseSpec(const v1::FineTuningSpec& in) {
   SpecReader reader;
   JobSpec out;
   out.model = in.model();
@@ -269,7 +269,7 @@ StatusOr<JobSpec> ParseSpec(const v1::FineTuningSpec& in, SpecPurpose purpose) {
   reader.Enum(kComputeDtypes, in.resources().compute_dtype(), "spec.resources.compute_dtype", out.compute_dtype);
   if (in.resources().has_threads()) out.threads = in.resources().threads();
   ReadLimits(in.limits(), out);
-  SBORA_RETURN_IF_ERROR(reader.Finish(CheckJobSpec(out, purpose)));
+  SBORA_RETURN_IF_ERROR(reader.Finish(CheckJobSpec(out)));
   return out;
 }
 

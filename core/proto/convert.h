@@ -9,7 +9,7 @@ namespace sbora::core {
 
 /// Fills in defaults, then checks (CheckJobSpec). Errors: INVALID_ARGUMENT INVALID_SPEC with one violation for each
 /// problem, unknown enum numbers and module names among them.
-StatusOr<JobSpec> ParseSpec(const v1::FineTuningSpec& spec, SpecPurpose purpose = SpecPurpose::kTraining);
+StatusOr<JobSpec> ParseSpec(const v1::FineTuningSpec& spec);
 
 /// Every field set: what the coordinator stores and hands out. ParseSpec(ToProto(s)) is s.
 v1::FineTuningSpec ToProto(const JobSpec& spec);

@@ -115,7 +115,7 @@ StatusOr<Subject> Resolve(const ServiceContext& services, const v1::EstimateFine
   const bool has_dataset = !complete.dataset().empty() || complete.datasets_size() > 0;
   if (!has_dataset) complete.set_dataset("not-needed");
   if (!request.model_config_json().empty() && complete.model().empty()) complete.set_model("by-config");
-  SBORA_ASSIGN_OR_RETURN(subject.spec, core::ParseSpec(complete, core::SpecPurpose::kEstimate));
+  SBORA_ASSIGN_OR_RETURN(subject.spec, core::ParseSpec(complete));
   SBORA_RETURN_IF_ERROR(ResolveModel(services, request, subject));
   SBORA_RETURN_IF_ERROR(core::ResolveAgainstModel(subject.model, subject.spec));
   const bool cuda = subject.spec.device == core::DeviceKind::kCuda ||
@@ -136,7 +136,7 @@ std::optional<Calibration> MeasuredBy(const ServiceContext& services, const Work
       train.trained_tokens() <= 0 || train.supervised_share() <= 0 || train.steps() <= 0) {
     return std::nullopt;
   }
-  auto spec = core::ParseSpec(job.spec(), core::SpecPurpose::kEstimate);
+  auto spec = core::ParseSpec(job.spec());
   const auto row = services.store().GetResource(job.spec().model());
   if (!spec.ok() || !row.ok() || spec->quantization != subject.spec.quantization || spec->ranks != 1) return std::nullopt;
   const auto model = ModelOf(*row);
@@ -211,6 +211,10 @@ void WriteMemory(const Subject& subject, v1::EstimateFineTuningJobResponse& resp
   out.set_scratch_bytes(memory.scratch);
   out.set_runtime_bytes(memory.runtime);
   out.set_loading_bytes(memory.loading);
+  if (subject.spec.ranks > 1) {
+    response.add_notes(fmt::format("the memory is that of one rank; all {} run on one worker, each with a base of its own",
+                                   subject.spec.ranks));
+  }
   const bool measured = !subject.load.cuda && core::UsesIndices(subject.spec.adapter.method) &&
                         subject.spec.quantization == core::Quantization::kNone;
   if (measured) {

@@ -341,7 +341,7 @@ std::string Attempt::MethodName() const {
 Verdict Attempt::JudgeGang(const GangOutcome& outcome) const {
   std::string tail;
   const int rank = FailingRank(outcome);
-  if (rank >= 0 && !outcome.error) {
+  if (rank >= 0 && (!outcome.error || IsRankLost(*outcome.error))) {
     for (const std::string& name : {fmt::format("rank-{}.log", rank), std::string("prepare.log")}) {
       if (tail.empty()) tail = LastLine(folder_ / "logs" / name);
     }

@@ -13,6 +13,7 @@ namespace sbora::agent {
 namespace {
 
 constexpr int kExitDone = 0;
+constexpr int kExitError = 1;
 constexpr int kExitStopped = 3;
 constexpr int kExitEndOfFile = 4;
 constexpr int kExitSelfFenced = 5;
@@ -26,6 +27,16 @@ const RankExit* FirstBadExit(const GangOutcome& outcome) {
   for (const RankExit& exit : outcome.exits) {
     const bool good = !exit.exit.signaled && (exit.exit.value == kExitDone || exit.exit.value == kExitStopped);
     if (!exit.after_kill && !good) return &exit;
+  }
+  return nullptr;
+}
+
+/// The end that made other ranks say RANK_LOST: a signal, or an exit that is no error told by the rank itself.
+const RankExit* CauseOfLoss(const GangOutcome& outcome) {
+  for (const RankExit& exit : outcome.exits) {
+    const bool told = !exit.exit.signaled && (exit.exit.value == kExitDone || exit.exit.value == kExitError ||
+                                              exit.exit.value == kExitStopped);
+    if (!exit.after_kill && !told) return &exit;
   }
   return nullptr;
 }
@@ -100,6 +111,8 @@ Verdict Judge(const GangOutcome& outcome, const std::string& last_output) {
     const auto& error = *outcome.error;
     // Tasks that keep no checkpoint answer a stop with an error: the order tells why, not they.
     if (outcome.stop_sent && error.reason() == v1::TERMINATION_REASON_PREEMPTED) return OfOrder(outcome.order);
+    const RankExit* const cause = IsRankLost(error) ? CauseOfLoss(outcome) : nullptr;
+    if (cause != nullptr) return OfExit(*cause, outcome, last_output);
     const bool named = error.reason() != v1::TERMINATION_REASON_UNSPECIFIED;
     return Verdict{.reason = named ? error.reason() : v1::TERMINATION_REASON_TRAINER_ERROR, .failure = error.failure()};
   }
@@ -128,7 +141,8 @@ Verdict WithEstimate(Verdict verdict, int64_t estimated_bytes) {
 }
 
 int FailingRank(const GangOutcome& outcome) {
-  const RankExit* bad = FirstBadExit(outcome);
+  const bool lost = outcome.error && IsRankLost(*outcome.error);
+  const RankExit* bad = lost ? CauseOfLoss(outcome) : FirstBadExit(outcome);
   return bad == nullptr ? -1 : bad->rank;
 }
 

@@ -242,7 +242,10 @@ void GangRun::Handle(trainer::v1::TrainerMessage message, size_t index) {
       if (index == 0) outcome_.result = std::move(*message.mutable_result());
       break;
     case Kind::kError:
-      if (!outcome_.error) outcome_.error = std::move(*message.mutable_error());
+      // That another is lost is a consequence: the other's own word goes before it.
+      if (!outcome_.error || (IsRankLost(*outcome_.error) && !IsRankLost(message.error()))) {
+        outcome_.error = std::move(*message.mutable_error());
+      }
       break;
     case Kind::KIND_NOT_SET:
       break;  // a kind of a newer trainer
@@ -272,6 +275,8 @@ void GangRun::NoteProgress(const trainer::v1::Progress& progress, size_t index) 
 }
 
 void GangRun::NoteExits(MonotonicTime now) {
+  // Of ranks that are found ended together, each may be the cause.
+  const bool killed_before = killing_;
   for (size_t i = 0; i < ranks_.size(); ++i) {
     Rank& rank = ranks_[i];
     if (rank.exited) continue;
@@ -279,7 +284,7 @@ void GangRun::NoteExits(MonotonicTime now) {
     if (!exit) continue;
     rank.exited = true;
     ReadFrom(rank, i);  // its last words come before the verdict
-    outcome_.exits.push_back({.rank = static_cast<int>(i), .exit = *exit, .after_kill = killing_});
+    outcome_.exits.push_back({.rank = static_cast<int>(i), .exit = *exit, .after_kill = killed_before});
     if (ranks_.size() == 1) continue;
     const bool good = !exit->signaled && (exit->value == 0 || exit->value == 3);
     if (!good && !killing_) Kill(KillCause::kRankDied);

@@ -67,13 +67,16 @@ struct GangOutcome {
   KillCause cause = KillCause::kNone;
   StopOrder order = StopOrder::kNone;  // in force at the end
   bool stop_sent = false;
-  std::optional<trainer::v1::Error> error;  // the first that a rank sent
+  std::optional<trainer::v1::Error> error;  // the first that a rank sent; any other before RANK_LOST
   std::optional<worker::v1::TaskResult> result;
   Status bad_message;
   int64_t oom_kills = 0;
   double hang_limit_seconds = 0;
   double self_fence_seconds = 0;
 };
+
+/// A rank only saw that another had gone.
+inline bool IsRankLost(const trainer::v1::Error& error) { return error.failure().reason() == "RANK_LOST"; }
 
 struct RankOptions {
   SpawnOptions spawn;

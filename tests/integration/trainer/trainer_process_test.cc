@@ -154,7 +154,14 @@ TEST_F(TrainerProcessTest, BadInputIsNamed) {
     const char* reason;
   };
   const Case cases[] = {
-      {"two ranks", [](TaskAssignment& task) { task.set_world_size(2); }, "MULTI_RANK"},
+      {"more ranks than the job asks for", [](TaskAssignment& task) { task.set_world_size(2); }, "WORLD_SIZE"},
+      {"a rank that the gang does not have", [](TaskAssignment& task) { task.set_rank(1); }, "TASK_MALFORMED"},
+      {"preparing on two ranks",
+       [](TaskAssignment& task) {
+         task.set_world_size(2);
+         task.set_prepare_only(true);
+       },
+       "MULTI_RANK"},
       {"no task", [](TaskAssignment& task) { task.clear_task(); }, "TASK_MALFORMED"},
       {"no model", [](TaskAssignment& task) { task.mutable_directories()->erase("model"); }, "TASK_MALFORMED"},
       {"no caches", [](TaskAssignment& task) { task.mutable_directories()->erase("token_cache"); }, "TASK_MALFORMED"},

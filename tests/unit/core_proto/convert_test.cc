@@ -378,13 +378,16 @@ TEST(ConvertTest, FullFineTuningHasNoRankAndAllModulesWhateverTheSpecSays) {
             (std::set<std::string>{"spec.adapter.dropout", "spec.resources.compute_dtype"}));
 }
 
-TEST(ConvertTest, WhatIsNotBuiltYetSaysSo) {
+TEST(ConvertTest, EachRankHasAMicroBatchInEveryBatch) {
   v1::FineTuningSpec spec = MinimalSpec();
+  spec.mutable_training()->set_batch_size(8);
+  spec.mutable_training()->set_micro_batch_size(4);
   spec.mutable_resources()->set_ranks(2);
-  const auto parsed = ParseSpec(spec);
-  ASSERT_FALSE(parsed.ok());
-  EXPECT_EQ(parsed.status().code(), StatusCode::kUnimplemented);
-  EXPECT_NE(parsed.status().message().find("several ranks"), std::string::npos);
+  EXPECT_TRUE(ParseSpec(spec).ok());
+  spec.mutable_resources()->set_ranks(3);
+  const Status refused = ParseSpec(spec).status();
+  EXPECT_EQ(ViolatedFields(refused), std::set<std::string>{"spec.training.micro_batch_size"});
+  EXPECT_NE(refused.message().find("is 4, times 3 ranks it must be at most batch_size=8"), std::string::npos) << refused;
 }
 
 TEST(ConvertTest, EveryOptimizerRunsOnGpusToo) {

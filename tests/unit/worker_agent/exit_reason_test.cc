@@ -62,6 +62,25 @@ TEST(JudgeTest, FirstRankThatDiedIsNamedNotThoseWeKilled) {
   EXPECT_THAT(Judge(outcome, "what(): x").failure.message(), HasSubstr("rank 2 ended by signal 7 (SIGBUS)"));
 }
 
+TEST(JudgeTest, ALostRankIsAConsequenceOfHowTheOtherEnded) {
+  GangOutcome outcome;
+  outcome.cause = KillCause::kRankDied;
+  outcome.error.emplace();
+  outcome.error->set_reason(v1::TERMINATION_REASON_TRAINER_ERROR);
+  outcome.error->mutable_failure()->set_reason("RANK_LOST");
+  outcome.exits = {Code(0, 1), Signal(1, SIGKILL)};
+  EXPECT_EQ(FailingRank(outcome), 1);
+  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_SIGNAL);
+  outcome.oom_kills = 1;
+  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_OOM_HOST);
+  outcome.exits = {Code(1, 5), Code(0, 1)};
+  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_WORKER_LOST);
+  // Nothing but the ranks' own words: all of them errors that they told, or ends that we made.
+  outcome.exits = {Code(0, 1), Signal(1, SIGKILL, true)};
+  EXPECT_EQ(FailingRank(outcome), -1);
+  EXPECT_EQ(Judge(outcome, "").failure.reason(), "RANK_LOST");
+}
+
 TEST(JudgeTest, OutOfMemoryNeedsTheKernelsCount) {
   GangOutcome outcome;
   outcome.exits = {Signal(0, SIGKILL)};

@@ -47,6 +47,7 @@ std::string ToJson(const TrainState& state, const std::string& run_hash) {
                          {"last_loss", state.last_loss},
                          {"last_validation_step", state.last_validation_step},
                          {"best_step", state.best_step},
+                         {"ranks", state.place.ranks},
                          {"threads", state.place.threads},
                          {"device", state.place.device},
                          {"dtype", state.place.dtype}};
@@ -127,10 +128,12 @@ StatusOr<TrainState> ReadState(const std::filesystem::path& path, const std::str
   state.best_validation_loss = fields.OptionalNumber("best_validation_loss");
   state.place = {.threads = fields.OptionalInt("threads"), .device = fields.OptionalText("device"),
                  .dtype = fields.OptionalText("dtype")};
+  if (json.contains("ranks")) state.place.ranks = fields.Int("ranks");
   if (!fields.bad_field().empty()) return Malformed(path, fields.bad_field() + " is missing or of another type");
   if (state.place.threads < 0 || state.place.threads > kMaxThreads) {
     return Malformed(path, fmt::format("threads is {}, must be from 0 to {}", state.place.threads, kMaxThreads));
   }
+  if (state.place.ranks < 1) return Malformed(path, fmt::format("ranks is {}, must be at least 1", state.place.ranks));
   if (state.step < 0) return Malformed(path, "step is negative");
   return state;
 }

@@ -31,7 +31,8 @@ namespace sbora::trainer {
 
 /// What computes. The same build adds up in the same order only where all of this is the same.
 struct ComputePlace {
-  int64_t threads = 0;      ///< of the CPU; 0: not known
+  int64_t ranks = 1;
+  int64_t threads = 0;      ///< of the CPU, of each rank; 0: not known
   std::string device = {};  ///< "cpu" or "cuda"
   std::string dtype = {};   ///< of activations: "float32" or "bfloat16"
 

@@ -138,6 +138,7 @@ ProcessGroup::~ProcessGroup() = default;
 
 int ProcessGroup::rank() const { return impl_->options.rank; }
 int ProcessGroup::world_size() const { return impl_->options.world_size; }
+at::Device ProcessGroup::device() const { return impl_->options.device; }
 
 StatusOr<std::unique_ptr<ProcessGroup>> ProcessGroup::Join(const Options& options) {
   SBORA_CHECK(options.rank >= 0 && options.rank < options.world_size, "rank {} of {}", options.rank, options.world_size);

@@ -46,6 +46,7 @@ class ProcessGroup {
 
   int rank() const;
   int world_size() const;
+  at::Device device() const;
 
   /// A sum under way. The group must outlive it.
   class Reduction {

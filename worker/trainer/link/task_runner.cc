@@ -17,8 +17,7 @@ namespace {
 constexpr int64_t kMaxConfigBytes = 1 << 20;
 
 Status MultiRank(int32_t world_size) {
-  return Unimplemented("MULTI_RANK", fmt::format("world_size={}: training on several ranks is not built yet; set "
-                                                 "resources.ranks to 1",
+  return Unimplemented("MULTI_RANK", fmt::format("world_size={}: only training runs on several ranks; this task needs one slot",
                                                  world_size));
 }
 
@@ -31,6 +30,7 @@ StatusOr<TaskEnd> Train(const v1::TaskAssignment& assignment, TaskObserver& obse
   SBORA_ASSIGN_OR_RETURN(const auto request, ToTrainRequest(assignment));
   SBORA_ASSIGN_OR_RETURN(const auto outcome, RunTraining(request, observer));
   if (outcome.stopped) return TaskEnd{.stopped = true, .result = {}};
+  if (!request.gang.leads()) return TaskEnd{};
   return TaskEnd{.stopped = false, .result = ToProto(outcome)};
 }
 
@@ -155,7 +155,8 @@ StatusOr<TaskEnd> QuantizeTask(const v1::TaskAssignment& assignment, TaskObserve
 }  // namespace
 
 StatusOr<TaskEnd> RunTask(const v1::TaskAssignment& assignment, TaskObserver& observer) {
-  if (assignment.world_size() > 1) return MultiRank(assignment.world_size());
+  const bool trains = assignment.task().has_train() && !assignment.prepare_only();
+  if (assignment.world_size() > 1 && !trains) return MultiRank(assignment.world_size());
   std::error_code error;
   std::filesystem::create_directories(assignment.output_directory(), error);
   if (error && !assignment.prepare_only()) return FromErrno(error.value(), "making " + assignment.output_directory());

@@ -45,7 +45,9 @@ class Optimizer {
   /// later keeps the device busy.
   at::Tensor Step(const at::Tensor& parameters, const at::Tensor& gradients, const at::Tensor& loss_sum,
                   double learning_rate, double max_gradient_norm);
+  /// `readback`: what Step returned, or that with more behind it.
   static StepReport Read(const at::Tensor& readback);
+  static constexpr int kReadbackSize = 3;
 
   /// Updates applied, plus those skipped after the first that was not finite. Restored with the state on a resume.
   int64_t steps() const { return steps_; }

@@ -30,6 +30,8 @@ struct BatchSource::Impl {
   std::vector<int64_t> part_sizes;
   std::vector<int64_t> part_counts;  ///< of an epoch
   std::optional<data::BatchPlan> plan;
+  int64_t rank = 0;
+  int64_t world_size = 1;
 };
 
 /// Samples of each data set, in the cache and in an epoch.
@@ -61,7 +63,7 @@ BatchSource::~BatchSource() = default;
 
 StatusOr<std::unique_ptr<BatchSource>> BatchSource::Open(const std::filesystem::path& cache_path,
                                                          const core::TrainingSpec& training, int64_t vocab_size,
-                                                         std::span<const double> weights) {
+                                                         std::span<const double> weights, const GangPlace& gang) {
   SBORA_ASSIGN_OR_RETURN(auto cache, OpenCache(cache_path));
   if (cache.size() == 0) {
     return InvalidArgument("DATASET_EMPTY", fmt::format("{} holds no samples", cache_path.string()));
@@ -71,7 +73,8 @@ StatusOr<std::unique_ptr<BatchSource>> BatchSource::Open(const std::filesystem::
                            fmt::format("{} holds token {}, the model's vocabulary has {}; was it made for another model?",
                                        cache_path.string(), cache.vocab_bound() - 1, vocab_size));
   }
-  auto impl = std::make_unique<Impl>(Impl{.cache = std::move(cache), .part_sizes = {}, .part_counts = {}, .plan = {}});
+  auto impl = std::make_unique<Impl>(Impl{.cache = std::move(cache), .part_sizes = {}, .part_counts = {}, .plan = {},
+                                        .rank = gang.rank, .world_size = gang.world_size});
   SBORA_RETURN_IF_ERROR(CountParts(cache_path, training.epoch_samples, weights, *impl));
   data::BatchPlanOptions options{.samples = impl->cache.size(),
                                  .batch_size = training.batch_size,
@@ -113,23 +116,28 @@ double BatchSource::SupervisedShare() const {
 }
 
 StepBatch BatchSource::Step(int64_t step) const {
-  StepBatch batch{.micro_batches = impl_->plan->MicroBatches(step, /*rank=*/0, /*world_size=*/1),
+  const std::vector<int64_t> draws = impl_->plan->Batch(step);
+  StepBatch batch{.micro_batches = impl_->plan->MicroBatchesOf(draws, impl_->rank, impl_->world_size),
                   .tokens = 0,
                   .supervised_tokens = 0,
                   .epoch_index = impl_->plan->Epoch(step),
                   .epoch = impl_->plan->EpochsAfter(step + 1)};
-  for (const auto& draws : batch.micro_batches) {
-    for (const int64_t draw : draws) {
-      const data::TokenSample sample = data::SampleOfDraw(impl_->cache, draw);
-      batch.tokens += static_cast<int64_t>(sample.ids.size());
-      batch.supervised_tokens += data::CountLabels(sample);
-    }
+  for (const int64_t draw : draws) {
+    const data::TokenSample sample = data::SampleOfDraw(impl_->cache, draw);
+    batch.tokens += static_cast<int64_t>(sample.ids.size());
+    batch.supervised_tokens += data::CountLabels(sample);
   }
+  // They add nothing to the loss; which one's backward pass is the step's last must be known before it.
+  std::erase_if(batch.micro_batches, [this](const std::vector<int64_t>& micro_batch) {
+    return std::none_of(micro_batch.begin(), micro_batch.end(), [this](int64_t draw) {
+      return data::CountLabels(data::SampleOfDraw(impl_->cache, draw)) > 0;
+    });
+  });
   return batch;
 }
 
 std::vector<std::vector<int64_t>> BatchSource::InOrder(int64_t micro_batch) const {
-  return data::SequentialMicroBatches(impl_->cache.size(), micro_batch, /*rank=*/0, /*world_size=*/1);
+  return data::SequentialMicroBatches(impl_->cache.size(), micro_batch, impl_->rank, impl_->world_size);
 }
 
 PackedBatch BatchSource::Pack(std::span<const int64_t> draws) const {

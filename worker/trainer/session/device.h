@@ -1,6 +1,7 @@
 /// Where a task computes. Plain data.
 #pragma once
 
+#include <filesystem>
 #include <string>
 
 #include "core/job_spec.h"
@@ -14,6 +15,16 @@ struct DevicePlan {
   /// `threads` is what the spec asks for. Else it is what there is, and a resumed run takes no more than that but, if
   /// that suffices, as many as its checkpoint was made with.
   bool threads_fixed = false;
+};
+
+/// Which of an attempt's ranks this process is.
+struct GangPlace {
+  int rank = 0;
+  int world_size = 1;
+  std::filesystem::path rendezvous_file;  ///< where the ranks of this attempt meet; not read when there is one
+
+  /// The one rank that writes files and tells the agent more than that it lives.
+  bool leads() const { return rank == 0; }
 };
 
 }  // namespace sbora::trainer

@@ -86,8 +86,8 @@ StatusOr<TorchPlan> SetUpTorch(const DevicePlan& plan) {
   return result;
 }
 
-ComputePlace CurrentPlace(at::Device device, at::ScalarType dtype) {
-  return {.threads = at::get_num_threads(), .device = device.is_cuda() ? "cuda" : "cpu",
+ComputePlace CurrentPlace(int64_t ranks, at::Device device, at::ScalarType dtype) {
+  return {.ranks = ranks, .threads = at::get_num_threads(), .device = device.is_cuda() ? "cuda" : "cpu",
           .dtype = dtype == at::kBFloat16 ? "bfloat16" : "float32"};
 }
 

@@ -25,8 +25,8 @@ struct TorchPlan {
 /// device; UNIMPLEMENTED COMPUTE_DTYPE for bfloat16 on a CPU; those of CheckDevice for a GPU.
 StatusOr<TorchPlan> SetUpTorch(const DevicePlan& plan);
 
-/// Threads, device and element type of what computes now.
-ComputePlace CurrentPlace(at::Device device, at::ScalarType dtype);
+/// Ranks, threads of each, device and element type of what computes now.
+ComputePlace CurrentPlace(int64_t ranks, at::Device device, at::ScalarType dtype);
 /// Changes the number of CPU threads from here on. REQUIRED: at least 1.
 void UseThreads(int64_t threads);
 

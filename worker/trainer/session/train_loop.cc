@@ -36,6 +36,7 @@ Status TrainLoop::Restore(const CheckpointStore& store, const FoundCheckpoint& c
   SBORA_RETURN_IF_ERROR(store.Read(checkpoint, target));
   parameters.Commit();
   for (HostBytes& tensor : optimizer) tensor.Commit();
+  if (!Leads()) best_ = {};
   state_ = checkpoint.state;
   parts_.optimizer->SetSteps(state_.step);
   checkpointed_step_ = state_.step;
@@ -46,17 +47,17 @@ Status TrainLoop::Restore(const CheckpointStore& store, const FoundCheckpoint& c
 
 StatusOr<bool> TrainLoop::Run() {
   checkpointed_at_ = step_started_ = SystemClock().Now();
-  const bool look_late = parts_.model->device().is_cuda();
+  const bool look_late = LooksLate();
   const int64_t first_step = state_.step;
   for (;;) {
     const int64_t step = state_.step + (pending_ ? 1 : 0);
     if (step >= schedule_.total_steps) break;  // before a stop: what is done is done
-    if (parts_.observer->StopRequested()) {
+    if (StopDue(step)) {
       SBORA_RETURN_IF_ERROR(FinishPending(/*boundary=*/true));
-      if (state_.step > first_step && checkpointed_step_ != state_.step) SBORA_RETURN_IF_ERROR(Checkpoint());
+      if (Leads() && state_.step > first_step && checkpointed_step_ != state_.step) SBORA_RETURN_IF_ERROR(Checkpoint());
       return false;
     }
-    Pending launched = Launch(step);
+    SBORA_ASSIGN_OR_RETURN(Pending launched, Launch(step));
     SBORA_RETURN_IF_ERROR(FinishPending(/*boundary=*/false));
     pending_ = std::move(launched);
     if (!look_late || ValidationDue(step + 1) || CheckpointDue(step + 1)) {
@@ -69,7 +70,25 @@ StatusOr<bool> TrainLoop::Run() {
   return true;
 }
 
-TrainLoop::Pending TrainLoop::Launch(int64_t step) {
+bool TrainLoop::StopDue(int64_t step) const {
+  if (parts_.group == nullptr) return parts_.observer->StopRequested();
+  return stop_at_ && step >= *stop_at_;
+}
+
+at::Tensor TrainLoop::Control(const at::Tensor& loss_sum) const {
+  const auto number = [&](double value) { return at::full({}, value, loss_sum.options()); };
+  const bool tells = Leads() && checkpointed_step_;
+  return at::stack({loss_sum, number(parts_.observer->StopRequested() ? 1 : 0),
+                    number(tells ? static_cast<double>(*checkpointed_step_ + 1) : 0)});
+}
+
+void TrainLoop::TakeControl(int64_t step, double stops, double checkpoint) {
+  // Whether the host looks late or not, and some ranks sooner than others: all have launched these steps and no more.
+  if (stops > 0 && !stop_at_) stop_at_ = step + 1 + (LooksLate() ? 1 : 0);
+  if (!Leads() && checkpoint > 0) checkpointed_step_ = static_cast<int64_t>(checkpoint) - 1;
+}
+
+StatusOr<TrainLoop::Pending> TrainLoop::Launch(int64_t step) {
   Pending pending{.step = step,
                   .batch = parts_.data->Step(step),
                   .learning_rate = LearningRateAt(schedule_, step),
@@ -80,22 +99,40 @@ TrainLoop::Pending TrainLoop::Launch(int64_t step) {
   const double count = static_cast<double>(std::max<int64_t>(1, pending.batch.supervised_tokens));
   at::Tensor loss_sum = at::zeros({}, at::TensorOptions(at::kDouble).device(parts_.model->device()));
   parts_.trained->ZeroGradients();
+  at::Tensor control;
+  size_t left = pending.batch.micro_batches.size();
+  const auto begin_sums = [&] {
+    if (parts_.reducer == nullptr || left > 0) return;
+    control = Control(loss_sum);
+    parts_.reducer->Begin(control);
+  };
+  begin_sums();
   for (const auto& samples : pending.batch.micro_batches) {
-    const PackedBatch packed = parts_.data->Pack(samples);
-    if (packed.supervised_rows.empty()) continue;
-    const LossResult loss = parts_.model->ForwardLoss(packed, parts_.adapter, context);
-    (loss.sum / count).backward();
+    const LossResult loss = parts_.model->ForwardLoss(parts_.data->Pack(samples), parts_.adapter, context);
     loss_sum += loss.sum.detach();
+    --left;
+    begin_sums();
+    (loss.sum / count).backward();
+  }
+  if (parts_.reducer != nullptr) {
+    SBORA_RETURN_IF_ERROR(parts_.reducer->Finish());
+    loss_sum = control[0];
   }
   pending.readback = parts_.optimizer->Step(parts_.trained->parameters(), parts_.trained->gradients(), loss_sum,
                                             pending.learning_rate, spec_.training.max_gradient_norm);
+  if (parts_.reducer != nullptr) pending.readback = at::cat({pending.readback, control.narrow(0, 1, 2)});
   return pending;
 }
 
 Status TrainLoop::FinishPending(bool boundary) {
   if (!pending_) return OkStatus();
   const Pending pending = *std::exchange(pending_, std::nullopt);
-  const Optimizer::StepReport report = Optimizer::Read(pending.readback);
+  const at::Tensor numbers = pending.readback.cpu();
+  const Optimizer::StepReport report = Optimizer::Read(numbers);
+  if (parts_.reducer != nullptr) {
+    const double* values = numbers.const_data_ptr<double>() + Optimizer::kReadbackSize;
+    TakeControl(pending.step, values[0], values[1]);
+  }
   if (!std::isfinite(report.loss_sum)) return NotFinite("the loss", report.loss_sum, pending.step + 1);
   if (!report.finite) return NotFinite("the gradient norm", report.gradient_norm, pending.step + 1);
 
@@ -133,13 +170,14 @@ bool TrainLoop::ValidationDue(int64_t steps_done) const {
 }
 
 bool TrainLoop::CheckpointDue(int64_t steps_done) const {
+  if (!Leads()) return false;
   if (steps_done == schedule_.total_steps) return false;  // the artifact follows at once
   if (spec_.checkpoint_every_steps > 0 && steps_done % spec_.checkpoint_every_steps == 0) return true;
   return spec_.checkpoint_every_seconds > 0 &&
          SecondsBetween(checkpointed_at_, SystemClock().Now()) >= spec_.checkpoint_every_seconds;
 }
 
-Status TrainLoop::Validate() {
+StatusOr<double> TrainLoop::ValidationLoss() {
   at::Tensor sum = at::zeros({}, at::TensorOptions(at::kDouble).device(parts_.model->device()));
   int64_t count = 0;
   const auto batches = parts_.validation->InOrder(spec_.training.micro_batch_size);
@@ -151,14 +189,22 @@ Status TrainLoop::Validate() {
     count += loss.count;
     ReportProgress(last_metrics_, fmt::format("validating ({} of {} batches)", i + 1, batches.size()));
   }
-  const double loss = sum.item<double>() / static_cast<double>(std::max<int64_t>(1, count));
+  const at::Tensor sum_and_count = at::stack({sum, at::full({}, static_cast<double>(count), sum.options())});
+  if (parts_.group != nullptr) SBORA_RETURN_IF_ERROR(parts_.group->Sum(sum_and_count));
+  const at::Tensor host = sum_and_count.cpu();
+  const double* values = host.const_data_ptr<double>();
+  return values[0] / std::max(1.0, values[1]);
+}
+
+Status TrainLoop::Validate() {
+  SBORA_ASSIGN_OR_RETURN(const double loss, ValidationLoss());
   if (!std::isfinite(loss)) return NotFinite("the validation loss", loss, state_.step);
   state_.last_validation_loss = loss;
   state_.last_validation_step = state_.step;
   if (!state_.best_validation_loss || loss < *state_.best_validation_loss) {
     state_.best_validation_loss = loss;
     state_.best_step = state_.step;
-    if (spec_.keep_best) best_ = ToHost(parts_.trained->parameters());
+    if (spec_.keep_best && Leads()) best_ = ToHost(parts_.trained->parameters());
   }
   return OkStatus();
 }
@@ -170,7 +216,7 @@ Status TrainLoop::Checkpoint() {
   for (const auto& tensor : parts_.optimizer->State()) optimizer.emplace_back(tensor.value);
   CheckpointContents contents{.parameters = parameters.floats(), .optimizer = {}, .best = best_};
   for (const HostBytes& tensor : optimizer) contents.optimizer.push_back(tensor.bytes());
-  state_.place = CurrentPlace(parts_.model->device(), parts_.model->dtype());
+  state_.place = CurrentPlace(parts_.group == nullptr ? 1 : parts_.group->world_size(), parts_.model->device(), parts_.model->dtype());
   SBORA_ASSIGN_OR_RETURN(const std::string folder, parts_.checkpoints->Save(state_, contents));
   checkpointed_step_ = state_.step;
   checkpointed_at_ = SystemClock().Now();

@@ -1,7 +1,9 @@
 /// The training loop over a loaded model. Include only from .cc files that see LibTorch.
 ///
 /// A step: for each micro-batch, forward and backward of loss sum / supervised tokens of the whole step; then clipping
-/// and the optimiser. On a GPU the host looks at a step's numbers after it has queued the next step; a number that is not finite
+/// and the optimiser. With several ranks each does its share of the micro-batches, and gradients and loss are added up over all
+/// ranks before the optimiser, which then does the same on each: one rank's numbers are those of all. Rank 0 alone writes
+/// checkpoints and keeps the best weights. On a GPU the host looks at a step's numbers after it has queued the next step; a number that is not finite
 /// stops all later updates on the device, so nothing is lost by looking late.
 /// Throws c10::Error (see torch_runtime.h). Threading: one thread.
 #pragma once
@@ -17,6 +19,8 @@
 #include "common/clock.h"
 #include "common/status.h"
 #include "worker/trainer/checkpoint/checkpoint_store.h"
+#include "worker/trainer/dist/gradient_reducer.h"
+#include "worker/trainer/dist/process_group.h"
 #include "worker/trainer/nn/adapter_set.h"
 #include "worker/trainer/nn/llama.h"
 #include "worker/trainer/optim/optimizer.h"
@@ -39,17 +43,20 @@ class TrainLoop {
     const BatchSource* validation = nullptr;   ///< borrowed; null for none
     CheckpointStore* checkpoints = nullptr;    ///< borrowed
     TaskObserver* observer = nullptr;          ///< borrowed
+    ProcessGroup* group = nullptr;             ///< borrowed; null for one rank
+    GradientReducer* reducer = nullptr;        ///< borrowed; with a group only
   };
   TrainLoop(const core::JobSpec& spec, const Parts& parts);
 
   /// Takes a checkpoint's place instead of step 0. Errors: those of CheckpointStore::Read; the loop is of no use then.
   Status Restore(const CheckpointStore& store, const FoundCheckpoint& checkpoint);
-  /// To the last step (true), or to a checkpoint after a stop was asked for (false).
+  /// To the last step (true), or to a checkpoint after a stop was asked for (false). A stop that one of several ranks was asked for
+  /// is one of all, after the same step. Errors: NON_FINITE; those of CheckpointStore::Save, and of sums.
   StatusOr<bool> Run();
 
   const TrainState& state() const { return state_; }
   int64_t total_steps() const { return schedule_.total_steps; }
-  /// The weights to commit: with keep_best those of the best validation, else the last. On the host, as long as the loop
+  /// On rank 0: the weights to commit, with keep_best those of the best validation, else the last. On the host, as long as the loop
   /// and the trained parameters live.
   StatusOr<std::span<const float>> FinalParameters();
   bool KeptBest() const { return spec_.keep_best && !best_.empty(); }
@@ -63,11 +70,19 @@ class TrainLoop {
     at::Tensor readback;
   };
 
-  Pending Launch(int64_t step);
+  StatusOr<Pending> Launch(int64_t step);
+  /// What is added up beside the gradients: loss sum, whether a stop was asked for, and from rank 0 its newest checkpoint's step + 1.
+  at::Tensor Control(const at::Tensor& loss_sum) const;
+  /// From a step's control.
+  void TakeControl(int64_t step, double stops, double checkpoint);
+  bool LooksLate() const { return parts_.model->device().is_cuda(); }
+  bool Leads() const { return parts_.group == nullptr || parts_.group->rank() == 0; }
+  bool StopDue(int64_t step) const;
   /// Reads the pending step's numbers, if there is one. `boundary`: no later step was launched, so weights and moments
   /// are those of the step, and validation and checkpoints may look at them.
   Status FinishPending(bool boundary);
   Status Validate();
+  StatusOr<double> ValidationLoss();
   Status Checkpoint();
   bool ValidationDue(int64_t steps_done) const;
   bool CheckpointDue(int64_t steps_done) const;
@@ -83,6 +98,7 @@ class TrainLoop {
   std::optional<HostBytes> final_;
   std::optional<Pending> pending_;
   std::optional<int64_t> checkpointed_step_;
+  std::optional<int64_t> stop_at_;  ///< with a group: steps done when all ranks stop
   MonotonicTime checkpointed_at_;
   MonotonicTime step_started_;
   double mean_step_seconds_ = 0;

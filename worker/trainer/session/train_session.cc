@@ -11,6 +11,8 @@
 #include "worker/trainer/session/artifact.h"
 #include "worker/trainer/session/base_model.h"
 #include "worker/trainer/session/batch_source.h"
+#include "worker/trainer/session/follower_observer.h"
+#include "worker/trainer/session/gang.h"
 #include "worker/trainer/session/run_hash.h"
 #include "worker/trainer/session/torch_runtime.h"
 #include "worker/trainer/session/train_loop.h"
@@ -30,11 +32,12 @@ struct Data {
 StatusOr<Data> OpenData(const TrainRequest& request, int64_t vocab_size) {
   Data data;
   SBORA_ASSIGN_OR_RETURN(data.train, BatchSource::Open(request.token_cache, request.spec.training, vocab_size,
-                                                       request.spec.dataset_weights));
+                                                       request.spec.dataset_weights, request.gang));
   if (!request.validation_cache.empty()) {
     core::TrainingSpec in_order = request.spec.training;
     in_order.epoch_samples = 0;
-    SBORA_ASSIGN_OR_RETURN(data.validation, BatchSource::Open(request.validation_cache, in_order, vocab_size));
+    SBORA_ASSIGN_OR_RETURN(data.validation, BatchSource::Open(request.validation_cache, in_order, vocab_size, {},
+                                                              request.gang));
   }
   return data;
 }
@@ -47,24 +50,26 @@ void ReportRejected(const LoadReport& report, TaskObserver& observer) {
 }
 
 std::string Describe(const ComputePlace& place) {
-  return fmt::format("{} threads on {} in {}", place.threads, place.device, place.dtype);
+  const std::string ranks = place.ranks == 1 ? "" : fmt::format("{} ranks of ", place.ranks);
+  return fmt::format("{}{} threads on {} in {}", ranks, place.threads, place.device, place.dtype);
 }
 
 /// Computes as the checkpoint was computed where that is possible, and says so where it is not.
 ComputePlace TakePlace(const TrainRequest& request, const TrainState& state, const TorchPlan& plan, TaskObserver& observer) {
   const ComputePlace& before = state.place;
-  ComputePlace now = CurrentPlace(plan.device, plan.dtype);
+  ComputePlace now = CurrentPlace(request.gang.world_size, plan.device, plan.dtype);
   if (before.threads == 0) return now;
   if (!request.device.threads_fixed && before.threads < now.threads) {
     UseThreads(before.threads);
-    now = CurrentPlace(plan.device, plan.dtype);
+    now = CurrentPlace(request.gang.world_size, plan.device, plan.dtype);
   }
   if (now == before) return now;
   observer.OnEvent(EventLevel::kWarn, "RESUMED_DIFFERENTLY",
                    fmt::format("the {} steps of the checkpoint were computed with {}, those from here on with {}: the last "
                                "bits of the adapter will differ from those of a run that nothing interrupted. For the same "
-                               "bits use workers whose slots have {} cores, or set resources.threads",
-                               state.step, Describe(before), Describe(now), before.threads));
+                               "bits use {}workers whose slots have {} cores, or set resources.threads",
+                               state.step, Describe(before), Describe(now),
+                               before.ranks == now.ranks ? "" : fmt::format("{} ranks, ", before.ranks), before.threads));
   return now;
 }
 
@@ -109,9 +114,26 @@ DevicePlan DeviceFor(const TrainRequest& request) {
   return device;
 }
 
+/// What rank 0 leaves. `outcome` gets what only the whole data tell.
+Status WriteResult(const TrainRequest& request, const ArtifactPlan& artifact, const BatchSource& data, TrainLoop& loop,
+                   TaskObserver& observer, TrainOutcome& outcome) {
+  outcome.supervised_share = data.SupervisedShare();
+  const bool full = artifact.config.method == core::AdapterMethod::kFull;
+  observer.OnProgress({.step = outcome.steps,
+                       .total_steps = loop.total_steps(),
+                       .loss = outcome.final_loss,
+                       .validation_loss = outcome.validation_loss.value_or(0),
+                       .trained_tokens = outcome.trained_tokens,
+                       .phase = full ? "writing checkpoint" : "writing adapter"});
+  SBORA_ASSIGN_OR_RETURN(const auto parameters, loop.FinalParameters());
+  return WriteArtifact(request.output_dir, artifact, parameters, [&observer] { observer.OnAlive(); });
+}
+
 StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer) {
   const auto alive = [&observer] { observer.OnAlive(); };
   SBORA_ASSIGN_OR_RETURN(const TorchPlan plan, SetUpTorch(DeviceFor(request)));
+  // The first to come and the last to go: when this rank fails, the others learn of it after all else is let go of.
+  SBORA_ASSIGN_OR_RETURN(const auto group, JoinGang(request.gang, request.spec.ranks, plan.device));
   SBORA_ASSIGN_OR_RETURN(const auto model,
                          LoadBase({.model_dir = request.model_dir,
                                    .nf4_dir = request.nf4_dir,
@@ -122,20 +144,20 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
   const core::AdapterConfig config =
       core::AdapterConfigOf(request.spec, model->config(), request.spec.model, request.base_hash);
   SBORA_ASSIGN_OR_RETURN(const auto trainee, Trainee::Create(*model, request.spec.adapter, request.indices, config, alive));
-  if (AdapterSet* const adapter = trainee->adapter()) {
-    adapter->SetGradientReadyHook([&observer](const AdapterModule&) { observer.OnAlive(); });
-  }
+  const auto reducer = MakeReducer(group.get(), *trainee, observer);
   const auto optimizer = MakeOptimizer(request.spec.training, *trainee);
   if (request.spec.training.paged_optimizer && model->device().is_cpu()) {
     observer.OnEvent(EventLevel::kInfo, "PAGED_OPTIMIZER_NO_EFFECT",
                      "paged_optimizer has no effect on the CPU: the optimizer's state is in the host's memory already");
   }
-  CheckpointStore store(request.checkpoint_dir, trainee->layout(), StateLayout(*optimizer),
-                        RunHash(request, data.train->key(), data.validation ? data.validation->key() : ""), alive);
+  const std::string run_hash = RunHash(request, data.train->key(), data.validation ? data.validation->key() : "");
+  CheckpointStore store(request.checkpoint_dir, trainee->layout(), StateLayout(*optimizer), run_hash, alive);
   const ArtifactPlan artifact{.config = config, .layout = trainee->layout(), .base_dir = request.model_dir};
-  SBORA_RETURN_IF_ERROR(RehearseArtifact(request.output_dir, artifact, HostBytes(trainee->trained().parameters()).floats(),
-                                         request.checkpoint_dir,
-                                         kCheckpointsOnDisk * store.PredictedBytes(request.spec.keep_best)));
+  if (request.gang.leads()) {
+    SBORA_RETURN_IF_ERROR(RehearseArtifact(request.output_dir, artifact, HostBytes(trainee->trained().parameters()).floats(),
+                                           request.checkpoint_dir,
+                                           kCheckpointsOnDisk * store.PredictedBytes(request.spec.keep_best)));
+  }
   TrainLoop loop(request.spec, {.model = model.get(),
                                 .adapter = trainee->adapter(),
                                 .trained = &trainee->trained(),
@@ -143,20 +165,18 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
                                 .data = data.train.get(),
                                 .validation = data.validation.get(),
                                 .checkpoints = &store,
-                                .observer = &observer});
+                                .observer = &observer,
+                                .group = group.get(),
+                                .reducer = reducer.get()});
   SBORA_RETURN_IF_ERROR(RestoreNewest(request, plan, store, loop, observer));
+  if (group) SBORA_RETURN_IF_ERROR(CheckAgreement(*group, loop.state().step, run_hash));
   SBORA_ASSIGN_OR_RETURN(const bool finished, loop.Run());
   TrainOutcome outcome = OutcomeOf(loop, finished);
-  if (!finished) return outcome;
-  outcome.supervised_share = data.train->SupervisedShare();
-  observer.OnProgress({.step = outcome.steps,
-                       .total_steps = loop.total_steps(),
-                       .loss = outcome.final_loss,
-                       .validation_loss = outcome.validation_loss.value_or(0),
-                       .trained_tokens = outcome.trained_tokens,
-                       .phase = trainee->adapter() != nullptr ? "writing adapter" : "writing checkpoint"});
-  SBORA_ASSIGN_OR_RETURN(const auto parameters, loop.FinalParameters());
-  SBORA_RETURN_IF_ERROR(WriteArtifact(request.output_dir, artifact, parameters, alive));
+  if (finished && request.gang.leads()) {
+    SBORA_RETURN_IF_ERROR(WriteResult(request, artifact, *data.train, loop, observer, outcome));
+  }
+  // Who leaves before rank 0 has written is taken for the end of the gang.
+  if (group) SBORA_RETURN_IF_ERROR(group->Barrier());
   outcome.peak_memory_bytes = PeakResidentBytes();
   return outcome;
 }
@@ -164,16 +184,14 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
 }  // namespace
 
 StatusOr<TrainOutcome> RunTraining(const TrainRequest& request, TaskObserver& observer) {
-  if (request.spec.ranks > 1) {
-    return Unimplemented("MULTI_RANK", fmt::format("resources.ranks={}: training on several ranks is not built yet; "
-                                                   "use 1", request.spec.ranks));
-  }
   for (const auto& directory : {request.output_dir, request.checkpoint_dir}) {
     std::error_code error;
     std::filesystem::create_directories(directory, error);
     if (error) return FromErrno(error.value(), "creating " + directory.string());
   }
-  return Guarded([&] { return Train(request, observer); });
+  if (request.gang.leads()) return Guarded([&] { return Train(request, observer); });
+  FollowerObserver follower(observer);
+  return Guarded([&] { return Train(request, follower); });
 }
 
 }  // namespace sbora::trainer

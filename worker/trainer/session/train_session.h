@@ -4,14 +4,16 @@
 ///     SBORA_ASSIGN_OR_RETURN(const TrainOutcome outcome, RunTraining(request, observer));
 ///     if (outcome.stopped) ...   // a stop was asked for; the newest checkpoint holds the state
 ///
+/// Of several ranks each runs this with the same request but for `gang`, in a process of its own. Only rank 0 writes output and
+/// checkpoints; all return when it has. They must not differ in anything else (RANKS_DISAGREE).
 /// Goes on from the newest valid checkpoint of its run, if there is one; a folder that is not valid is named in a
 /// CHECKPOINT_REJECTED event and passed over. A run that was stopped, killed and resumed any number of times leaves the
 /// same adapter bytes as one that was not, on one kind of machine with one thread count. A resumed run takes the thread
-/// count of its checkpoint; where it cannot (fewer cores, another count in the spec, another device or dtype) it goes on
+/// count of its checkpoint; where it cannot (fewer cores, another count in the spec, other ranks, another device or dtype) it goes on
 /// and says so in a RESUMED_DIFFERENTLY event.
 /// Errors: those of loading (model, caches, adapter); FAILED_PRECONDITION NON_FINITE (the checkpoints stay),
 /// CHECKPOINT_OTHER_RUN; RESOURCE_EXHAUSTED OOM_GPU, OOM_HOST, NO_SPACE; UNIMPLEMENTED for what spec or device asks in
-/// vain; INTERNAL TORCH_ERROR.
+/// vain; INTERNAL TORCH_ERROR; of several ranks those of ProcessGroup, WORLD_SIZE and RANKS_DISAGREE.
 /// Threading: one run at a time in a process; LibTorch's settings (threads, determinism) are set for good.
 #pragma once
 
@@ -46,6 +48,7 @@ struct TrainRequest {
   std::filesystem::path checkpoint_dir;
   std::vector<std::filesystem::path> resume_from;  ///< folders that are a checkpoint each; besides those in checkpoint_dir
   DevicePlan device;
+  GangPlace gang;
 };
 
 struct TrainOutcome {
@@ -57,7 +60,7 @@ struct TrainOutcome {
   int64_t kept_step = 0;
   double seconds = 0;  ///< of training, over all attempts
   double supervised_share = 0;    ///< of the data's tokens
-  int64_t peak_memory_bytes = 0;  ///< of this process, loading included
+  int64_t peak_memory_bytes = 0;  ///< of this process (rank 0), loading included
 };
 
 StatusOr<TrainOutcome> RunTraining(const TrainRequest& request, TaskObserver& observer);
