@@ -73,11 +73,11 @@ Status Service::StartServer() {
 Status Service::StartWorker() {
   const auto ready = directory() / "worker.json";
   std::filesystem::remove(ready);
-  SBORA_ASSIGN_OR_RETURN(worker_, Program::Start(ProgramPath("sbora-worker"),
-                                                 {"--server", address_, "--name", "test-worker", "--data-dir",
-                                                  (directory() / "worker").string(), "--ready-file", ready.string(),
-                                                  "--drain-seconds", "20"},
-                                                 directory() / "worker.log"));
+  std::vector<std::string> arguments = {"--server", address_, "--name", "test-worker", "--data-dir",
+                                        (directory() / "worker").string(), "--ready-file", ready.string(),
+                                        "--drain-seconds", "20"};
+  arguments.insert(arguments.end(), worker_arguments_.begin(), worker_arguments_.end());
+  SBORA_ASSIGN_OR_RETURN(worker_, Program::Start(ProgramPath("sbora-worker"), arguments, directory() / "worker.log"));
   return WaitReady(worker_, ready, directory() / "worker.log").status();
 }
 

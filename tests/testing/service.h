@@ -24,6 +24,9 @@ class Service {
   /// Further flags of the server, from its next start on.
   void set_server_arguments(std::vector<std::string> arguments) { server_arguments_ = std::move(arguments); }
 
+  /// Further flags of the worker, the same.
+  void set_worker_arguments(std::vector<std::string> arguments) { worker_arguments_ = std::move(arguments); }
+
   /// The first start takes free ports; later ones take the same again.
   Status StartServer();
   Status StartWorker();
@@ -59,6 +62,7 @@ class Service {
 
   TempDirectory directory_;
   std::vector<std::string> server_arguments_;
+  std::vector<std::string> worker_arguments_;
   std::string address_;
   std::string http_address_;
   std::unique_ptr<client::Client> client_;

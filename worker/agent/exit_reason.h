@@ -18,7 +18,8 @@ struct Verdict {
 };
 
 /// DONE needs rank 0's result and its exit 0. The agent's own doing comes first (an order, the fence, the hang), then
-/// the trainer's Error, then memory, signal and exit code; an Error RANK_LOST comes after these, whose consequence it is. `last_output` is the end of the failing rank's output.
+/// the trainer's Error, then memory, signal and exit code; an Error RANK_LOST comes after these, whose consequence it is.
+/// `last_output` is the end of the failing rank's output.
 Verdict Judge(const GangOutcome& outcome, const std::string& last_output);
 
 /// Beside OOM_HOST and OOM_GPU what a rank was estimated to need, in bytes; other verdicts, and 0, as they are.

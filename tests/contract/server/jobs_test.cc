@@ -388,6 +388,12 @@ TEST_F(JobsTest, EstimatesNeedNoDataSet) {
   EXPECT_GT(response.memory().error_percent(), 0);
   EXPECT_FALSE(response.has_time());
   EXPECT_THAT(response.notes(), ::testing::Contains(::testing::HasSubstr("no time estimate: no worker has been measured")));
+  request.mutable_spec()->mutable_resources()->set_ranks(2);
+  v1::EstimateFineTuningJobResponse of_two;
+  ASSERT_TRUE(Call(*jobs_, &Stub::EstimateFineTuningJob, request, &of_two).ok());
+  EXPECT_EQ(of_two.memory().peak_bytes(), response.memory().peak_bytes());
+  EXPECT_THAT(of_two.notes(), ::testing::Contains(::testing::HasSubstr("the memory is that of one rank; all 2 run on one")));
+  request.mutable_spec()->mutable_resources()->clear_ranks();
   const auto estimate = [&](const std::string& config) {
     request.set_model_config_json(config);
     const grpc::Status bad = Call(*jobs_, &Stub::EstimateFineTuningJob, request, &response);

@@ -60,7 +60,8 @@ class RanksTest : public TrainerProcessTest {
 
   static void ExpectAllEndWith(const std::vector<TrainerRun>& runs, int exit_code) {
     for (size_t rank = 0; rank < runs.size(); ++rank) {
-      EXPECT_EQ(runs[rank].exit_code, exit_code) << "rank " << rank << ": " << (runs[rank].error ? runs[rank].error->failure().message() : "");
+      const auto& error = runs[rank].error;
+      EXPECT_EQ(runs[rank].exit_code, exit_code) << "rank " << rank << ": " << (error ? error->failure().message() : "");
     }
   }
 
@@ -86,11 +87,13 @@ void ExpectSameNumbers(const TrainerRun& run, const TrainerRun& expected) {
   for (size_t i = 0; i < run.metrics.size(); ++i) {
     SCOPED_TRACE(i);
     // Float32 sums in another order; ten steps of AdamW carry them on.
-    EXPECT_NEAR(run.metrics[i].loss(), expected.metrics[i].loss(), 1e-5 * expected.metrics[i].loss());
-    EXPECT_NEAR(run.metrics[i].gradient_norm(), expected.metrics[i].gradient_norm(), 1e-4 * expected.metrics[i].gradient_norm());
-    EXPECT_EQ(run.metrics[i].trained_tokens(), expected.metrics[i].trained_tokens());
-    EXPECT_EQ(run.metrics[i].has_validation_loss(), expected.metrics[i].has_validation_loss());
-    EXPECT_NEAR(run.metrics[i].validation_loss(), expected.metrics[i].validation_loss(), 1e-5 * expected.metrics[i].validation_loss());
+    const sbora::v1::MetricPoint& point = run.metrics[i];
+    const sbora::v1::MetricPoint& wanted = expected.metrics[i];
+    EXPECT_NEAR(point.loss(), wanted.loss(), 1e-5 * wanted.loss());
+    EXPECT_NEAR(point.gradient_norm(), wanted.gradient_norm(), 1e-4 * wanted.gradient_norm());
+    EXPECT_EQ(point.trained_tokens(), wanted.trained_tokens());
+    EXPECT_EQ(point.has_validation_loss(), wanted.has_validation_loss());
+    EXPECT_NEAR(point.validation_loss(), wanted.validation_loss(), 1e-5 * wanted.validation_loss());
   }
   EXPECT_EQ(run.result->train().kept_step(), expected.result->train().kept_step());
   EXPECT_EQ(run.result->train().trained_tokens(), expected.result->train().trained_tokens());
@@ -157,9 +160,10 @@ TEST_F(RanksTest, AStopOfOneRankIsOneOfAllAndTheResumedRunGivesTheSameBytes) {
   ASSERT_NO_FATAL_FAILURE(Prepare());
   const auto undisturbed = RunRanks(2, LongAssignment("reference"));
   ExpectAllEndWith(undisturbed, 0);
-  const auto stopped = RunRanks(2, LongAssignment("stopped"), [](int rank, TrainerProcess& process, const TrainerMessage& message) {
+  const auto stop = [](int rank, TrainerProcess& process, const TrainerMessage& message) {
     if (rank == 1 && message.has_progress() && message.progress().progress().step() >= 3) process.SendStop();
-  });
+  };
+  const auto stopped = RunRanks(2, LongAssignment("stopped"), stop);
   ExpectAllEndWith(stopped, 3);
   ASSERT_FALSE(HasFailure()) << Slurp(Log());
   ASSERT_FALSE(stopped[0].checkpoints.empty());
@@ -174,9 +178,10 @@ TEST_F(RanksTest, AStopOfOneRankIsOneOfAllAndTheResumedRunGivesTheSameBytes) {
 TEST_F(RanksTest, AKilledRankIsNamedByTheOthersAndTheResumedRunGivesTheSameBytes) {
   ASSERT_NO_FATAL_FAILURE(Prepare());
   ExpectAllEndWith(RunRanks(2, LongAssignment("reference")), 0);
-  const auto killed = RunRanks(2, LongAssignment("killed"), [](int rank, TrainerProcess& process, const TrainerMessage& message) {
+  const auto kill = [](int rank, TrainerProcess& process, const TrainerMessage& message) {
     if (rank == 1 && message.has_progress() && message.progress().progress().step() >= 15) process.Signal(SIGKILL);
-  });
+  };
+  const auto killed = RunRanks(2, LongAssignment("killed"), kill);
   EXPECT_EQ(killed[1].exit_code, 128 + SIGKILL);
   EXPECT_EQ(killed[0].exit_code, 1);
   ASSERT_TRUE(killed[0].error) << Slurp(Log());

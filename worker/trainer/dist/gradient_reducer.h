@@ -1,4 +1,5 @@
-/// Adds up the gradients of all ranks while the last backward pass of a step still runs. Include only from .cc files that see LibTorch.
+/// Adds up the gradients of all ranks while the last backward pass of a step still runs. Include only from .cc files that
+/// see LibTorch.
 ///
 ///     GradientReducer reducer(group, trained.gradients(), part_sizes);
 ///     adapter.SetGradientReadyHook([&](const AdapterModule& module) { reducer.Ready(module.offset, module.size); });
@@ -37,13 +38,14 @@ struct Bucket {
   bool operator==(const Bucket&) const = default;
 };
 
-/// Whole parts in order, each bucket at least as large as the options and an even cut ask for; what is left at the end goes into the last.
+/// Whole parts in order, each bucket at least as large as the options and an even cut ask for; what is left at the end goes
+/// into the last.
 std::vector<Bucket> CutBuckets(std::span<const int64_t> part_sizes, const BucketOptions& options);
 
 class GradientReducer {
  public:
-  /// `gradients`: [P] float32, contiguous; shared with its owner. `part_sizes`: elements of its tensors in their order; P in all. The
-  /// group must outlive it.
+  /// `gradients`: [P] float32, contiguous; shared with its owner. `part_sizes`: elements of its tensors in their order; P in
+  /// all. The group must outlive it.
   GradientReducer(ProcessGroup& group, at::Tensor gradients, std::span<const int64_t> part_sizes,
                   const BucketOptions& options = {});
 

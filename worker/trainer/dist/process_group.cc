@@ -100,16 +100,16 @@ Status ProcessGroup::Impl::Lost(std::string_view what, const std::exception& err
       who.push_back(fmt::format("process {}", peer.pid));
     }
     if (!ended.empty()) {
-      return Unavailable("RANK_LOST", fmt::format("{} of {} ({} at 127.0.0.1) ended while rank {} was {}; the job goes on from its "
-                                                  "newest checkpoint. {}",
+      return Unavailable("RANK_LOST", fmt::format("{} of {} ({} at 127.0.0.1) ended while rank {} was {}; the job goes on from "
+                                                  "its newest checkpoint. {}",
                                                   RankList(ended), options.world_size, fmt::join(who, ", "), options.rank, what,
                                                   FirstLine(error)));
     }
-    if (SystemClock().Now() >= limit) break;
+    if (peers.empty() || SystemClock().Now() >= limit) break;
     SystemClock().SleepUntil(SystemClock().Now() + kLookEvery, {});
   }
-  return Unavailable("RANK_LOST", fmt::format("rank {} of {} was {} and another rank did not answer, though no rank's process has ended; "
-                                              "the job goes on from its newest checkpoint. {}",
+  return Unavailable("RANK_LOST", fmt::format("rank {} of {} was {} and another rank did not answer, though no rank's process "
+                                              "has ended; the job goes on from its newest checkpoint. {}",
                                               options.rank, options.world_size, what, FirstLine(error)));
 }
 

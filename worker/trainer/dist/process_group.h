@@ -55,15 +55,16 @@ class ProcessGroup {
     explicit Reduction(std::unique_ptr<State> state);
     Reduction(Reduction&&) noexcept;
     ~Reduction();
-    /// Once. On a GPU it is the device's current stream that waits, not the host. Errors: RANK_LOST, also for a sum that could not start.
+    /// Once. On a GPU it is the device's current stream that waits, not the host. Errors: RANK_LOST, also for a sum that
+    /// could not start.
     Status Wait();
 
    private:
     std::unique_ptr<State> state_;
   };
 
-  /// The tensor becomes the sum over all ranks, in place: contiguous, float32 or float64, any shape but empty. Do not touch it before
-  /// Wait() has returned.
+  /// The tensor becomes the sum over all ranks, in place: contiguous, float32 or float64, any shape but empty. Do not touch
+  /// it before Wait() has returned.
   Reduction StartSum(at::Tensor tensor);
   Status Sum(const at::Tensor& tensor) { return StartSum(tensor).Wait(); }
   /// Returns once all ranks have called it; on a GPU too.

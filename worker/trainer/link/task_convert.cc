@@ -184,7 +184,9 @@ StatusOr<TrainRequest> ToTrainRequest(const v1::TaskAssignment& assignment) {
     if (const auto checkpoint = OptionalDirectory(assignment, name); !checkpoint.empty()) request.resume_from.push_back(checkpoint);
   }
   request.device = DeviceOf(assignment, request.spec.compute_dtype, request.spec.threads);
-  request.gang = {.rank = assignment.rank(), .world_size = assignment.world_size(), .rendezvous_file = assignment.rendezvous_file()};
+  request.gang = {.rank = assignment.rank(),
+                  .world_size = assignment.world_size(),
+                  .rendezvous_file = assignment.rendezvous_file()};
   if (request.gang.rank < 0 || request.gang.rank >= request.gang.world_size) {
     return InvalidArgument("TASK_MALFORMED", fmt::format("rank {} of {}", request.gang.rank, request.gang.world_size));
   }

@@ -54,8 +54,8 @@ Status CheckAgreement(ProcessGroup& group, int64_t step, const std::string& run_
   if (at::equal(mean, here)) return OkStatus();
   const double* values = mean.const_data_ptr<double>();
   return Aborted("RANKS_DISAGREE",
-                 fmt::format("rank {} of {} is at step {} of run {} with {} threads, the mean over all ranks is step {} of run {} with {} "
-                             "threads: they read different checkpoints, or were given different tasks",
+                 fmt::format("rank {} of {} is at step {} of run {} with {} threads, the mean over all ranks is step {} of "
+                             "run {} with {} threads: they read different checkpoints, or were given different tasks",
                              group.rank(), group.world_size(), step, run, threads, values[0], values[1], values[2]));
 }
 

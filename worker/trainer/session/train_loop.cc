@@ -216,7 +216,8 @@ Status TrainLoop::Checkpoint() {
   for (const auto& tensor : parts_.optimizer->State()) optimizer.emplace_back(tensor.value);
   CheckpointContents contents{.parameters = parameters.floats(), .optimizer = {}, .best = best_};
   for (const HostBytes& tensor : optimizer) contents.optimizer.push_back(tensor.bytes());
-  state_.place = CurrentPlace(parts_.group == nullptr ? 1 : parts_.group->world_size(), parts_.model->device(), parts_.model->dtype());
+  const int ranks = parts_.group == nullptr ? 1 : parts_.group->world_size();
+  state_.place = CurrentPlace(ranks, parts_.model->device(), parts_.model->dtype());
   SBORA_ASSIGN_OR_RETURN(const std::string folder, parts_.checkpoints->Save(state_, contents));
   checkpointed_step_ = state_.step;
   checkpointed_at_ = SystemClock().Now();

@@ -3,7 +3,8 @@
 /// A step: for each micro-batch, forward and backward of loss sum / supervised tokens of the whole step; then clipping
 /// and the optimiser. With several ranks each does its share of the micro-batches, and gradients and loss are added up over all
 /// ranks before the optimiser, which then does the same on each: one rank's numbers are those of all. Rank 0 alone writes
-/// checkpoints and keeps the best weights. On a GPU the host looks at a step's numbers after it has queued the next step; a number that is not finite
+/// checkpoints and keeps the best weights.
+/// On a GPU the host looks at a step's numbers after it has queued the next step; a number that is not finite
 /// stops all later updates on the device, so nothing is lost by looking late.
 /// Throws c10::Error (see torch_runtime.h). Threading: one thread.
 #pragma once
@@ -50,14 +51,14 @@ class TrainLoop {
 
   /// Takes a checkpoint's place instead of step 0. Errors: those of CheckpointStore::Read; the loop is of no use then.
   Status Restore(const CheckpointStore& store, const FoundCheckpoint& checkpoint);
-  /// To the last step (true), or to a checkpoint after a stop was asked for (false). A stop that one of several ranks was asked for
-  /// is one of all, after the same step. Errors: NON_FINITE; those of CheckpointStore::Save, and of sums.
+  /// To the last step (true), or to a checkpoint after a stop was asked for (false). A stop that one of several ranks was
+  /// asked for is one of all, after the same step. Errors: NON_FINITE; those of CheckpointStore::Save, and of sums.
   StatusOr<bool> Run();
 
   const TrainState& state() const { return state_; }
   int64_t total_steps() const { return schedule_.total_steps; }
-  /// On rank 0: the weights to commit, with keep_best those of the best validation, else the last. On the host, as long as the loop
-  /// and the trained parameters live.
+  /// On rank 0: the weights to commit, with keep_best those of the best validation, else the last. On the host, as long as
+  /// the loop and the trained parameters live.
   StatusOr<std::span<const float>> FinalParameters();
   bool KeptBest() const { return spec_.keep_best && !best_.empty(); }
 
@@ -71,7 +72,8 @@ class TrainLoop {
   };
 
   StatusOr<Pending> Launch(int64_t step);
-  /// What is added up beside the gradients: loss sum, whether a stop was asked for, and from rank 0 its newest checkpoint's step + 1.
+  /// [3] float64, added up beside the gradients: loss sum, whether a stop was asked for, and from rank 0 its newest
+  /// checkpoint's step + 1.
   at::Tensor Control(const at::Tensor& loss_sum) const;
   /// From a step's control.
   void TakeControl(int64_t step, double stops, double checkpoint);
