@@ -9,8 +9,8 @@
 namespace sbora::server {
 
 /// From configurations and finished jobs alone; nothing is queued.
-/// Errors: as PlanFineTuning for the spec and the model, except that what cannot be trained yet passes; INVALID_ARGUMENT
-/// INVALID_ESTIMATE for a tokens_per_sample or supervised_share out of range.
+/// Errors: as PlanFineTuning for the spec and the model; INVALID_ARGUMENT INVALID_ESTIMATE for a
+/// tokens_per_sample or supervised_share out of range.
 StatusOr<v1::EstimateFineTuningJobResponse> EstimateFineTuning(const ServiceContext& services,
                                                                const v1::EstimateFineTuningJobRequest& request);
 

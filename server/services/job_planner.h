@@ -20,8 +20,8 @@ struct PlannedJob {
 };
 
 /// Draws the job's regions too, once; the transaction that accepts the job reserves them (ABORTED REGIONS_MOVED: plan again).
-/// Errors: INVALID_ARGUMENT with one violation for each problem, NOT_FOUND for model or data set, UNIMPLEMENTED
-/// FEATURE_NOT_IMPLEMENTED, ALREADY_EXISTS; those of PlanRegions (server/services/job_regions.h).
+/// Errors: INVALID_ARGUMENT with one violation for each problem, NOT_FOUND for model or data set, ALREADY_EXISTS; those of
+/// PlanRegions (server/services/job_regions.h).
 StatusOr<PlannedJob> PlanFineTuning(const ServiceContext& services, const v1::CreateFineTuningJobRequest& request);
 
 /// The shape of a stored model, and how its files hold the weights. Errors: as ModelConfigOf.

@@ -39,7 +39,7 @@ class CheckpointTest : public testing::Test {
     return {.step = step, .epoch = 0.1 * static_cast<double>(step), .trained_tokens = 100 * step, .seconds = 1.5,
             .last_loss = 1.0 / 3.0, .last_validation_loss = 0.1, .last_validation_step = step,
             .best_validation_loss = 0.1, .best_step = step,
-            .place = {.threads = 2, .device = "cpu", .dtype = "float32"}};
+            .place = {.ranks = 4, .threads = 2, .device = "cpu", .dtype = "float32"}};
   }
   void Save(int64_t step) {
     auto store = Store();
@@ -225,7 +225,13 @@ TEST_F(CheckpointTest, OneThatDoesNotSayWhatComputedItIsStillGood) {
   });
   EXPECT_EQ(Store().Verify(Folder(4)).status().reason(), "CHECKPOINT_STATE_MALFORMED");
   EditState(4, [](nlohmann::json& state) {
-    for (const char* name : {"threads", "device", "dtype"}) state.erase(name);
+    state["threads"] = 2;
+    EXPECT_EQ(state["ranks"], 4);
+    state["ranks"] = 0;
+  });
+  EXPECT_EQ(Store().Verify(Folder(4)).status().reason(), "CHECKPOINT_STATE_MALFORMED");
+  EditState(4, [](nlohmann::json& state) {
+    for (const char* name : {"ranks", "threads", "device", "dtype"}) state.erase(name);
   });
   const auto loaded = Store().Verify(Folder(4));
   ASSERT_TRUE(loaded.ok()) << loaded.status();
