@@ -53,6 +53,22 @@ TEST_F(BenchCommandTest, MeasuresWhatItIsAskedFor) {
   EXPECT_EQ(report["threads"], 1);
   EXPECT_EQ(report["randomWeights"], false);
   EXPECT_GT(report["tokensPerSecond"], 0);
+  EXPECT_EQ(report["peakDeviceBytes"], 0);
+}
+
+TEST_F(BenchCommandTest, TakesTheLossOverWhatItIsAskedFor) {
+  if (!kHasTokenizer) GTEST_SKIP() << "this build has no tokenizer to make a token cache with";
+  ASSERT_TRUE(WriteTinyModel(Path("model")).ok());
+  ASSERT_TRUE(WriteTinyDataset(Path("data.jsonl"), 6).ok());
+  std::vector<double> losses;
+  for (const char* loss_on : {"--loss-on=response", "--loss-on=all"}) {
+    ASSERT_EQ(Bench({"--model", Path("model"), "--data", Path("data.jsonl"), "--rank=4", "--steps=1", "--micro-batch=2",
+                     "--threads=1", "--output=json", loss_on}),
+              0)
+        << output_;
+    losses.push_back(nlohmann::json::parse(output_)["firstLoss"]);
+  }
+  EXPECT_NE(losses[0], losses[1]);
 }
 
 TEST_F(BenchCommandTest, BadFlagsAreNamedBeforeAnythingIsRead) {
@@ -65,6 +81,8 @@ TEST_F(BenchCommandTest, BadFlagsAreNamedBeforeAnythingIsRead) {
       {{"--model=m"}, "INVALID_ARGUMENT [FLAG_MISSING]: --data is required"},
       {{"--model=m", "--data=d", "--optimizer=sgd"},
        "INVALID_ARGUMENT [OPTIMIZER_UNKNOWN]: --optimizer sgd is unknown; adamw and adamw_8bit are known"},
+      {{"--model=m", "--data=d", "--loss-on=prompt"},
+       "INVALID_ARGUMENT [LOSS_ON_UNKNOWN]: --loss-on prompt is unknown; response and all are known"},
   };
   for (const auto& [flags, says] : cases) {
     EXPECT_EQ(Bench(flags), 2) << output_;

@@ -25,7 +25,7 @@ constexpr int64_t kDefaultRank = 32;
 
 /// A token cache as it is, or one made of text in `work`.
 StatusOr<std::filesystem::path> Cache(const std::filesystem::path& data, const std::filesystem::path& model,
-                                      int64_t cutoff_tokens, const std::filesystem::path& work) {
+                                      const core::DataSpec& data_spec, const std::filesystem::path& work) {
   if (data.extension() == ".tokens") return data;
 #ifdef SBORA_WITH_TASKS
   PrepareRequest request;
@@ -34,13 +34,13 @@ StatusOr<std::filesystem::path> Cache(const std::filesystem::path& data, const s
   request.token_cache_dir = work;
   request.spec.adapter.target_modules = {core::LinearModule::kQ};
   request.spec.adapter.rank = 1;
-  request.spec.data.cutoff_tokens = cutoff_tokens;
+  request.spec.data = data_spec;
   QuietObserver nobody;
   SBORA_RETURN_IF_ERROR(PrepareTokenCaches(request, nobody));
   return OnlyFile(work, ".train.tokens");
 #else
   static_cast<void>(model);
-  static_cast<void>(cutoff_tokens);
+  static_cast<void>(data_spec);
   static_cast<void>(work);
   return Unimplemented("BENCH_DATA", fmt::format("{}: this build has no tokenizer; give a .tokens file", data.string()));
 #endif
@@ -49,7 +49,7 @@ StatusOr<std::filesystem::path> Cache(const std::filesystem::path& data, const s
 struct Command {
   BenchRequest request;  ///< but for the token cache
   std::filesystem::path data;
-  int64_t cutoff_tokens = 0;
+  core::DataSpec data_spec;         ///< of a token cache that is made here
   std::filesystem::path cache_dir;  ///< empty: a temporary one
   bool json = false;
 };
@@ -58,7 +58,7 @@ StatusOr<Command> Parse(const std::vector<std::string>& arguments) {
   SBORA_ASSIGN_OR_RETURN(const Flags flags,
                          Flags::Parse(arguments, {"model", "data", "method", "rank", "micro-batch", "cutoff", "steps",
                                                   "cache-dir", "threads", "device", "gradient-checkpointing", "optimizer",
-                                                  "output"}));
+                                                  "loss-on", "output"}));
   Command command;
   BenchRequest& request = command.request;
   SBORA_ASSIGN_OR_RETURN(request.model_dir, flags.Text("model"));
@@ -86,7 +86,12 @@ StatusOr<Command> Parse(const std::vector<std::string>& arguments) {
   }
   if (optimizer == "adamw_8bit") request.optimizer = core::OptimizerKind::kAdamW8Bit;
   SBORA_ASSIGN_OR_RETURN(command.data, flags.Text("data"));
-  SBORA_ASSIGN_OR_RETURN(command.cutoff_tokens, flags.Int("cutoff", 0, 0, kMaxCount));
+  SBORA_ASSIGN_OR_RETURN(command.data_spec.cutoff_tokens, flags.Int("cutoff", 0, 0, kMaxCount));
+  const std::string loss_on = flags.Text("loss-on", "response");
+  if (loss_on != "response" && loss_on != "all") {
+    return InvalidArgument("LOSS_ON_UNKNOWN", fmt::format("--loss-on {} is unknown; response and all are known", loss_on));
+  }
+  if (loss_on == "all") command.data_spec.loss_on = core::LossOn::kAll;
   command.cache_dir = flags.Text("cache-dir", "");
   command.json = flags.Text("output", "text") == "json";
   return command;
@@ -96,7 +101,7 @@ StatusOr<BenchReport> Run(Command command) {
   BenchRequest& request = command.request;
   SBORA_ASSIGN_OR_RETURN(const auto work, TempDirectory::Create(std::filesystem::temp_directory_path(), "sbora-bench"));
   const auto& caches = command.cache_dir.empty() ? work.path() : command.cache_dir;
-  SBORA_ASSIGN_OR_RETURN(request.token_cache, Cache(command.data, request.model_dir, command.cutoff_tokens, caches));
+  SBORA_ASSIGN_OR_RETURN(request.token_cache, Cache(command.data, request.model_dir, command.data_spec, caches));
   return RunBench(request);
 }
 
@@ -118,6 +123,7 @@ void Print(const BenchReport& report, bool json) {
                                  {"weightBytes", report.weight_bytes},
                                  {"threads", report.threads},
                                  {"peakMemoryBytes", report.peak_memory_bytes},
+                                 {"peakDeviceBytes", report.peak_device_bytes},
                                  {"randomWeights", report.random_weights}};
   fmt::print("{}\n", object.dump());
 }

@@ -24,7 +24,8 @@ constexpr char kUsage[] =
     "usage: sbora-trainer run --fd N        one task for the agent behind the inherited socket N\n"
     "       sbora-trainer bench --model DIR --data FILE [--method M[+nf4]] [--rank R] [--micro-batch B] [--cutoff C]\n"
     "                           [--steps S] [--threads T] [--device D] [--optimizer adamw|adamw_8bit]\n"
-    "                           [--gradient-checkpointing 0|1] [--cache-dir DIR] [--output text|json]\n"
+    "                           [--gradient-checkpointing 0|1] [--cache-dir DIR] [--loss-on response|all]\n"
+    "                           [--output text|json]\n"
     "       sbora-trainer --version\n";
 
 ExitCode Usage(std::string_view problem) {

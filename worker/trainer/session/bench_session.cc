@@ -1,5 +1,6 @@
 #include "worker/trainer/session/bench_session.h"
 
+#include <ATen/DeviceAccelerator.h>
 #include <ATen/Parallel.h>
 
 #include <memory>
@@ -73,9 +74,20 @@ StatusOr<std::unique_ptr<LlamaModel>> OpenModel(const BenchRequest& request, con
   return LlamaModel::Random(config, kWeightSeed, options);
 }
 
+void ForgetPeak(at::Device device) {
+  if (!device.is_cpu()) at::accelerator::resetPeakStats(device.index());
+}
+
+int64_t PeakDeviceBytes(at::Device device) {
+  if (device.is_cpu()) return 0;
+  constexpr auto kAll = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+  return at::accelerator::getDeviceStats(device.index()).allocated_bytes[kAll].peak;
+}
+
 StatusOr<BenchReport> Bench(const BenchRequest& request) {
   SBORA_ASSIGN_OR_RETURN(const TorchPlan plan, SetUpTorch(request.device));
   SBORA_ASSIGN_OR_RETURN(const auto model, OpenModel(request, plan));
+  ForgetPeak(plan.device);
   core::JobSpec spec;
   spec.adapter = request.adapter;
   spec.training.batch_size = spec.training.micro_batch_size = request.micro_batch;
@@ -103,6 +115,7 @@ StatusOr<BenchReport> Bench(const BenchRequest& request) {
   report.threads = at::get_num_threads();
   report.random_weights = !HasWeights(request.model_dir);
   report.peak_memory_bytes = PeakResidentBytes();
+  report.peak_device_bytes = PeakDeviceBytes(plan.device);
   return report;
 }
 

@@ -35,6 +35,7 @@ struct BenchReport {
   int threads = 0;
   bool random_weights = false;
   int64_t peak_memory_bytes = 0;  ///< of this process, loading included
+  int64_t peak_device_bytes = 0;  ///< of tensors on a GPU since the base was there, the base included; 0 on the CPU
 };
 
 StatusOr<BenchReport> RunBench(const BenchRequest& request);
