@@ -27,7 +27,10 @@ endforeach()
 list(GET SBORA_CUDA_ARCHITECTURES -1 _newest)
 list(APPEND _gencode "-gencode=arch=compute_${_newest},code=compute_${_newest}")
 set(SBORA_NVCC_FLAGS ${_gencode} -O3 -std=c++17 -Xcompiler=-fPIC,-Wall,-Wextra --expt-relaxed-constexpr
-                     -Werror=all-warnings "-I${CMAKE_SOURCE_DIR}")
+                     "-I${CMAKE_SOURCE_DIR}")
+if(SBORA_WARNINGS_AS_ERRORS)
+  list(APPEND SBORA_NVCC_FLAGS -Werror=all-warnings)
+endif()
 
 function(sbora_cuda_sources target)
   foreach(source ${ARGN})

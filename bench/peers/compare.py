@@ -116,6 +116,13 @@ def plan(arguments, trainer):
     return wanted, skipped
 
 
+def write(path, results):
+    """After each run: what is there survives an interruption."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(results, indent=1) + "\n")
+    part.replace(path)
+
+
 def measure_round(repeat, wanted, trainer, settings, load, arguments, results):
     """Everything once; each round starts elsewhere, so that no method is always the first."""
     turn = repeat * 3 % len(wanted)
@@ -135,6 +142,7 @@ def measure_round(repeat, wanted, trainer, settings, load, arguments, results):
         if one["tokens"] != load[0]:
             sys.exit(f"error: {name} trained on {one['tokens']} tokens, the others on {load[0]}: not the same samples")
         results["runs"].append({**about, **one})
+        write(arguments.output, results)
 
 
 def main():
@@ -159,7 +167,7 @@ def main():
                                 "lossOn": arguments.loss_on, "tokens": load[0], "targets": load[1], "tiny": arguments.tiny}}
         for repeat in range(arguments.repeats):
             measure_round(repeat, wanted, trainer, settings, load, arguments, results)
-            arguments.output.write_text(json.dumps(results, indent=1) + "\n")  # what is there survives an interruption
+        write(arguments.output, results)
     print(f"{results['machine']['cpu']['model']}, {arguments.threads} threads, float32, {load[0]} tokens in {arguments.steps} "
           f"steps, {load[1]} of them targets, {arguments.repeats} rounds; median (range). Raw runs: {arguments.output}\n")
     print(figures.table(results))

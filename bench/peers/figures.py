@@ -90,9 +90,9 @@ def cell(spread, digits):
     return f"{spread.median:.{digits}f} ({spread.low:.{digits}f}–{spread.high:.{digits}f})"
 
 
-def table(results):
-    """Markdown: rows, the bound, what was skipped."""
-    headings = ["method", "dropout", "form", "tokens/s", *BASES, "÷ GEMM bound", "peak MiB", "peak ÷ PEFT LoRA"]
+def table(results, memory="peak"):
+    """Markdown: rows, the bound, what was skipped. `memory` is what the runs' peakBytes are called."""
+    headings = ["method", "dropout", "form", "tokens/s", *BASES, "÷ GEMM bound", f"{memory} MiB", f"{memory} ÷ PEFT LoRA"]
     lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
     for row in summarize(results):
         peak = Spread(*(value / MIB for value in row["peak"]))
