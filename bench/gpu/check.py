@@ -305,12 +305,10 @@ def cuda_flags():
             "SBORA_CUDA_ARCHITECTURES": f"{major}{minor}"}
 
 
-def revision(deps):
-    """Of the tree, or what gpu_pack noted where the tree came without its history."""
+def tree_revision(deps):
+    """The tree may have come without its history: then what gpu_pack noted."""
     known = machine.revision()
-    if known == "unknown" and deps and (deps / "revision").exists():
-        return (deps / "revision").read_text().strip()
-    return known
+    return machine.revision_of(deps) if known == "unknown" else known
 
 
 def peers_here():
@@ -357,7 +355,8 @@ def main():
     name = facts["gpus"][0].split(",")[0] if not tiny else facts["cpu"]["model"]
     now = datetime.datetime.now(datetime.timezone.utc)
     config = json.loads(arguments.config.read_text())
-    document = {"device": name, "month": f"{now:%Y-%m}", "revision": revision(arguments.deps), "machine": facts, "tiny": tiny,
+    document = {"title": "Check of the trainer", "device": name, "month": f"{now:%Y-%m}",
+                "revision": tree_revision(arguments.deps), "machine": facts, "tiny": tiny,
                 "modelConfig": {**config, **TINY} if tiny else config, "loads": [], "kernels": [], "profile": [], "profileBy": "",
                 "weights": f"seeded random, shapes of {'a small model' if tiny else arguments.config.stem}",
                 "peakTflops": 0 if tiny else arguments.peak_tflops, "memory": "peak" if tiny else "peak above the weights"}
@@ -383,7 +382,8 @@ def main():
             checklist.run("nccl", check.nccl, least=20)
             checklist.run("profile", check.profile, least=30)
     print(report.markdown(document))
-    print(f"gpu_check: {stem}.json and .md" + (f"; failed: {', '.join(checklist.failed())}" if checklist.failed() else ""))
+    failed = f"; failed: {', '.join(checklist.failed())}" if checklist.failed() else ""
+    print(f"gpu_check: {stem}.json and .md{failed}")
     return 1 if checklist.failed() else 0
 
 

@@ -59,7 +59,7 @@ def step_table(load, document):
 
 def markdown(document):
     cpu = document["machine"]["cpu"]
-    parts = [f"# Check of the trainer on {document['device']}, {document['month']}", "",
+    parts = [f"# {document['title']} on {document['device']}, {document['month']}", "",
              f"Revision {document['revision']}; {cpu['model']}, {cpu['cores']} cores"
              f"{''.join('; ' + gpu for gpu in document['machine']['gpus'])}. Weights: {document['weights']}."]
     if document["tiny"]:

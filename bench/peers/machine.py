@@ -45,3 +45,9 @@ def revision():
         return head + ("+changes" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def revision_of(packed):
+    """What scripts/gpu_pack noted in a folder that it made; else that of the tree."""
+    noted = pathlib.Path(packed) / "revision" if packed else None
+    return noted.read_text().strip() if noted and noted.exists() else revision()

@@ -11,6 +11,7 @@ sys.path[:0] = [str(SOURCE / "bench/peers"), str(SOURCE / "bench/gpu")]
 
 import report  # noqa: E402
 import steps  # noqa: E402
+import tiny_model  # noqa: E402
 
 CONFIG = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 512}
 
@@ -71,8 +72,8 @@ class ChecklistTest(unittest.TestCase):
 
 class OutputsTest(unittest.TestCase):
     def test_calls_are_paired_with_their_copies(self):
-        runs = [{"name": "cuda/a/manual_time", "bytes_per_second": 8e9}, {"name": "cuda/a/copy/manual_time",
-                                                                         "bytes_per_second": 16e9},
+        runs = [{"name": "cuda/a/manual_time", "bytes_per_second": 8e9},
+                {"name": "cuda/a/copy/manual_time", "bytes_per_second": 16e9},
                 {"name": "cuda/b/manual_time", "error_occurred": True, "error_message": "CUDA_LAUNCH_FAILED"}]
         self.assertEqual(report.kernel_rows({"benchmarks": runs}), [("cuda/a", 8.0, 16.0, ""),
                                                                    ("cuda/b", 0.0, 0.0, "CUDA_LAUNCH_FAILED")])
@@ -99,9 +100,10 @@ class OutputsTest(unittest.TestCase):
         self.assertAlmostEqual(report.share_of_peak(CONFIG, 10, 5, 2.0, 1.0), operations / 2e12)
 
     def test_the_report_names_what_is_missing(self):
-        document = {"device": "NVIDIA X", "month": "2026-11", "revision": "abc", "tiny": True, "weights": "random",
+        document = {"title": "Check", "device": "NVIDIA X", "month": "2026-11", "revision": "abc", "tiny": True, "weights": "random",
                     "machine": {"cpu": {"model": "C", "cores": 2}, "gpus": []}, "peakTflops": 0, "memory": "peak",
-                    "modelConfig": CONFIG, "kernels": [("cpu/a", 1.0, 2.0, "")], "profile": [("k|x", 1, 2.0)], "profileBy": "p",
+                    "modelConfig": CONFIG, "kernels": [("cpu/a", 1.0, 2.0, "")], "profile": [("k|x", 1, 2.0)],
+                    "profileBy": "p",
                     "loads": [{"name": "l", "tokens": 4, "supervised": 2, "runs": [], "gemm": [],
                                "skipped": [{"name": "dora", "dropout": 0.0, "reason": "no time"}]}],
                     "steps": [{"name": "nccl", "status": "skipped", "reason": "no GPU", "seconds": 0.0}]}
@@ -122,6 +124,30 @@ class CommandTest(unittest.TestCase):
                                   capture_output=True, text=True)
             self.assertEqual(done.returncode, 2)
             self.assertIn("--steps: known are build, ", done.stderr)
+
+    def test_a_folder_without_programs_says_so(self):
+        with tempfile.TemporaryDirectory() as folder:
+            program = SOURCE / "bench/gpu/service_check.py"
+            done = subprocess.run([sys.executable, program, "--programs", folder, "--device", "cpu"],
+                                  capture_output=True, text=True)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn("has no programs.tar.xz, and its bin lacks sbora-server, sbora-worker", done.stderr)
+
+
+class TinyModelTest(unittest.TestCase):
+    def test_the_file_holds_what_the_header_says(self):
+        with tempfile.TemporaryDirectory() as folder:
+            tiny_model.write_model(pathlib.Path(folder) / "m", hidden=8, layers=1, heads=2)
+            content = (pathlib.Path(folder) / "m/model.safetensors").read_bytes()
+            size = int.from_bytes(content[:8], "little")
+            header = json.loads(content[8:8 + size])
+            self.assertEqual(max(tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"),
+                             len(content) - 8 - size)
+            self.assertEqual(header["model.layers.0.self_attn.k_proj.weight"]["shape"], [4, 8])
+
+    def test_each_byte_has_a_letter_of_its_own(self):
+        self.assertEqual(len(set(tiny_model.byte_letters())), 256)
+        self.assertEqual(tiny_model.byte_letters()[ord("a")], "a")
 
 
 unittest.main()
