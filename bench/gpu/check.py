@@ -38,7 +38,7 @@ from steps import Failed, Skip  # noqa: E402
 
 STEPS = ("build", "kernel_tests", "sanitizer", "device_check", "kernels", "steps", "nccl", "profile")
 TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
-        "intermediate_size": 128, "vocab_size": 512}
+        "intermediate_size": 128, "vocab_size": 512, "bos_token_id": 1, "eos_token_id": 2}
 WARMUP_STEPS = 2
 
 

@@ -100,7 +100,8 @@ class OutputsTest(unittest.TestCase):
         self.assertAlmostEqual(report.share_of_peak(CONFIG, 10, 5, 2.0, 1.0), operations / 2e12)
 
     def test_the_report_names_what_is_missing(self):
-        document = {"title": "Check", "device": "NVIDIA X", "month": "2026-11", "revision": "abc", "tiny": True, "weights": "random",
+        document = {"title": "Check", "device": "NVIDIA X", "month": "2026-11", "revision": "abc", "tiny": True,
+                    "weights": "random",
                     "machine": {"cpu": {"model": "C", "cores": 2}, "gpus": []}, "peakTflops": 0, "memory": "peak",
                     "modelConfig": CONFIG, "kernels": [("cpu/a", 1.0, 2.0, "")], "profile": [("k|x", 1, 2.0)],
                     "profileBy": "p",
