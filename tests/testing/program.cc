@@ -87,7 +87,7 @@ void Program::Signal(int signal) const {
 
 void Program::Kill() {
   Signal(SIGKILL);
-  WaitForExit(std::chrono::seconds(10)).status().IgnoreError("a killed process is gone or a zombie; both end the test");
+  WaitForExit(std::chrono::seconds(60)).status().IgnoreError("a killed process is gone or a zombie; both end the test");
 }
 
 StatusOr<int> Program::WaitForExit(std::chrono::milliseconds limit) {

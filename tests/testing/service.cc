@@ -9,7 +9,7 @@
 namespace sbora::testing {
 namespace {
 
-constexpr std::chrono::seconds kStartLimit(30);
+constexpr std::chrono::seconds kStartLimit(120);  // of a program that reads its libraries from a busy disk
 
 std::filesystem::path ProgramPath(const std::string& name) {
   return std::filesystem::path(SBORA_BINARY_DIR) / "bin" / name;
@@ -44,7 +44,7 @@ StatusOr<std::unique_ptr<Service>> Service::Create() {
 Service::~Service() {
   worker_.Signal(SIGKILL);
   server_.Signal(SIGKILL);
-  WaitUntil([this] { return !worker_.running() && !server_.running() && Trainers().empty(); }, std::chrono::seconds(10));
+  WaitUntil([this] { return !worker_.running() && !server_.running() && Trainers().empty(); }, std::chrono::seconds(60));
 }
 
 Status Service::StartServer() {
@@ -53,9 +53,8 @@ Status Service::StartServer() {
   std::vector<std::string> arguments = {"--listen", address_.empty() ? "127.0.0.1:0" : address_, "--http-listen",
                                         http_address_.empty() ? "127.0.0.1:0" : http_address_, "--data-dir",
                                         (directory() / "server").string(), "--ready-file", ready.string(),
-                                        "--renew-every-seconds", "0.5", "--self-fence-seconds", "3", "--lease-seconds", "6",
-                                        "--redispatch-seconds", "6.5", "--hang-seconds", "30", "--retry-backoff-seconds",
-                                        "0.2", "--retry-backoff-max-seconds", "1"};
+                                        "--renew-every-seconds", "0.5", "--retry-backoff-seconds", "0.2",
+                                        "--retry-backoff-max-seconds", "1"};
   arguments.insert(arguments.end(), server_arguments_.begin(), server_arguments_.end());
   SBORA_ASSIGN_OR_RETURN(server_, Program::Start(ProgramPath("sbora-server"), arguments, directory() / "server.log"));
   SBORA_ASSIGN_OR_RETURN(const nlohmann::json bound, WaitReady(server_, ready, directory() / "server.log"));
@@ -75,7 +74,7 @@ Status Service::StartWorker() {
   std::filesystem::remove(ready);
   std::vector<std::string> arguments = {"--server", address_, "--name", "test-worker", "--data-dir",
                                         (directory() / "worker").string(), "--ready-file", ready.string(),
-                                        "--drain-seconds", "20"};
+                                        "--drain-seconds", "60"};
   arguments.insert(arguments.end(), worker_arguments_.begin(), worker_arguments_.end());
   SBORA_ASSIGN_OR_RETURN(worker_, Program::Start(ProgramPath("sbora-worker"), arguments, directory() / "worker.log"));
   return WaitReady(worker_, ready, directory() / "worker.log").status();

@@ -1,5 +1,6 @@
-/// The whole service as real programs on loopback, with all times scaled down together, for tests that submit, kill and
-/// look. Everything lives in one temporary folder and dies with the object.
+/// The whole service as real programs on loopback, for tests that submit, kill and look. Renewals and back-off are quick;
+/// the times after which a silent program counts as lost are the service's own: no test waits for them, and a machine that
+/// stands still for seconds must not look like a dead one. Everything lives in one temporary folder and dies with the object.
 #pragma once
 
 #include <chrono>

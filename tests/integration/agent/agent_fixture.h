@@ -32,7 +32,7 @@ class AgentTest : public ::testing::Test {
   std::unique_ptr<WorkerProcess> StartWorker(std::vector<std::string> more = {}) {
     std::vector<std::string> flags = {"--server", coordinator_.address(), "--name", "worker", "--data-dir",
                                       data_dir().string(), "--cpu-slots", "2", "--trainer", SBORA_STUB_TRAINER,
-                                      "--drain-seconds", "3"};
+                                      "--drain-seconds", "60"};
     flags.insert(flags.end(), more.begin(), more.end());
     return std::make_unique<WorkerProcess>(flags, log());
   }
@@ -45,6 +45,8 @@ class AgentTest : public ::testing::Test {
     text << in.rdbuf();
     return text.str();
   }
+  /// Lets the ranks of an attempt on past their "wait_at".
+  void LetGo(const std::string& uid) { std::ofstream(data_dir() / "attempts" / uid / "go").put('\n'); }
   bool WaitForEnd(const std::string& uid) {
     return coordinator_.WaitFor(uid, [](const LeaseView& view) { return view.ended.has_value(); });
   }
@@ -79,11 +81,7 @@ class AgentTest : public ::testing::Test {
   }
   /// Attempts end with their folders removed; the removal may be a moment behind the report of a fenced one.
   bool WaitForNoAttemptFolders() {
-    for (int i = 0; i < 500; ++i) {
-      if (fs::is_empty(data_dir() / "attempts")) return true;
-      SystemClock().SleepUntil(SystemClock().Now() + std::chrono::milliseconds(10), {});
-    }
-    return false;
+    return WaitUntil([&] { return fs::is_empty(data_dir() / "attempts"); });
   }
 
   FakeCoordinator coordinator_;

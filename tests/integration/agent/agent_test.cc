@@ -1,6 +1,8 @@
 // The real sbora-worker against a coordinator in memory and a scripted trainer.
 #include <signal.h>
 
+#include <fmt/format.h>
+
 #include "common/sha256.h"
 #include "tests/integration/agent/agent_fixture.h"
 #include "worker/agent/http_status.h"
@@ -9,7 +11,6 @@
 namespace sbora::agent {
 namespace {
 
-using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -102,22 +103,41 @@ TEST_F(AgentTest, PauseOfADeafTrainerKillsItAfterTheGrace) {
   coordinator_.Stop(uid, StopLease::REASON_PAUSE);
   ASSERT_TRUE(WaitForEnd(uid)) << LogText();
   EXPECT_EQ(coordinator_.View(uid).ended->reason(), v1::TERMINATION_REASON_PAUSED_BY_USER);
-  EXPECT_THAT(coordinator_.View(uid).states, Contains("stopping"));
+  EXPECT_TRUE(WaitForProcesses(uid, 0));
+}
+
+TEST_F(AgentTest, AStopThatIsNotObeyedYetIsReportedAndACancelOvertakesIt) {
+  const auto worker = StartWorker();
+  const std::string uid = coordinator_.AddTrainLease("steps=100000;step_ms=10;ignore_stop=1");
+  ASSERT_TRUE(WaitForStep(uid, 2)) << LogText();
+  coordinator_.Stop(uid, StopLease::REASON_PAUSE);
+  ASSERT_TRUE(coordinator_.WaitForState(uid, "stopping")) << LogText();
+  coordinator_.Stop(uid, StopLease::REASON_CANCEL);
+  ASSERT_TRUE(WaitForEnd(uid)) << LogText();
+  EXPECT_EQ(coordinator_.View(uid).ended->reason(), v1::TERMINATION_REASON_CANCELLED_BY_USER);
   EXPECT_TRUE(WaitForProcesses(uid, 0));
 }
 
 TEST_F(AgentTest, RenewalsKeepItGoing) {
-  coordinator_.timing.set_self_fence_seconds(1);
   const auto worker = StartWorker();
-  const std::string uid = coordinator_.AddTrainLease("steps=200;step_ms=10");  // 2 s: twice the fence
-  ASSERT_TRUE(coordinator_.WaitFor(uid, [](const LeaseView& view) { return view.committed; })) << LogText();
+  // A machine that stands still for the fence's time fences rightly: then a longer fence must do.
+  for (const int fence : {1, 5, 20}) {
+    coordinator_.timing.set_self_fence_seconds(fence);
+    const std::string uid = coordinator_.AddTrainLease(fmt::format("steps={};step_ms=10", 200 * fence));  // twice the fence
+    const auto over = [](const LeaseView& view) { return view.committed || view.ended; };
+    ASSERT_TRUE(coordinator_.WaitFor(uid, over)) << LogText();
+    const LeaseView view = coordinator_.View(uid);
+    if (view.committed) return;
+    EXPECT_EQ(view.ended->failure().reason(), "SELF_FENCED") << view.ended->DebugString();
+  }
+  FAIL() << "fenced in spite of its renewals" << LogText();
 }
 
 TEST_F(AgentTest, KilledAgentLeavesNoProcessAndRestartsClean) {
   auto worker = StartWorker();
   const std::string uid = coordinator_.AddTrainLease("steps=100000;step_ms=10;orphan_at=1", 2);
   ASSERT_TRUE(WaitForStep(uid, 2)) << LogText();
-  ASSERT_THAT(ProcessesOf(uid), SizeIs(3));
+  ASSERT_TRUE(WaitForProcesses(uid, 3));
   worker->Signal(SIGKILL);
   ASSERT_EQ(worker->WaitForExit(), 128 + SIGKILL);
   EXPECT_TRUE(fs::exists(data_dir() / "attempts" / uid / "journal.json"));
@@ -133,8 +153,11 @@ TEST_F(AgentTest, KilledAgentLeavesNoProcessAndRestartsClean) {
 
 TEST_F(AgentTest, RepeatedStartIsOneAttempt) {
   const auto worker = StartWorker();
-  const std::string uid = coordinator_.AddTrainLease("steps=30;step_ms=10");
+  const std::string uid = coordinator_.AddTrainLease("steps=3;wait_at=2");
   coordinator_.RepeatStart(uid);
+  ASSERT_TRUE(coordinator_.WaitFor(uid, [](const LeaseView& view) { return view.duplicate_start_offered; })) << LogText();
+  ASSERT_TRUE(WaitForStep(uid, 1)) << LogText();
+  LetGo(uid);
   ASSERT_TRUE(coordinator_.WaitFor(uid, [](const LeaseView& view) { return view.committed; })) << LogText();
   const LeaseView view = coordinator_.View(uid);
   EXPECT_TRUE(view.duplicate_start_offered);
@@ -144,11 +167,11 @@ TEST_F(AgentTest, RepeatedStartIsOneAttempt) {
 
 TEST_F(AgentTest, FencedCommitIsDropped) {
   const auto worker = StartWorker();
-  coordinator_.timing.set_self_fence_seconds(20);
-  const std::string uid = coordinator_.AddTrainLease("steps=40;step_ms=10");
+  const std::string uid = coordinator_.AddTrainLease("steps=4;wait_at=2");
   ASSERT_TRUE(WaitForStep(uid, 1)) << LogText();
   coordinator_.set_silent(true);  // so that only the commit can tell
   coordinator_.Fence(uid);
+  LetGo(uid);
   ASSERT_TRUE(WaitForProcesses(uid, 0));
   coordinator_.set_silent(false);
   EXPECT_TRUE(WaitForNoAttemptFolders()) << LogText();
@@ -225,7 +248,7 @@ TEST_F(AgentTest, HugeOutputDoesNotStopTraining) {
 }
 
 TEST_F(AgentTest, SigtermDrains) {
-  const auto worker = StartWorker({"--drain-seconds", "10"});
+  const auto worker = StartWorker();
   const std::string uid = coordinator_.AddTrainLease("steps=100000;step_ms=10");
   ASSERT_TRUE(WaitForStep(uid, 2)) << LogText();
   worker->Signal(SIGTERM);
@@ -234,21 +257,19 @@ TEST_F(AgentTest, SigtermDrains) {
   ASSERT_TRUE(view.ended.has_value()) << LogText();
   EXPECT_EQ(view.ended->reason(), v1::TERMINATION_REASON_PREEMPTED);
   EXPECT_THAT(CheckpointSteps(view), SizeIs(1));
-  EXPECT_TRUE(coordinator_.SawDraining());
+  EXPECT_TRUE(WaitUntil([&] { return coordinator_.SawDraining(); }));
   EXPECT_THAT(ProcessesOf(uid), IsEmpty());
 }
 
 TEST_F(AgentTest, DrainOfAnIdleWorkerIsQuick) {
   const auto worker = StartWorker({"--ready-file", (folder_->path() / "ready").string()});
-  for (int i = 0; i < 1000 && !fs::exists(folder_->path() / "ready"); ++i) {
-    SystemClock().SleepUntil(SystemClock().Now() + std::chrono::milliseconds(10), {});
-  }
+  ASSERT_TRUE(WaitUntil([&] { return fs::exists(folder_->path() / "ready"); })) << LogText();
   const auto ready = ReadFile(folder_->path() / "ready", 10'000);
   ASSERT_TRUE(ready.ok()) << LogText();
   EXPECT_THAT(*ready, HasSubstr("\"httpAddress\":\"127.0.0.1:"));
   worker->Signal(SIGTERM);
   EXPECT_EQ(worker->WaitForExit(), 0) << LogText();
-  EXPECT_TRUE(coordinator_.SawDraining());
+  EXPECT_TRUE(WaitUntil([&] { return coordinator_.SawDraining(); })) << "the farewell";
 }
 
 TEST_F(AgentTest, TwoAgentsNeverShareADataFolder) {

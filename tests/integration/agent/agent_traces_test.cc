@@ -52,6 +52,7 @@ TEST_F(AgentTracesTest, MetricsHaveTheirNames) {
   const auto worker = StartWorker();
   const std::string uid = coordinator_.AddTrainLease("steps=6;step_ms=20;checkpoint_every=2");
   ASSERT_TRUE(WaitForCommit(uid)) << LogText();
+  ASSERT_TRUE(WaitUntil([&] { return fs::exists(ready()); })) << LogText();  // the agent's own thread writes it
   const auto told = nlohmann::json::parse(ReadFile(ready(), 1 << 16).value());
   const std::string address = "http://" + told["httpAddress"].get<std::string>();
   const auto get = [&](const std::string& path) {

@@ -29,9 +29,10 @@ std::string StateName(const wp::AttemptReport& report) {
 
 FakeCoordinator::FakeCoordinator() {
   timing.set_renew_every_seconds(0.1);
-  timing.set_self_fence_seconds(5);
-  timing.set_lease_seconds(10);
-  timing.set_hang_seconds(10);
+  // Quick where a test waits for it; otherwise a machine that stands still must not look like a dead one.
+  timing.set_self_fence_seconds(30);
+  timing.set_lease_seconds(60);
+  timing.set_hang_seconds(60);
   grpc::ServerBuilder builder;
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
   builder.RegisterService(static_cast<wp::WorkerService::Service*>(this));
@@ -165,7 +166,7 @@ wp::SynchronizeRequest FakeCoordinator::LastRequest() {
 }
 
 bool FakeCoordinator::WaitFor(const std::string& uid, const std::function<bool(const LeaseView&)>& done) {
-  const MonotonicTime limit = SystemClock().Now() + std::chrono::seconds(20);
+  const MonotonicTime limit = SystemClock().Now() + std::chrono::minutes(1);
   while (SystemClock().Now() < limit) {
     if (done(View(uid))) return true;
     SystemClock().SleepUntil(SystemClock().Now() + std::chrono::milliseconds(10), {});

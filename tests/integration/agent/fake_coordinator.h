@@ -63,7 +63,7 @@ class FakeCoordinator : public worker::v1::WorkerService::Service, public v1::Tr
   /// Of the leases added from now on.
   v1::Quantization quantization = v1::QUANTIZATION_NONE;
 
-  /// Waits until `done` holds for the lease; false after 20 s.
+  /// Waits until `done` holds for the lease; false after a minute.
   bool WaitFor(const std::string& uid, const std::function<bool(const LeaseView&)>& done);
   bool WaitForState(const std::string& uid, const std::string& state);
 

@@ -1,5 +1,6 @@
 // A trainer that trains nothing: speaks sbora.trainer.v1 and does what the job's `model` tells it, for example
-// "steps=5;step_ms=20;checkpoint_every=2;signal_at=3". It knows nothing of the agent's code.
+// "steps=5;step_ms=20;checkpoint_every=2;signal_at=3". "wait_at=2" holds step 2 back until the file "go" is in the attempt's
+// folder. It knows nothing of the agent's code.
 #include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -152,12 +153,18 @@ void Misbehave(std::map<std::string, int64_t>& script, int64_t step, int rank) {
   }
 }
 
+/// Until the test lets it go on.
+void WaitForGo(const TaskAssignment& task) {
+  while (!fs::exists(fs::path(task.output_directory()).parent_path() / "go")) Pause(5);
+}
+
 [[noreturn]] void Train(const TaskAssignment& task) {
   auto script = Script(task.task().train().spec().model());
   const int64_t steps = script["steps"];
   bool stop = false;
   for (int64_t step = FirstStep(task) + 1; step <= steps; ++step) {
     Pause(script["step_ms"]);
+    if (script["wait_at"] == step) WaitForGo(task);
     Misbehave(script, step, task.rank());
     TrainerMessage message;
     message.mutable_metric()->set_step(step);

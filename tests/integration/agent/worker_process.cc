@@ -17,8 +17,6 @@
 namespace sbora::agent {
 namespace {
 
-void ShortPause() { SystemClock().SleepUntil(SystemClock().Now() + std::chrono::milliseconds(10), {}); }
-
 bool IsAlive(const std::string& pid) {
   std::ifstream in("/proc/" + pid + "/stat");
   std::string text;
@@ -28,6 +26,15 @@ bool IsAlive(const std::string& pid) {
 }
 
 }  // namespace
+
+bool WaitUntil(const std::function<bool()>& predicate) {
+  const MonotonicTime limit = SystemClock().Now() + std::chrono::minutes(1);
+  while (!predicate()) {
+    if (SystemClock().Now() >= limit) return false;
+    SystemClock().SleepUntil(SystemClock().Now() + std::chrono::milliseconds(10), {});
+  }
+  return true;
+}
 
 WorkerProcess::WorkerProcess(std::vector<std::string> flags, const std::filesystem::path& log) {
   flags.insert(flags.begin(), SBORA_WORKER);
@@ -50,12 +57,13 @@ WorkerProcess::~WorkerProcess() {
 void WorkerProcess::Signal(int signal) const { ::kill(pid_, signal); }
 
 std::optional<int> WorkerProcess::WaitForExit() {
-  const MonotonicTime limit = SystemClock().Now() + std::chrono::seconds(20);
-  while (!exit_ && SystemClock().Now() < limit) {
+  WaitUntil([this] {
     int status = 0;
-    if (::waitpid(pid_, &status, WNOHANG) == pid_) exit_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    if (!exit_) ShortPause();
-  }
+    if (!exit_ && ::waitpid(pid_, &status, WNOHANG) == pid_) {
+      exit_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    }
+    return exit_.has_value();
+  });
   return exit_;
 }
 
@@ -74,12 +82,7 @@ std::vector<int> ProcessesOf(const std::string& lease_uid) {
 }
 
 bool WaitForProcesses(const std::string& lease_uid, size_t count) {
-  const MonotonicTime limit = SystemClock().Now() + std::chrono::seconds(10);
-  while (SystemClock().Now() < limit) {
-    if (ProcessesOf(lease_uid).size() == count) return true;
-    ShortPause();
-  }
-  return false;
+  return WaitUntil([&] { return ProcessesOf(lease_uid).size() == count; });
 }
 
 }  // namespace sbora::agent

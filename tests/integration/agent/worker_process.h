@@ -2,11 +2,15 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 namespace sbora::agent {
+
+/// True as soon as `predicate` holds; false after a minute, for a machine may stand still for seconds.
+bool WaitUntil(const std::function<bool()>& predicate);
 
 class WorkerProcess {
  public:
@@ -18,7 +22,7 @@ class WorkerProcess {
   WorkerProcess& operator=(const WorkerProcess&) = delete;
 
   void Signal(int signal) const;
-  /// Exit code, or 128 + signal; nullopt after 20 s.
+  /// Exit code, or 128 + signal; nullopt after a minute.
   std::optional<int> WaitForExit();
   int pid() const { return pid_; }
 
@@ -29,7 +33,7 @@ class WorkerProcess {
 
 /// Living processes (not zombies) that carry the lease's mark in their environment.
 std::vector<int> ProcessesOf(const std::string& lease_uid);
-/// Waits until there are `count`; false after 10 s.
+/// Waits until there are `count`; false after a minute.
 bool WaitForProcesses(const std::string& lease_uid, size_t count);
 
 }  // namespace sbora::agent

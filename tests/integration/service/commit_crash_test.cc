@@ -71,7 +71,7 @@ TEST_F(CommitCrashTest, TheServerMayDieAtEachMomentOfACommit) {
     const std::string id = "server-" + std::to_string(jobs++);
     ASSERT_TRUE(StartArmed(point, service_->server(), &Service::StartServer).ok()) << service_->Logs();
     ASSERT_TRUE(service_->Submit(id, SmallSpec(kSteps)).ok());
-    const auto exit_code = service_->server().WaitForExit(seconds(60));
+    const auto exit_code = service_->server().WaitForExit(seconds(120));
     ASSERT_TRUE(exit_code.ok()) << "the failpoint was never reached" << service_->Logs();
     ASSERT_EQ(*exit_code, kKilled);
     ASSERT_TRUE(service_->StartServer().ok()) << service_->Logs();
@@ -88,7 +88,7 @@ TEST_F(CommitCrashTest, TheWorkerMayDieOnEitherSideOfItsCommit) {
     const std::string id = point.substr(point.find('.') + 1, point.find('_') - point.find('.') - 1);
     ASSERT_TRUE(StartArmed(point, service_->worker(), &Service::StartWorker).ok()) << service_->Logs();
     ASSERT_TRUE(service_->Submit(id, SmallSpec(kSteps)).ok());
-    const auto exit_code = service_->worker().WaitForExit(seconds(60));
+    const auto exit_code = service_->worker().WaitForExit(seconds(120));
     ASSERT_TRUE(exit_code.ok()) << "the failpoint was never reached" << service_->Logs();
     ASSERT_EQ(*exit_code, kKilled);
     ASSERT_TRUE(service_->StartWorker().ok()) << service_->Logs();

@@ -101,7 +101,7 @@ TEST_F(S3ServiceTest, AKilledServerFindsItsObjectsAgainAndTheJobEndsWithTheSameB
   ASSERT_TRUE(service_->Submit("undisturbed", SmallSpec(300)).ok());
   ASSERT_TRUE(service_->WaitForState("undisturbed", v1::FineTuningJob::STATE_SUCCEEDED, seconds(120)).ok()) << service_->Logs();
   ASSERT_TRUE(service_->Submit("killed", SmallSpec(300)).ok());
-  ASSERT_TRUE(service_->WaitForStep("killed", 10, seconds(60)).ok()) << service_->Logs();
+  ASSERT_TRUE(service_->WaitForStep("killed", 10, seconds(120)).ok()) << service_->Logs();
   service_->server().Kill();
   service_->worker().Kill();
   ASSERT_TRUE(service_->StartBoth().ok()) << service_->Logs();

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -35,6 +36,18 @@ inline v1::FineTuningSpec SmallSpec(int64_t max_steps) {
   spec.mutable_checkpoint()->set_checkpoint_every_steps(20);
   spec.mutable_resources()->set_threads(1);
   return spec;
+}
+
+/// Has `hit` submit and strike jobs, named after `id` and a number, until one was struck while it ran, which `hit` answers:
+/// a job of a second or two may come to its end between two lines of a test whose machine stands still. The id of the
+/// struck job; an error when none of ten was. After a fatal failure inside `hit` it answers true.
+inline StatusOr<std::string> HitARunningJob(const std::string& id, const std::function<bool(const std::string& id)>& hit) {
+  constexpr int kTries = 10;
+  for (int i = 1; i <= kTries; ++i) {
+    std::string numbered = fmt::format("{}-{}", id, i);
+    if (hit(numbered)) return numbered;
+  }
+  return DeadlineExceeded("NOT_HIT", fmt::format("{} jobs came to their end before they were struck", kTries));
 }
 
 /// Model `tiny` and data set `colors`, into a service that runs.

@@ -26,11 +26,6 @@ using trainer::v1::TrainerMessage;
 inline constexpr int kSamples = 22;
 inline constexpr int kRank = 4;
 
-/// For RunTrainer: kills the run as soon as it tells of its checkpoint of step 4.
-inline void KillAtCheckpointFour(TrainerProcess& process, const TrainerMessage& message) {
-  if (message.has_checkpoint() && message.checkpoint().step() == 4) process.Signal(SIGKILL);
-}
-
 inline std::string Slurp(const fs::path& path) { return *ReadFile(path, 64 << 20); }
 
 class TrainerProcessTest : public ::testing::Test {
@@ -136,6 +131,20 @@ class TrainerProcessTest : public ::testing::Test {
 
   std::string AdapterBytes(const std::string& work) const {
     return Slurp(Path(work) / "output" / "adapter_model.safetensors");
+  }
+
+  /// A run of `task`, whose folder is `work`, that is killed at its checkpoint of step 4, and has it still. It goes on until
+  /// the kill takes it: one that got too far is run again, for a machine may stand still longer than a tiny model trains.
+  TrainerRun KillAtCheckpointFour(const std::string& work, const TaskAssignment& task) const {
+    TrainerRun run;
+    for (int tries = 0; tries < 10; ++tries) {
+      fs::remove_all(Path(work));
+      run = RunTrainer(task, Log(), [](TrainerProcess& process, const TrainerMessage& message) {
+        if (message.has_checkpoint() && message.checkpoint().step() == 4) process.Signal(SIGKILL);
+      });
+      if (run.exit_code != 0 && fs::exists(Path(work) / "checkpoints" / "ckpt-4")) break;
+    }
+    return run;
   }
 
   /// The adapter of a run that nothing disturbed.

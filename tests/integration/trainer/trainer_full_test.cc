@@ -72,7 +72,7 @@ TEST_P(FullTest, LeavesAWholeCheckpointThatEvaluatesAsAModelAndInTheBasesPlace) 
 
 TEST_P(FullTest, AKilledAndResumedRunGivesTheSameBytes) {
   ASSERT_NO_FATAL_FAILURE(Train());
-  ASSERT_EQ(RunTrainer(FullAssignment("killed"), Log(), KillAtCheckpointFour).exit_code, 128 + SIGKILL);
+  ASSERT_EQ(KillAtCheckpointFour("killed", FullAssignment("killed")).exit_code, 128 + SIGKILL);
   const int64_t newest = NewestCheckpoint("killed");
   EXPECT_GE(newest, 4);
   const TrainerRun resumed = RunTrainer(FullAssignment("killed"), Log());
@@ -97,7 +97,7 @@ TEST_P(FullTest, InEightBitsAKilledAndResumedRunGivesTheSameBytesToo) {
   EXPECT_LT(undisturbed.metrics.back().loss(), undisturbed.metrics.front().loss());
   EXPECT_FALSE(Weights("undisturbed") == Weights("reference"));
 
-  ASSERT_EQ(RunTrainer(in_8_bits("killed"), Log(), KillAtCheckpointFour).exit_code, 128 + SIGKILL);
+  ASSERT_EQ(KillAtCheckpointFour("killed", in_8_bits("killed")).exit_code, 128 + SIGKILL);
   const auto state = core::SafetensorsFile::Open(Path("killed") / "checkpoints" / "ckpt-4" / "optimizer.safetensors");
   ASSERT_TRUE(state.ok()) << state.status();
   for (const char* name : {"m_codes", "v_codes"}) {

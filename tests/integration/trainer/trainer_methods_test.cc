@@ -62,7 +62,7 @@ TEST_P(MethodTest, TrainsAndLeavesACheckedAdapter) {
 
 TEST_P(MethodTest, AKilledAndResumedRunGivesTheSameBytes) {
   ASSERT_NO_FATAL_FAILURE(Train());
-  const TrainerRun first = RunTrainer(MethodAssignment("killed"), Log(), KillAtCheckpointFour);
+  const TrainerRun first = KillAtCheckpointFour("killed", MethodAssignment("killed"));
   ASSERT_EQ(first.exit_code, 128 + SIGKILL);
   TaskAssignment other = MethodAssignment("killed");  // another A is another run
   other.mutable_task()->mutable_train()->mutable_spec()->mutable_adapter()->set_index_seed(43);

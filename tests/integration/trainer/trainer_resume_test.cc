@@ -32,7 +32,7 @@ TEST_F(TrainerProcessTest, AStoppedAndResumedRunGivesTheSameBytes) {
 
 TEST_F(TrainerProcessTest, AKilledRunResumedFromItsUploadedCheckpointGivesTheSameBytes) {
   ASSERT_NO_FATAL_FAILURE(TrainUndisturbed());
-  const TrainerRun first = RunTrainer(TrainAssignment("killed"), Log(), KillAtCheckpointFour);
+  const TrainerRun first = KillAtCheckpointFour("killed", TrainAssignment("killed"));
   ASSERT_EQ(first.exit_code, 128 + SIGKILL);
   // Another machine: only what the agent uploaded is there.
   fs::create_directories(Path("elsewhere"));
@@ -73,7 +73,7 @@ TEST_F(TrainerProcessTest, AKilledRunGivesTheSameBytesWithEitherMethodAndSeveral
       return task;
     };
     ASSERT_EQ(RunTrainer(assignment(name), Log()).exit_code, 0) << Slurp(Log());
-    const TrainerRun killed = RunTrainer(assignment(name + "-killed"), Log(), KillAtCheckpointFour);
+    const TrainerRun killed = KillAtCheckpointFour(name + "-killed", assignment(name + "-killed"));
     ASSERT_EQ(killed.exit_code, 128 + SIGKILL);
     const TrainerRun resumed = RunTrainer(assignment(name + "-killed"), Log());
     ASSERT_EQ(resumed.exit_code, 0) << Slurp(Log());
@@ -113,7 +113,7 @@ TEST_F(TrainerProcessTest, AKilledRunOnAMixtureGroupedByLengthGivesTheSameBytes)
   const TrainerRun whole = RunTrainer(assignment("whole"), Log());
   ASSERT_EQ(whole.exit_code, 0) << Slurp(Log());
   EXPECT_DOUBLE_EQ(whole.metrics.at(3).epoch(), 1.0);  // 20 samples in batches of 5
-  const TrainerRun killed = RunTrainer(assignment("killed"), Log(), KillAtCheckpointFour);
+  const TrainerRun killed = KillAtCheckpointFour("killed", assignment("killed"));
   ASSERT_EQ(killed.exit_code, 128 + SIGKILL);
   const int64_t newest = NewestCheckpoint("killed");
   EXPECT_GE(newest, 4);
