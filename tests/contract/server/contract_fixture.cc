@@ -76,7 +76,7 @@ void ContractTest::StopServer() {
 }
 
 void ContractTest::Prepare(grpc::ClientContext& context) const {
-  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
   if (token_) context.AddMetadata("authorization", "Bearer " + *token_);
 }
 
@@ -211,7 +211,7 @@ int ContractTest::EndedCalls(const std::string& method, const std::string& code)
 }
 
 void ContractTest::WaitForEndedCall(const std::string& method, const std::string& code, int before) const {
-  const MonotonicTime limit = SystemClock().Now() + std::chrono::seconds(20);
+  const MonotonicTime limit = SystemClock().Now() + std::chrono::seconds(60);
   while (EndedCalls(method, code) <= before && SystemClock().Now() < limit) {
     SystemClock().SleepUntil(SystemClock().Now() + std::chrono::milliseconds(5), {});
   }

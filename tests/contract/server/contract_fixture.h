@@ -43,7 +43,7 @@ class ContractTest : public ::testing::Test {
   void StartServer();
   void StopServer();
 
-  /// One call with a deadline of 20 s (and the token, when set).
+  /// One call with a deadline of 60 s (and the token, when set).
   template <typename Stub, typename Request, typename Response>
   grpc::Status Call(Stub& stub, grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*), const Request& request,
                     Response* response) {

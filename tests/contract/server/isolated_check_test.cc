@@ -72,6 +72,11 @@ class IsolatedCheckTest : public ::testing::Test {
     }
     return -1;
   }
+  /// False without a child: to kill(2), -1 is every process there is.
+  bool SignalChild(int signal) const {
+    const pid_t child = Child();
+    return child > 0 && ::kill(child, signal) == 0;
+  }
 
   std::unique_ptr<TempDirectory> directory_;
 };
@@ -108,7 +113,7 @@ TEST_F(IsolatedCheckTest, ACheckIsCalledOff) {
 
 TEST_F(IsolatedCheckTest, AKillFromOutsideIsNotTheDatasFault) {
   MakeTheCheckSlow();
-  const Status killed = Check([this] { return ::kill(Child(), SIGKILL) != 0; }).status();
+  const Status killed = Check([this] { return !SignalChild(SIGKILL); }).status();
   EXPECT_EQ(killed.code(), StatusCode::kUnavailable) << killed;
   EXPECT_EQ(killed.reason(), "CHECK_KILLED") << killed;
 }
@@ -117,7 +122,7 @@ TEST_F(IsolatedCheckTest, ASignalToStopTheServiceDoesNotReachTheChild) {
   MakeTheCheckSlow();
   int asked = 0;
   const Status status = Check([&] {
-                          ::kill(Child(), SIGTERM);
+                          EXPECT_TRUE(SignalChild(SIGTERM));
                           return ++asked == 2;  // it lived on for a second
                         }).status();
   EXPECT_EQ(status.code(), StatusCode::kCancelled) << status;

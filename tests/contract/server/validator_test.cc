@@ -64,19 +64,26 @@ TEST_F(ValidatorTest, AKilledCheckIsRepeated) {
   EXPECT_TRUE(std::filesystem::exists(directory_.path() / "once")) << "it was never killed";
 }
 
-TEST_F(ValidatorTest, ALongCheckHoldsUpNobodyAndEnds) {
+TEST_F(ValidatorTest, ACheckThatTakesTooLongEnds) {
   ServiceContext context = server_->services();
-  context.check_program = Program(Once() + " && exec sleep 60\n" + TheRealCheck());
-  context.check_limit = std::chrono::seconds(5);
+  context.check_program = Program("exec sleep 3600");
+  context.check_limit = std::chrono::milliseconds(100);
+  DatasetValidator validator(context);
+  validator.Add(Accept("long"));
+  WaitForState("long", v1::FineTuningJob::STATE_FAILED);
+  EXPECT_EQ(GetJob("long").termination_reason(), v1::TERMINATION_REASON_INVALID_INPUT);
+  EXPECT_EQ(GetJob("long").failure().reason(), "DATASET_CHECK_TOO_LONG");
+}
+
+TEST_F(ValidatorTest, ALongCheckHoldsUpNobody) {
+  ServiceContext context = server_->services();
+  context.check_program = Program(Once() + " && exec sleep 3600\n" + TheRealCheck());
   DatasetValidator validator(context);
   validator.Add(Accept("long"));
   while (!std::filesystem::exists(directory_.path() / "once")) SystemClock().SleepUntil(SystemClock().Now() + std::chrono::milliseconds(10), {});
   validator.Add(Accept("short"));
   WaitForState("short", v1::FineTuningJob::STATE_QUEUED);
   EXPECT_EQ(GetJob("long").state(), v1::FineTuningJob::STATE_VALIDATING);
-  WaitForState("long", v1::FineTuningJob::STATE_FAILED);
-  EXPECT_EQ(GetJob("long").termination_reason(), v1::TERMINATION_REASON_INVALID_INPUT);
-  EXPECT_EQ(GetJob("long").failure().reason(), "DATASET_CHECK_TOO_LONG");
 }
 
 TEST_F(ValidatorTest, ChecksOfJobsThatAreNotStoredAreFewAtATime) {
@@ -99,7 +106,7 @@ TEST_F(ValidatorTest, ChecksOfJobsThatAreNotStoredAreFewAtATime) {
     std::vector<std::jthread> callers;
     for (grpc::Status& answer : answers) callers.emplace_back([&] { answer = check(); });
     const auto running = [&] { return std::distance(std::filesystem::directory_iterator(started), std::filesystem::directory_iterator()); };
-    const MonotonicTime limit = SystemClock().Now() + std::chrono::seconds(20);
+    const MonotonicTime limit = SystemClock().Now() + std::chrono::seconds(60);
     while (running() < DatasetValidator::kMaxCallers && SystemClock().Now() < limit) {
       SystemClock().SleepUntil(SystemClock().Now() + std::chrono::milliseconds(10), {});
     }

@@ -128,19 +128,24 @@ TEST(AgentLinkTest, SignsOfLifeRepeatTheLastProgressNowAndThen) {
   const MonotonicTime start = SystemClock().Now();
   (*link)->OnProgress({.step = 3, .phase = "training"});
   EXPECT_EQ(next().ticks(), 1);
-  int64_t calls = 0;
-  for (; SystemClock().Now() - start < 4 * AgentLink::kAliveEvery; ++calls) (*link)->OnAlive();
+  constexpr int64_t kMany = 1000;
+  const MonotonicTime until = SystemClock().Now() + 4 * AgentLink::kAliveEvery;
+  for (int64_t calls = 0; calls < kMany || SystemClock().Now() < until; ++calls) (*link)->OnAlive();
+  (*link)->OnAlive();  // at least one of them was due
+  const int64_t due = (SystemClock().Now() - start) / AgentLink::kAliveEvery;
   (*link)->OnProgress({.step = 4, .phase = {}});
   int64_t ticks = 1;
-  for (v1::Progress progress = next(); progress.progress().step() != 4; progress = next()) {
+  v1::Progress progress = next();
+  for (; progress.progress().step() != 4; progress = next()) {
     EXPECT_GT(progress.ticks(), ticks);
     EXPECT_EQ(progress.progress().step(), 3);
     EXPECT_EQ(progress.progress().phase(), "training");
     ticks = progress.ticks();
   }
-  EXPECT_GE(ticks, 2);
-  EXPECT_LE(ticks, 5);  // however often it was called
-  EXPECT_GT(calls, 1000);
+  // The last one counts those that it overtook in a queue whose writer stood still.
+  const int64_t signs = progress.ticks() - 2;
+  EXPECT_GE(signs, 1);
+  EXPECT_LE(signs, due);  // however often it was called
 }
 
 TEST(AgentLinkTest, WhatIsNoTaskIsRefused) {
