@@ -30,6 +30,10 @@ if(SBORA_WITH_CUDA)
                                             "${_torch_lib}/libc10_cuda.so" "-Wl,--as-needed")
 endif()
 target_compile_definitions(sbora_torch INTERFACE USE_C10D_GLOO)
+# at::parallel_for is a template of LibTorch's headers: compiled without OpenMP it runs on one thread, and nothing says so.
+# The runtime is LibTorch's own.
+target_compile_options(sbora_torch INTERFACE -fopenmp)
+target_link_libraries(sbora_torch INTERFACE "${_torch_lib}/libgomp.so.1")
 target_link_options(sbora_torch INTERFACE "-Wl,-rpath,${_torch_lib}" "-Wl,-rpath,${_cuda_lib}" -Wl,--allow-shlib-undefined)
 
 # sbora_use_torch_pch(target): shares the precompiled LibTorch headers of worker/trainer/ops. Programs are compiled with

@@ -20,6 +20,9 @@ enum class Device {
   kCuda,
 };
 
+/// Which code of kCpu runs (vectorize.h); all give the same bits.
+enum class VectorUnit { kBaseline, kAvx2, kAvx512 };
+
 /// A cudaStream_t without CUDA's headers; ignored by the CPU.
 using Stream = void*;
 

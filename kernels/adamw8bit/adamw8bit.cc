@@ -2,12 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
 #include <initializer_list>
 
 #include "common/check.h"
 #include "common/status_macros.h"
 #include "kernels/adamw8bit/adamw8bit_internal.h"
+#include "kernels/adamw_check.h"
 #include "kernels/cuda_status.h"
 
 namespace sbora::kernels {
@@ -15,6 +15,7 @@ namespace {
 
 using internal::CudaNotBuilt;
 using internal::CudaResult;
+using internal::FactorsOf;
 
 Status Check(int64_t elements, std::initializer_list<const void*> pointers) {
   if (elements < 0) return InvalidArgument("ADAMW8BIT_SHAPE", fmt::format("{} elements", elements));
@@ -27,28 +28,8 @@ Status Check(int64_t elements, std::initializer_list<const void*> pointers) {
 }
 
 Status CheckStep(const AdamWStep& step) {
-  const auto share = [](double value) { return value >= 0 && value < 1; };
-  const auto finite = [](double value) { return std::isfinite(value) && value >= 0; };
-  if (share(step.beta1) && share(step.beta2) && finite(step.epsilon) && step.epsilon > 0 && finite(step.weight_decay) &&
-      finite(step.learning_rate) && step.step >= 1) {
-    return OkStatus();
-  }
-  return InvalidArgument("ADAMW8BIT_STEP",
-                         fmt::format("beta1={}, beta2={} (0 to below 1), epsilon={} (above 0), weight_decay={}, learning_rate={} (finite, "
-                                     "not negative), step={} (from 1): out of range",
-                                     step.beta1, step.beta2, step.epsilon, step.weight_decay, step.learning_rate, step.step));
-}
-
-internal::AdamWFactors FactorsOf(const AdamWStep& step) {
-  const auto t = static_cast<double>(step.step);
-  return {.beta1 = static_cast<float>(step.beta1),
-          .one_minus_beta1 = static_cast<float>(1.0 - step.beta1),
-          .beta2 = static_cast<float>(step.beta2),
-          .one_minus_beta2 = static_cast<float>(1.0 - step.beta2),
-          .epsilon = static_cast<float>(step.epsilon),
-          .root_correction2 = static_cast<float>(std::sqrt(1.0 - std::pow(step.beta2, t))),
-          .keep = static_cast<float>(1.0 - step.learning_rate * step.weight_decay),
-          .negative_rate = static_cast<float>(-step.learning_rate / (1.0 - std::pow(step.beta1, t)))};
+  if (internal::InRange(step)) return OkStatus();
+  return InvalidArgument("ADAMW8BIT_STEP", internal::RangeOf(step));
 }
 
 bool Skips(const float* skip) { return skip != nullptr && *skip != 0.0f; }

@@ -27,6 +27,7 @@
 #include <cstdint>
 
 #include "common/status.h"
+#include "kernels/adamw_step.h"
 #include "kernels/types.h"
 
 namespace sbora::kernels {
@@ -36,15 +37,6 @@ inline constexpr int64_t kAdamW8BitBlock = 256;
 constexpr int64_t AdamW8BitBlocks(int64_t elements) {
   return elements / kAdamW8BitBlock + (elements % kAdamW8BitBlock == 0 ? 0 : 1);
 }
-
-struct AdamWStep {
-  double beta1 = 0.9;
-  double beta2 = 0.999;
-  double epsilon = 1e-8;
-  double weight_decay = 0;
-  double learning_rate = 0;
-  int64_t step = 1;  ///< t, from 1
-};
 
 /// One moment of one tensor, or of a part that begins at a multiple of 256.
 struct Moment8Bit {

@@ -1,21 +1,11 @@
-/// What all elements of a step share, and the border between adamw8bit.cc and nvcc: plain types, C++17.
+/// The border between adamw8bit.cc and nvcc: plain types, C++17.
 #pragma once
 
 #include <cstdint>
 
-namespace sbora::kernels::internal {
+#include "kernels/adamw_step.h"
 
-/// Each is a float64 expression of AdamWStep, rounded once.
-struct AdamWFactors {
-  float beta1;
-  float one_minus_beta1;
-  float beta2;
-  float one_minus_beta2;
-  float epsilon;
-  float root_correction2;  ///< sqrt(1 - beta2^t)
-  float keep;              ///< 1 - rate * decay
-  float negative_rate;     ///< -rate / (1 - beta1^t)
-};
+namespace sbora::kernels::internal {
 
 struct CudaMoment8Bit {
   uint8_t* codes;

@@ -42,8 +42,8 @@ at::Tensor RunLayer(const LayerPass& pass, int64_t number, const at::Tensor& inp
   const at::Tensor q = ops::Rope(linear(LinearModule::kQ, n_TH), pass.cos_TD2, pass.sin_TD2, head_dim);
   const at::Tensor k = ops::Rope(linear(LinearModule::kK, n_TH), pass.cos_TD2, pass.sin_TD2, head_dim);
   const at::Tensor v = linear(LinearModule::kV, n_TH);
-  const at::Tensor h_TH = input_TH + linear(LinearModule::kO, pass.attend(number, q, k, v));
-  const at::Tensor m_TH = ops::RmsNorm(h_TH, layer.mlp_norm_H, eps, mlp_gradient_H);
+  const at::Tensor o_TH = linear(LinearModule::kO, pass.attend(number, q, k, v));
+  const auto [h_TH, m_TH] = ops::AddRmsNorm(input_TH, o_TH, layer.mlp_norm_H, eps, mlp_gradient_H);
   const at::Tensor gate_TF = linear(LinearModule::kGate, m_TH);
   const at::Tensor up_TF = linear(LinearModule::kUp, m_TH);
   return h_TH + linear(LinearModule::kDown, ops::SwiGlu(gate_TF, up_TF));

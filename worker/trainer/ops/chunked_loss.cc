@@ -5,7 +5,9 @@
 #include <algorithm>
 
 #include "common/check.h"
+#include "kernels/cross_entropy/cross_entropy.h"
 #include "worker/trainer/ops/gemm.h"
+#include "worker/trainer/ops/kernel_call.h"
 #include "worker/trainer/ops/node.h"
 
 namespace sbora::trainer::ops {
@@ -31,6 +33,16 @@ struct ChunkedCrossEntropyBackward final : torch::autograd::Node {
   }
 };
 
+/// The losses of a chunk's rows; with `gradient` its logits become their gradient.
+void LossOfChunk(const at::Tensor& logits_CV, const at::Tensor& targets_C, const at::Tensor& loss_C, bool gradient) {
+  const kernels::CrossEntropyArguments arguments{.rows = logits_CV.size(0), .columns = logits_CV.size(1),
+                                                 .stride = logits_CV.stride(0), .dtype = KernelDType(logits_CV.scalar_type()),
+                                                 .gradient = gradient, .logits_SV = logits_CV.mutable_data_ptr(),
+                                                 .target_S = targets_C.const_data_ptr<int64_t>(),
+                                                 .loss_S = loss_C.mutable_data_ptr<float>()};
+  RunKernel(PlaceOf(logits_CV), kernels::CrossEntropy, arguments, arguments.rows, arguments.columns);
+}
+
 }  // namespace
 
 at::Tensor ChunkedCrossEntropy(const at::Tensor& hidden_SH, const at::Tensor& w_VH, const at::Tensor& targets_S,
@@ -43,22 +55,20 @@ at::Tensor ChunkedCrossEntropy(const at::Tensor& hidden_SH, const at::Tensor& w_
   at::Tensor head_VH;
   {
     at::NoGradGuard no_grad;
-    sum = at::zeros({}, hidden_SH.options().dtype(at::kFloat));
+    const at::Tensor loss_S = at::empty({hidden_SH.size(0)}, hidden_SH.options().dtype(at::kFloat));
     if (graph) grad_SH = at::empty_like(hidden_SH);
     if (graph && gradient_VH.defined()) head_VH = at::zeros_like(gradient_VH);
     for (int64_t begin = 0; begin < hidden_SH.size(0); begin += chunk_rows) {
       const int64_t end = std::min(begin + chunk_rows, hidden_SH.size(0));
-      const at::Tensor target_C1 = targets_S.slice(0, begin, end).unsqueeze(1);
-      const at::Tensor logits_CV = ProductTransposed(hidden_SH.slice(0, begin, end).detach(), w_VH).to(at::kFloat);
-      at::Tensor log_p_CV = at::log_softmax(logits_CV, -1);
-      sum.sub_(log_p_CV.gather(1, target_C1).sum());
+      const at::Tensor hidden_CH = hidden_SH.slice(0, begin, end).detach();
+      at::Tensor logits_CV = ProductTransposed(hidden_CH, w_VH);
+      if (head_VH.defined()) logits_CV = logits_CV.to(at::kFloat);  // its gradient is a float32 sum of what is not rounded
+      LossOfChunk(logits_CV, targets_S.slice(0, begin, end), loss_S.slice(0, begin, end), graph);
       if (!graph) continue;
-      at::Tensor p_CV = log_p_CV.exp_();
-      p_CV.scatter_add_(1, target_C1, at::full({end - begin, 1}, -1.0, p_CV.options()));
-      at::Tensor grad_CH = grad_SH.slice(0, begin, end);
-      grad_CH.copy_(ProductTransposed(p_CV.to(hidden_SH.scalar_type()), w_VH.t()));
-      if (head_VH.defined()) head_VH.addmm_(p_CV.t(), hidden_SH.slice(0, begin, end).detach().to(at::kFloat));
+      grad_SH.slice(0, begin, end).copy_(ProductTransposed(logits_CV.to(hidden_SH.scalar_type()), w_VH.t()));
+      if (head_VH.defined()) head_VH.addmm_(logits_CV.t(), hidden_CH.to(at::kFloat));
     }
+    sum = loss_S.sum(at::kDouble).to(at::kFloat);
   }
   if (graph) {
     auto node = std::make_shared<ChunkedCrossEntropyBackward>();

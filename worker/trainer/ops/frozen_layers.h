@@ -1,5 +1,6 @@
 /// The parts of a LLaMA block that are neither linear layers nor attention: each keeps its inputs
-/// only and recomputes the rest in its backward pass.
+/// only and recomputes the rest in its backward pass. The arithmetic is that of kernels/rms_norm, swiglu and rope; all
+/// tensors of one call have one dtype, but for those that are said to be float32.
 ///
 /// Legend: T tokens, H hidden, F intermediate, D head_dim.
 #pragma once
@@ -14,6 +15,14 @@ namespace sbora::trainer::ops {
 /// weight's gradient to weight_gradient_H ([H] float32); undefined: the weight is frozen.
 at::Tensor RmsNorm(const at::Tensor& x_TH, const at::Tensor& weight_H, double eps,
                    const at::Tensor& weight_gradient_H = {});
+
+/// x + y and its RmsNorm: the residual addition before a norm, in the same passes forward and backward.
+struct NormedSum {
+  at::Tensor sum_TH;
+  at::Tensor normed_TH;
+};
+NormedSum AddRmsNorm(const at::Tensor& x_TH, const at::Tensor& y_TH, const at::Tensor& weight_H, double eps,
+                     const at::Tensor& weight_gradient_H = {});
 
 /// silu(gate) * up. Keeps gate and up.
 at::Tensor SwiGlu(const at::Tensor& gate_TF, const at::Tensor& up_TF);

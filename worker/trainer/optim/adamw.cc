@@ -3,15 +3,16 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <utility>
 #include <vector>
+
+#include "kernels/adamw/adamw.h"
+#include "worker/trainer/ops/kernel_call.h"
 
 namespace sbora::trainer {
 
 AdamW::AdamW(const at::Tensor& parameters, const AdamWOptions& options, int64_t page_elements)
     : Optimizer(parameters),
       options_(options),
-      step_count_(at::zeros({}, parameters.options())),
       page_elements_(page_elements) {
   const int64_t count = parameters.numel();
   if (page_elements == 0) {
@@ -35,27 +36,32 @@ std::vector<Optimizer::StateTensor> AdamW::State() const {
   return {{"m", first_moment_}, {"v", second_moment_}};
 }
 
-void AdamW::Update(at::Tensor parameters, at::Tensor gradients, const at::Tensor& not_finite, double learning_rate) {
-  step_count_.fill_(static_cast<double>(steps()));
+void AdamW::Update(at::Tensor parameters, at::Tensor gradients, const StepScalars& scalars, double learning_rate) {
   if (!pages_) {
-    UpdateRange(std::move(parameters), std::move(gradients), first_moment_, second_moment_, not_finite, learning_rate);
+    UpdateRange(parameters, gradients, first_moment_, second_moment_, scalars, learning_rate);
     return;
   }
   pages_->Visit([&](size_t page, const std::vector<at::Tensor>& state) {
     const int64_t offset = static_cast<int64_t>(page) * page_elements_;
     const int64_t size = state[0].numel();
-    UpdateRange(parameters.narrow(0, offset, size), gradients.narrow(0, offset, size), state[0], state[1], not_finite,
+    UpdateRange(parameters.narrow(0, offset, size), gradients.narrow(0, offset, size), state[0], state[1], scalars,
                 learning_rate);
   });
 }
 
-void AdamW::UpdateRange(at::Tensor parameters, at::Tensor gradients, at::Tensor m, at::Tensor v, const at::Tensor& not_finite,
-                        double learning_rate) {
-  std::vector<at::Tensor> parameter_list{std::move(parameters)}, gradient_list{std::move(gradients)}, first{std::move(m)},
-      second{std::move(v)}, step_list{step_count_};
-  at::_fused_adamw_(parameter_list, gradient_list, first, second, /*max_exp_avg_sqs=*/{}, step_list, learning_rate,
-                    options_.beta1, options_.beta2, options_.weight_decay, options_.epsilon, /*amsgrad=*/false,
-                    /*maximize=*/false, /*grad_scale=*/{}, not_finite);
+void AdamW::UpdateRange(const at::Tensor& parameters, const at::Tensor& gradients, const at::Tensor& m, const at::Tensor& v,
+                        const StepScalars& scalars, double learning_rate) const {
+  const kernels::AdamWArguments arguments{
+      .step = {.beta1 = options_.beta1, .beta2 = options_.beta2, .epsilon = options_.epsilon,
+               .weight_decay = options_.weight_decay, .learning_rate = learning_rate, .step = steps()},
+      .elements = parameters.numel(),
+      .parameters = parameters.mutable_data_ptr<float>(),
+      .gradients = gradients.const_data_ptr<float>(),
+      .m = m.mutable_data_ptr<float>(),
+      .v = v.mutable_data_ptr<float>(),
+      .gradient_factor = scalars.gradient_factor.defined() ? scalars.gradient_factor.const_data_ptr<float>() : nullptr,
+      .skip = scalars.not_finite.const_data_ptr<float>()};
+  ops::RunKernel(ops::PlaceOf(parameters), kernels::UpdateAdamW, arguments, arguments.elements, 1);
 }
 
 }  // namespace sbora::trainer

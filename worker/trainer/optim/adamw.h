@@ -1,4 +1,5 @@
-/// AdamW with float32 moments. Arithmetic is torch.optim.AdamW's (decoupled decay, bias correction).
+/// AdamW with float32 moments. Arithmetic is torch.optim.AdamW's (decoupled decay, bias correction), by
+/// kernels/adamw: one pass, clipping included.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -21,14 +22,13 @@ class AdamW final : public Optimizer {
   std::vector<StateTensor> State() const override;
 
  private:
-  void Update(at::Tensor parameters, at::Tensor gradients, const at::Tensor& not_finite, double learning_rate) override;
-  void UpdateRange(at::Tensor parameters, at::Tensor gradients, at::Tensor m, at::Tensor v, const at::Tensor& not_finite,
-                   double learning_rate);
+  void Update(at::Tensor parameters, at::Tensor gradients, const StepScalars& scalars, double learning_rate) override;
+  void UpdateRange(const at::Tensor& parameters, const at::Tensor& gradients, const at::Tensor& m, const at::Tensor& v,
+                   const StepScalars& scalars, double learning_rate) const;
 
   AdamWOptions options_;
   at::Tensor first_moment_;
   at::Tensor second_moment_;
-  at::Tensor step_count_;  // [] float32, as the fused kernel wants it
   int64_t page_elements_;
   std::unique_ptr<StatePages> pages_;  // null: the moments are on the device
 };

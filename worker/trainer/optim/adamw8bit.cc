@@ -81,11 +81,12 @@ std::vector<Optimizer::StateTensor> AdamW8Bit::State() const {
   return state;
 }
 
-void AdamW8Bit::Update(at::Tensor parameters, at::Tensor gradients, const at::Tensor& not_finite, double learning_rate) {
+void AdamW8Bit::Update(at::Tensor parameters, at::Tensor gradients, const StepScalars& scalars, double learning_rate) {
+  if (scalars.gradient_factor.defined()) gradients.mul_(scalars.gradient_factor);
   const kernels::AdamWStep step{.beta1 = options_.beta1, .beta2 = options_.beta2, .epsilon = options_.epsilon,
                                 .weight_decay = options_.weight_decay, .learning_rate = learning_rate, .step = steps()};
   const auto update = [&](size_t page, const std::vector<at::Tensor>& state) {
-    for (const Piece& piece : pieces_[page]) UpdatePiece(piece, step, parameters, gradients, state, not_finite);
+    for (const Piece& piece : pieces_[page]) UpdatePiece(piece, step, parameters, gradients, state, scalars.not_finite);
   };
   if (pages_) {
     pages_->Visit(update);

@@ -35,7 +35,7 @@ class AdamW8Bit final : public Optimizer {
   std::vector<StateTensor> State() const override;
 
  private:
-  void Update(at::Tensor parameters, at::Tensor gradients, const at::Tensor& not_finite, double learning_rate) override;
+  void Update(at::Tensor parameters, at::Tensor gradients, const StepScalars& scalars, double learning_rate) override;
 
   enum StateIndex : size_t { kMCodes, kMScales, kVCodes, kVScales, kM, kV };
   /// Of one part, or of a stretch of it that begins at a multiple of 256; `state` says where its moments begin in each

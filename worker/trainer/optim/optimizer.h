@@ -39,8 +39,8 @@ class Optimizer {
     bool finite = true;        ///< of this step and all before it
   };
 
-  /// One update in place, which `parameters`' version tells (AdapterSet::RowNorms relies on it); scales `gradients`
-  /// when clipping. `loss_sum` is a float32 or float64 scalar tensor on the device; it takes part in the finiteness
+  /// One update in place, which `parameters`' version tells (AdapterSet::RowNorms relies on it). When clipping,
+  /// `gradients` may be left scaled. `loss_sum` is a float32 or float64 scalar tensor on the device; it takes part in the finiteness
   /// check only. `max_gradient_norm` 0: no clipping. Returns [3] float64 on the device for Read: reading it one step
   /// later keeps the device busy.
   at::Tensor Step(const at::Tensor& parameters, const at::Tensor& gradients, const at::Tensor& loss_sum,
@@ -61,11 +61,17 @@ class Optimizer {
   virtual std::vector<StateTensor> State() const = 0;
 
  protected:
+  /// Scalars of a step, on the device.
+  struct StepScalars {
+    at::Tensor gradient_factor;  ///< [] float32, for clipping; undefined: 1
+    at::Tensor not_finite;       ///< [] float32, 0 or 1
+  };
   explicit Optimizer(const at::Tensor& parameters);
 
  private:
-  /// The update of step number steps() with gradients clipped already; skipped where not_finite ([] float32, 0 or 1) is 1.
-  virtual void Update(at::Tensor parameters, at::Tensor gradients, const at::Tensor& not_finite, double learning_rate) = 0;
+  /// The update of step number steps(), with gradients times the factor; skipped where not_finite is 1. May scale
+  /// `gradients`.
+  virtual void Update(at::Tensor parameters, at::Tensor gradients, const StepScalars& scalars, double learning_rate) = 0;
 
   int64_t steps_ = 0;
   at::Tensor not_finite_;  // sticky
