@@ -66,8 +66,12 @@ struct WeightGradient {
 
 void RmsNormReference(const RmsNormArguments& arguments) { ForElements<Forward>(arguments.dtype, arguments); }
 
-void RmsNormBackwardReference(const RmsNormBackwardArguments& arguments) { ForElements<Backward>(arguments.dtype, arguments); }
+void RmsNormBackwardReference(const RmsNormBackwardArguments& arguments) {
+  ForElements<Backward>(arguments.dtype, arguments);
+}
 
-void RmsNormWeightGradientReference(const RmsNormWeightArguments& arguments) { ForElements<WeightGradient>(arguments.dtype, arguments); }
+void RmsNormWeightGradientReference(const RmsNormWeightArguments& arguments) {
+  ForElements<WeightGradient>(arguments.dtype, arguments);
+}
 
 }  // namespace sbora::kernels::internal

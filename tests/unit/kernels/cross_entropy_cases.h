@@ -66,7 +66,8 @@ inline void ExpectReference(const CrossEntropyCase& c, DType dtype, Lender& lend
       for (int64_t v = 0; v < c.columns; ++v) {
         if (v == fast.targets[static_cast<size_t>(s)]) continue;
         const double want = slow.logits.Get(s * fast.stride + v);
-        ASSERT_NEAR(fast.logits.Get(s * fast.stride + v), want, Unit(dtype) * 16 * (1 + c.deviation) * want + 1e-44) << s << " " << v;
+        ASSERT_NEAR(fast.logits.Get(s * fast.stride + v), want, Unit(dtype) * 16 * (1 + c.deviation) * want + 1e-44)
+            << s << " " << v;
       }
     }
   }

@@ -147,7 +147,8 @@ inline void ExpectGradient(const char* what, const std::function<double(const st
                            const Buffer& gradient) {
   const std::vector<double> values = x.Values();
   for (int64_t i = 0; i < x.size(); i += 1 + x.size() / 97) {
-    ASSERT_NEAR(gradient.Get(i), Slope(f, values, static_cast<size_t>(i)), 2e-5 * (1 + std::abs(gradient.Get(i)))) << what << " " << i;
+    ASSERT_NEAR(gradient.Get(i), Slope(f, values, static_cast<size_t>(i)), 2e-5 * (1 + std::abs(gradient.Get(i))))
+        << what << " " << i;
   }
 }
 

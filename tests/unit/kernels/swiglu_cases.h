@@ -20,7 +20,8 @@ inline constexpr SwiGluCase kSwiGluCases[] = {{0, 8, 0, 0},   {3, 0, 0, 0},  {1,
                                               {300, 24, 8, 0}};
 
 inline std::string Name(const SwiGluCase& c, DType dtype) {
-  return fmt::format("seed {} rows {} columns {} padding {} shift {} {}", kSeed, c.rows, c.columns, c.padding, c.shift, NameOf(dtype));
+  return fmt::format("seed {} rows {} columns {} padding {} shift {} {}", kSeed, c.rows, c.columns, c.padding, c.shift,
+                     NameOf(dtype));
 }
 
 struct SwiGluProblem {

@@ -120,6 +120,51 @@ TEST(RmsNorm, EqualsAutogradOfTheFormula) {
   EXPECT_LT(MaxDifference(x.grad(), x_ref.grad()), 1e-5);
 }
 
+TEST(RmsNorm, TheSumBeforeItAndTheWeightsGradientEqualAutogradOfTheFormula) {
+  const at::Tensor x = Leaf(Normal({9, 70}, 1));
+  const at::Tensor y = Leaf(Normal({9, 70}, 2));
+  const at::Tensor weight_H = Normal({70}, 3);
+  const at::Tensor g_sum = Normal({9, 70}, 4);
+  const at::Tensor g_normed = Normal({9, 70}, 5);
+  at::Tensor weight_gradient_H = at::ones({70});
+  const auto [sum, normed] = ops::AddRmsNorm(x, y, weight_H, 1e-5, weight_gradient_H);
+  (sum * g_sum + normed * g_normed).sum().backward();
+
+  const at::Tensor x_ref = Leaf(x.detach().to(at::kDouble));
+  const at::Tensor y_ref = Leaf(y.detach().to(at::kDouble));
+  const at::Tensor weight_ref = Leaf(weight_H.to(at::kDouble));
+  const at::Tensor sum_ref = x_ref + y_ref;
+  const at::Tensor normed_ref = sum_ref * (sum_ref.square().mean(-1, true) + 1e-5).rsqrt() * weight_ref;
+  (sum_ref * g_sum.to(at::kDouble) + normed_ref * g_normed.to(at::kDouble)).sum().backward();
+  EXPECT_LT(MaxDifference(sum, sum_ref), 1e-6);
+  EXPECT_LT(MaxDifference(normed, normed_ref), 1e-5);
+  EXPECT_LT(MaxDifference(x.grad(), x_ref.grad()), 1e-5);
+  EXPECT_LT(MaxDifference(y.grad(), y_ref.grad()), 1e-5);
+  EXPECT_LT(MaxDifference(weight_gradient_H - 1, weight_ref.grad()), 1e-4);
+}
+
+TEST(RmsNorm, EachOfTheSumsOutputsMayGoUnused) {
+  const at::Tensor x = Leaf(Normal({3, 8}, 1));
+  const at::Tensor y = Normal({3, 8}, 2);
+  const at::Tensor weight_H = Normal({8}, 3);
+  ops::AddRmsNorm(x, y, weight_H, 1e-5).sum_TH.sum().backward();
+  EXPECT_TRUE(at::equal(x.grad(), at::ones({3, 8})));
+  const at::Tensor z = Leaf(x.detach());
+  ops::AddRmsNorm(z, y, weight_H, 1e-5).normed_TH.sum().backward();
+  const at::Tensor h = Leaf(x.detach() + y);
+  ops::RmsNorm(h, weight_H, 1e-5).sum().backward();
+  EXPECT_TRUE(at::equal(z.grad(), h.grad()));
+}
+
+TEST(Layers, PartsOfAWiderMatrixAreReadInPlace) {
+  const at::Tensor wide = Normal({5, 40}, 1);
+  const at::Tensor angles_TD2 = Normal({5, 4}, 2);
+  EXPECT_TRUE(at::equal(ops::SwiGlu(wide.slice(1, 3, 14), wide.slice(1, 20, 31)),
+                        ops::SwiGlu(wide.slice(1, 3, 14).contiguous(), wide.slice(1, 20, 31).contiguous())));
+  EXPECT_TRUE(at::equal(ops::Rope(wide.slice(1, 8, 24), angles_TD2.cos(), angles_TD2.sin(), 8),
+                        ops::Rope(wide.slice(1, 8, 24).contiguous(), angles_TD2.cos(), angles_TD2.sin(), 8)));
+}
+
 TEST(SwiGlu, EqualsAutogradOfTheFormula) {
   const at::Tensor gate = Leaf(Normal({5, 11}, 1));
   const at::Tensor up = Leaf(Normal({5, 11}, 2));

@@ -182,7 +182,8 @@ at::Tensor SwiGlu(const at::Tensor& gate_TF, const at::Tensor& up_TF) {
   const at::Tensor gate = Rows(gate_TF);
   const at::Tensor up = Rows(up_TF);
   at::Tensor y_TF = at::empty(gate_TF.sizes(), gate_TF.options());
-  const kernels::SwiGluArguments arguments{.rows = gate.size(0), .columns = gate.size(1), .dtype = KernelDType(gate.scalar_type()),
+  const kernels::SwiGluArguments arguments{.rows = gate.size(0), .columns = gate.size(1),
+                                           .dtype = KernelDType(gate.scalar_type()),
                                            .gate_TF = gate.const_data_ptr(), .gate_stride = gate.stride(0),
                                            .up_TF = up.const_data_ptr(), .up_stride = up.stride(0),
                                            .y_TF = y_TF.mutable_data_ptr(), .y_stride = y_TF.stride(0)};

@@ -6,9 +6,19 @@
 #endif
 
 namespace sbora::trainer::ops {
+namespace {
+
+thread_local bool use_references = false;
+
+}  // namespace
+
+ReferenceKernels::ReferenceKernels() { use_references = true; }
+ReferenceKernels::~ReferenceKernels() { use_references = false; }
 
 KernelPlace PlaceOf(const at::Tensor& tensor) {
-  if (tensor.is_cpu()) return {};
+  if (tensor.is_cpu()) {
+    return {.device = use_references ? kernels::Device::kCpuReference : kernels::Device::kCpu, .stream = nullptr};
+  }
 #ifdef SBORA_WITH_CUDA
   if (tensor.is_cuda()) {
     return {.device = kernels::Device::kCuda, .stream = c10::cuda::getCurrentCUDAStream(tensor.get_device()).stream()};

@@ -19,6 +19,16 @@ struct KernelPlace {
   kernels::Stream stream = nullptr;  ///< LibTorch's current stream of the tensor's device
 };
 
+/// While it lives, PlaceOf sends the calling thread's CPU tensors to the kernels' references: what a step with the fast
+/// kernels is compared with.
+class ReferenceKernels {
+ public:
+  ReferenceKernels();
+  ~ReferenceKernels();
+  ReferenceKernels(const ReferenceKernels&) = delete;
+  ReferenceKernels& operator=(const ReferenceKernels&) = delete;
+};
+
 /// Aborts for a device that this build has no kernels for: SetUpTorch lets none get here.
 KernelPlace PlaceOf(const at::Tensor& tensor);
 

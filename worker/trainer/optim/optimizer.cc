@@ -24,7 +24,7 @@ at::Tensor Optimizer::Step(const at::Tensor& parameters, const at::Tensor& gradi
   const at::Tensor norm = at::linalg_vector_norm(gradients, 2, at::OptionalIntArrayRef(), false, at::kDouble);
   const at::Tensor loss = loss_sum.detach().to(at::kDouble);
   not_finite_.copy_(at::logical_or(not_finite_ != 0, at::logical_not(at::isfinite(norm + loss))));
-  StepScalars scalars{.not_finite = not_finite_};
+  StepScalars scalars{.gradient_factor = {}, .not_finite = not_finite_};
   if (max_gradient_norm > 0) {
     scalars.gradient_factor = at::clamp_max(max_gradient_norm / (norm + kClipEpsilon), 1.0).to(at::kFloat);
   }
