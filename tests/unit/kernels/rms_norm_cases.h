@@ -75,7 +75,8 @@ struct RmsNormProblem {
   Buffer x, add, w, sum, y, grad, sum_grad, dx, inverse, dw;
 };
 
-/// Four roundings of the element type, and float32 sums of up to 4097 terms.
+/// Four roundings of the element type, and float32 sums of up to 4097 terms; dw is a float32 sum over the rows, whose error
+/// grows with their number and does not shrink where the terms cancel.
 inline void ExpectReference(const RmsNormCase& c, DType dtype, Lender& lender) {
   SCOPED_TRACE(Name(c, dtype));
   RmsNormProblem fast(c, dtype);
@@ -87,7 +88,7 @@ inline void ExpectReference(const RmsNormCase& c, DType dtype, Lender& lender) {
   ExpectClose("inverse", fast.inverse, slow.inverse, Unit(DType::kF32), 4);
   ExpectClose("y", fast.y, slow.y, Unit(dtype), 4);
   ExpectClose("dx", fast.dx, slow.dx, Unit(dtype), 8);
-  ExpectClose("dw", fast.dw, slow.dw, Unit(DType::kF32), 64);
+  ExpectClose("dw", fast.dw, slow.dw, Unit(DType::kF32), 64 + static_cast<double>(c.rows) / 8);
 }
 
 }  // namespace sbora::kernels::testing
