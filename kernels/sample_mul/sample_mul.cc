@@ -65,4 +65,28 @@ Status ScatterAddColumns(Device device, const SampleMulShape& shape, void* wide_
   SBORA_CHECK(false, "device {} is no Device", static_cast<int>(device));
 }
 
+Status WriteColumns(Device device, const SampleMulShape& shape, void* wide_TC, const int32_t* idx_R, const void* narrow_TR,
+                    const float* factor_TR, float scale, [[maybe_unused]] Stream stream) {
+  SBORA_RETURN_IF_ERROR(internal::CheckShape(shape, wide_TC, idx_R, narrow_TR));
+  if (factor_TR == nullptr && !IsNoOp(shape)) return InvalidArgument("SAMPLE_MUL_POINTER", "null pointer: factor=null");
+  switch (device) {
+    case Device::kCpuReference:
+      if (!IsNoOp(shape)) internal::WriteColumnsReference(shape, wide_TC, idx_R, narrow_TR, factor_TR, scale);
+      return OkStatus();
+    case Device::kCpu:
+      if (!IsNoOp(shape)) internal::WriteColumnsCpu(shape, wide_TC, idx_R, narrow_TR, factor_TR, scale);
+      return OkStatus();
+    case Device::kCuda:
+#ifdef SBORA_WITH_CUDA
+      if (IsNoOp(shape)) return OkStatus();
+      return CudaResult("WriteColumns",
+                        internal::LaunchWriteColumns(ForCuda(shape), static_cast<int>(shape.dtype), wide_TC, idx_R,
+                                                     narrow_TR, factor_TR, scale, stream));
+#else
+      return CudaNotBuilt("WriteColumns");
+#endif
+  }
+  SBORA_CHECK(false, "device {} is no Device", static_cast<int>(device));
+}
+
 }  // namespace sbora::kernels

@@ -6,6 +6,7 @@
 /// | SBoRA-FA input gradient               | ScatterAddColumns: dx[:, idx] += s * (g B)  |
 /// | SBoRA-FB forward                      | ScatterAddColumns: h[:, idx] += s * (x A^T) |
 /// | SBoRA-FB input gradient, its dA       | GatherColumns: g[:, idx]                    |
+/// | SBoRA-FA merged into W0               | WriteColumns: W[:, idx] = W0[:, idx] + s B  |
 ///
 /// Legend: T rows, C columns of the wide matrix, R indices. wide_TC is row-major with wide_stride >= C elements from
 /// row to row; narrow_TR likewise with narrow_stride >= R. idx_R int32 in [0, C), distinct: validate it once with
@@ -47,5 +48,10 @@ Status GatherColumns(Device device, const SampleMulShape& shape, const void* wid
 /// wide[t, idx[j]] += scale * narrow[t, j].
 Status ScatterAddColumns(Device device, const SampleMulShape& shape, void* wide_TC, const int32_t* idx_R,
                          const void* narrow_TR, float scale, Stream stream = nullptr);
+
+/// wide[t, idx[j]] = narrow[t, j] + scale * factor[t, j]. factor_TR is float32 and has narrow's stride. It sets and never
+/// adds: written again and again, the columns are what one write makes of them.
+Status WriteColumns(Device device, const SampleMulShape& shape, void* wide_TC, const int32_t* idx_R, const void* narrow_TR,
+                    const float* factor_TR, float scale, Stream stream = nullptr);
 
 }  // namespace sbora::kernels

@@ -50,6 +50,17 @@ void ScatterAdd(const SampleMulShape& shape, void* wide, const int32_t* __restri
   }
 }
 
+template <typename T>
+void Write(const SampleMulShape& shape, void* wide, const int32_t* __restrict idx, const void* narrow,
+           const float* __restrict factor, float scale) {
+  for (int64_t t = 0; t < shape.rows; ++t) {
+    T* __restrict target = static_cast<T*>(wide) + t * shape.wide_stride;
+    const T* __restrict source = static_cast<const T*>(narrow) + t * shape.narrow_stride;
+    const float* __restrict change = factor + t * shape.narrow_stride;
+    for (int64_t j = 0; j < shape.indices; ++j) target[idx[j]] = Narrow<T>(Widen(source[j]) + scale * change[j]);
+  }
+}
+
 }  // namespace
 
 void GatherColumnsCpu(const SampleMulShape& shape, const void* wide_TC, const int32_t* idx_R, void* narrow_TR) {
@@ -66,6 +77,15 @@ void ScatterAddColumnsCpu(const SampleMulShape& shape, void* wide_TC, const int3
     case DType::kF32: return ScatterAdd<float>(shape, wide_TC, idx_R, narrow_TR, scale);
     case DType::kF16: return ScatterAdd<Float16>(shape, wide_TC, idx_R, narrow_TR, scale);
     case DType::kBF16: return ScatterAdd<BFloat16>(shape, wide_TC, idx_R, narrow_TR, scale);
+  }
+}
+
+void WriteColumnsCpu(const SampleMulShape& shape, void* wide_TC, const int32_t* idx_R, const void* narrow_TR,
+                     const float* factor_TR, float scale) {
+  switch (shape.dtype) {
+    case DType::kF32: return Write<float>(shape, wide_TC, idx_R, narrow_TR, factor_TR, scale);
+    case DType::kF16: return Write<Float16>(shape, wide_TC, idx_R, narrow_TR, factor_TR, scale);
+    case DType::kBF16: return Write<BFloat16>(shape, wide_TC, idx_R, narrow_TR, factor_TR, scale);
   }
 }
 

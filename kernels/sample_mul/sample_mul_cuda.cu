@@ -57,6 +57,20 @@ __global__ void ScatterAddKernel(CudaShape shape, T* __restrict__ wide, const in
   }
 }
 
+/// One thread per element: the columns are written once per optimizer step, the scattered side decides.
+template <typename T>
+__global__ void WriteKernel(CudaShape shape, T* __restrict__ wide, const int32_t* __restrict__ idx,
+                            const T* __restrict__ narrow, const float* __restrict__ factor, float scale) {
+  const int64_t elements = shape.rows * shape.indices;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < elements;
+       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    const int64_t row = i / shape.indices;
+    const int64_t column = i - row * shape.indices;
+    const int64_t at = row * shape.narrow_stride + column;
+    wide[row * shape.wide_stride + idx[column]] = Narrow<T>(Widen(narrow[at]) + scale * factor[at]);
+  }
+}
+
 template <typename T>
 constexpr int kWide = 16 / static_cast<int>(sizeof(T));
 
@@ -104,6 +118,14 @@ const char* ScatterAdd(const CudaShape& shape, void* wide, const int32_t* idx, c
   return LaunchResult();
 }
 
+template <typename T>
+const char* Write(const CudaShape& shape, void* wide, const int32_t* idx, const void* narrow, const float* factor,
+                  float scale, cudaStream_t stream) {
+  WriteKernel<T><<<Blocks(shape.rows * shape.indices), kThreads, 0, stream>>>(
+      shape, static_cast<T*>(wide), idx, static_cast<const T*>(narrow), factor, scale);
+  return LaunchResult();
+}
+
 }  // namespace
 
 const char* LaunchGatherColumns(const CudaShape& shape, int dtype, const void* wide, const int32_t* idx, void* narrow,
@@ -124,6 +146,17 @@ const char* LaunchScatterAddColumns(const CudaShape& shape, int dtype, void* wid
     case 0: return ScatterAdd<float>(shape, wide, idx, narrow, scale, cuda_stream);
     case 1: return ScatterAdd<__half>(shape, wide, idx, narrow, scale, cuda_stream);
     case 2: return ScatterAdd<__nv_bfloat16>(shape, wide, idx, narrow, scale, cuda_stream);
+    default: return "unknown dtype";
+  }
+}
+
+const char* LaunchWriteColumns(const CudaShape& shape, int dtype, void* wide, const int32_t* idx, const void* narrow,
+                               const float* factor, float scale, void* stream) {
+  const auto cuda_stream = static_cast<cudaStream_t>(stream);
+  switch (dtype) {
+    case 0: return Write<float>(shape, wide, idx, narrow, factor, scale, cuda_stream);
+    case 1: return Write<__half>(shape, wide, idx, narrow, factor, scale, cuda_stream);
+    case 2: return Write<__nv_bfloat16>(shape, wide, idx, narrow, factor, scale, cuda_stream);
     default: return "unknown dtype";
   }
 }

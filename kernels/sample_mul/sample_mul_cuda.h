@@ -17,5 +17,7 @@ const char* LaunchGatherColumns(const CudaShape& shape, int dtype, const void* w
                                 void* stream);
 const char* LaunchScatterAddColumns(const CudaShape& shape, int dtype, void* wide, const int32_t* idx,
                                     const void* narrow, float scale, void* stream);
+const char* LaunchWriteColumns(const CudaShape& shape, int dtype, void* wide, const int32_t* idx, const void* narrow,
+                               const float* factor, float scale, void* stream);
 
 }  // namespace sbora::kernels::internal

@@ -11,9 +11,13 @@ Status CheckShape(const SampleMulShape& shape, const void* wide_TC, const int32_
 void GatherColumnsReference(const SampleMulShape& shape, const void* wide_TC, const int32_t* idx_R, void* narrow_TR);
 void ScatterAddColumnsReference(const SampleMulShape& shape, void* wide_TC, const int32_t* idx_R,
                                 const void* narrow_TR, float scale);
+void WriteColumnsReference(const SampleMulShape& shape, void* wide_TC, const int32_t* idx_R, const void* narrow_TR,
+                           const float* factor_TR, float scale);
 
 void GatherColumnsCpu(const SampleMulShape& shape, const void* wide_TC, const int32_t* idx_R, void* narrow_TR);
 void ScatterAddColumnsCpu(const SampleMulShape& shape, void* wide_TC, const int32_t* idx_R, const void* narrow_TR,
                           float scale);
+void WriteColumnsCpu(const SampleMulShape& shape, void* wide_TC, const int32_t* idx_R, const void* narrow_TR,
+                     const float* factor_TR, float scale);
 
 }  // namespace sbora::kernels::internal

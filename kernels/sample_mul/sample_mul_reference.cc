@@ -25,6 +25,18 @@ void ScatterAdd(const SampleMulShape& shape, void* wide, const int32_t* idx, con
   }
 }
 
+template <typename T>
+void Write(const SampleMulShape& shape, void* wide, const int32_t* idx, const void* narrow, const float* factor,
+           float scale) {
+  for (int64_t t = 0; t < shape.rows; ++t) {
+    for (int64_t j = 0; j < shape.indices; ++j) {
+      const int64_t at = t * shape.narrow_stride + j;
+      const double sum = double{Widen(static_cast<const T*>(narrow)[at])} + double{scale} * double{factor[at]};
+      static_cast<T*>(wide)[t * shape.wide_stride + idx[j]] = Narrow<T>(static_cast<float>(sum));
+    }
+  }
+}
+
 }  // namespace
 
 void GatherColumnsReference(const SampleMulShape& shape, const void* wide_TC, const int32_t* idx_R, void* narrow_TR) {
@@ -41,6 +53,15 @@ void ScatterAddColumnsReference(const SampleMulShape& shape, void* wide_TC, cons
     case DType::kF32: return ScatterAdd<float>(shape, wide_TC, idx_R, narrow_TR, scale);
     case DType::kF16: return ScatterAdd<Float16>(shape, wide_TC, idx_R, narrow_TR, scale);
     case DType::kBF16: return ScatterAdd<BFloat16>(shape, wide_TC, idx_R, narrow_TR, scale);
+  }
+}
+
+void WriteColumnsReference(const SampleMulShape& shape, void* wide_TC, const int32_t* idx_R, const void* narrow_TR,
+                           const float* factor_TR, float scale) {
+  switch (shape.dtype) {
+    case DType::kF32: return Write<float>(shape, wide_TC, idx_R, narrow_TR, factor_TR, scale);
+    case DType::kF16: return Write<Float16>(shape, wide_TC, idx_R, narrow_TR, factor_TR, scale);
+    case DType::kBF16: return Write<BFloat16>(shape, wide_TC, idx_R, narrow_TR, factor_TR, scale);
   }
 }
 

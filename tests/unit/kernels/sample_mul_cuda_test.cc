@@ -101,6 +101,18 @@ TEST(SampleMulCuda, EqualsTheReference) {
       ASSERT_TRUE(GatherColumns(Device::kCuda, shape, wide_device.get(), device_index, narrow_device.get()).ok());
       ASSERT_TRUE(GatherColumns(Device::kCpuReference, shape, wide_after.data(), index.data(), narrow.data()).ok());
       EXPECT_EQ(narrow_device.Read(), narrow);
+
+      const std::vector<uint8_t> factor = Fill(s.rows * shape.narrow_stride, DType::kF32, 3);
+      const OnDevice factor_device(factor.data(), factor.size());
+      std::vector<uint8_t> written = wide_after;
+      ASSERT_TRUE(WriteColumns(Device::kCuda, shape, wide_device.get(), device_index, narrow_device.get(),
+                               static_cast<const float*>(factor_device.get()), 1.75f).ok());
+      ASSERT_TRUE(WriteColumns(Device::kCpuReference, shape, written.data(), index.data(), narrow.data(),
+                               reinterpret_cast<const float*>(factor.data()), 1.75f).ok());
+      const std::vector<uint8_t> written_there = wide_device.Read();
+      for (size_t i = 0; i < wide.size() / SizeOf(dtype); ++i) {
+        ASSERT_NEAR(At(written_there, i, dtype), At(written, i, dtype), unit * (1 + std::abs(At(written, i, dtype)))) << i;
+      }
     }
   }
 }

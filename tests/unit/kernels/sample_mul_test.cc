@@ -153,6 +153,37 @@ TEST(SampleMul, CpuScatterAddIsTheReferenceWithinOneRounding) {
   }
 }
 
+TEST(SampleMul, CpuWriteSetsTheColumnsWithinOneRoundingAndNothingElse) {
+  for (const DType dtype : kDTypes) {
+    const double unit = dtype == DType::kF32 ? 0x1p-23 : dtype == DType::kF16 ? 0x1p-10 : 0x1p-7;
+    for (const Case& c : kCases) {
+      SCOPED_TRACE(Name(c, dtype));
+      Problem fast(c, dtype), slow(c, dtype), once(c, dtype);
+      const Problem before(c, dtype);
+      Problem factor(c, DType::kF32);
+      const auto* change = static_cast<const float*>(factor.narrow.data());
+      const auto write = [&](Device device, Problem& p, float scale) {
+        return WriteColumns(device, p.shape, p.wide.data(), p.index.data(), p.narrow.data(), change, scale).ok();
+      };
+      ASSERT_TRUE(write(Device::kCpuReference, slow, 1.75f));
+      ASSERT_TRUE(write(Device::kCpu, once, 1.75f));
+      ASSERT_TRUE(write(Device::kCpu, fast, -3.0f));  // what was written before leaves no trace
+      ASSERT_TRUE(write(Device::kCpu, fast, 1.75f));
+      EXPECT_TRUE(fast.wide.GuardsIntact());
+      EXPECT_EQ(fast.wide.bytes(), once.wide.bytes());
+      int64_t changed = 0;
+      for (int64_t i = 0; i < c.rows * fast.shape.wide_stride; ++i) {
+        ASSERT_NEAR(fast.wide.Get(i), slow.wide.Get(i), unit * (1 + std::abs(slow.wide.Get(i))));
+        changed += fast.wide.Get(i) != before.wide.Get(i) ? 1 : 0;
+      }
+      EXPECT_LE(changed, c.rows * c.indices);
+      ASSERT_TRUE(write(Device::kCpu, fast, 0.0f));  // the saved columns themselves, bit for bit
+      ASSERT_TRUE(GatherColumns(Device::kCpu, fast.shape, fast.wide.data(), fast.index.data(), slow.narrow.data()).ok());
+      EXPECT_EQ(slow.narrow.bytes(), fast.narrow.bytes());
+    }
+  }
+}
+
 /// loss = sum(weight * f(input)) in double through the reference; its slope must be the gradient that the other
 /// operation computes.
 TEST(SampleMul, EachOperationIsTheOthersGradient) {
@@ -196,6 +227,12 @@ TEST(SampleMul, NanAndInfinityStayInTheirElement) {
     ASSERT_TRUE(ScatterAddColumns(Device::kCpu, p.shape, p.wide.data(), p.index.data(), p.narrow.data(), 2).ok());
     for (int64_t i = 0; i < 4 * 33; ++i) {
       EXPECT_EQ(std::isnan(p.wide.Get(i)), i == 0);
+      EXPECT_EQ(std::isinf(p.wide.Get(i)), i == p.index[1]);
+    }
+    const std::vector<float> zeros(4 * 8);  // column 0 is written anew: the NaN goes, the infinity is the saved value
+    ASSERT_TRUE(WriteColumns(Device::kCpu, p.shape, p.wide.data(), p.index.data(), p.narrow.data(), zeros.data(), 2).ok());
+    for (int64_t i = 0; i < 4 * 33; ++i) {
+      EXPECT_FALSE(std::isnan(p.wide.Get(i)));
       EXPECT_EQ(std::isinf(p.wide.Get(i)), i == p.index[1]);
     }
   }
@@ -244,6 +281,8 @@ TEST(SampleMul, BadShapesArePlainErrors) {
   EXPECT_EQ(gather([](auto& s) { s.wide_stride = 32; }), "SAMPLE_MUL_STRIDE");
   EXPECT_EQ(gather([](auto& s) { s.narrow_stride = 7; }), "SAMPLE_MUL_STRIDE");
   EXPECT_EQ(GatherColumns(Device::kCpu, p.shape, nullptr, p.index.data(), p.narrow.data()).reason(), "SAMPLE_MUL_POINTER");
+  EXPECT_EQ(WriteColumns(Device::kCpu, p.shape, p.wide.data(), p.index.data(), p.narrow.data(), nullptr, 1).reason(),
+            "SAMPLE_MUL_POINTER");
 }
 
 #ifndef SBORA_WITH_CUDA
@@ -251,6 +290,9 @@ TEST(SampleMul, CudaIsRefusedWhereItWasNotBuilt) {
   Problem p({4, 33, 8, 0, 0}, DType::kF32);
   EXPECT_EQ(GatherColumns(Device::kCuda, p.shape, p.wide.data(), p.index.data(), p.narrow.data()).reason(), "CUDA_NOT_BUILT");
   EXPECT_EQ(ScatterAddColumns(Device::kCuda, p.shape, p.wide.data(), p.index.data(), p.narrow.data(), 1).reason(), "CUDA_NOT_BUILT");
+  const std::vector<float> factor(4 * 8);
+  EXPECT_EQ(WriteColumns(Device::kCuda, p.shape, p.wide.data(), p.index.data(), p.narrow.data(), factor.data(), 1).reason(),
+            "CUDA_NOT_BUILT");
 }
 #endif
 
