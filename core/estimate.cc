@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/check.h"
+#include "core/compute_form.h"
 
 namespace sbora::core {
 namespace {
@@ -250,6 +251,9 @@ MemoryEstimate EstimateMemory(const ModelConfig& model, const JobSpec& spec, con
       memory.adapter += kIndexCopies * each.rank * static_cast<int64_t>(sizeof(int32_t));
     }
   }
+  const ComputeFormFacts facts{.method = adapter.method, .dropout = adapter.dropout,
+                               .quantized_base = spec.quantization != Quantization::kNone, .float32 = element == kFloatBytes};
+  if (ChooseComputeForm(facts) == ComputeForm::kMerged) memory.adapter += trained * kFloatBytes;  // W0's region, as large
   if (spec.keep_best) memory.adapter += trained * kFloatBytes;
   memory.gradients = trained * kFloatBytes;
   memory.optimizer = OptimizerBytes(model, adapter, spec.training.optimizer);

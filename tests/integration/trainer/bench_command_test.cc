@@ -71,6 +71,36 @@ TEST_F(BenchCommandTest, TakesTheLossOverWhatItIsAskedFor) {
   EXPECT_NE(losses[0], losses[1]);
 }
 
+TEST_F(BenchCommandTest, TellsTheFormThatItUsed) {
+  if (!kHasTokenizer) GTEST_SKIP() << "this build has no tokenizer to make a token cache with";
+  ASSERT_TRUE(WriteTinyModel(Path("model")).ok());
+  ASSERT_TRUE(WriteTinyDataset(Path("data.jsonl"), 6).ok());
+  const auto report = [&](std::vector<std::string> flags) {
+    flags.insert(flags.end(), {"--model", Path("model"), "--data", Path("data.jsonl"), "--rank=4", "--micro-batch=2",
+                               "--steps=2", "--threads=1", "--output=json"});
+    EXPECT_EQ(Bench(flags), 0) << output_;
+    return nlohmann::json::parse(output_, nullptr, false);
+  };
+  const auto merged = report({});
+  const auto plain = report({"--form=plain"});
+  EXPECT_EQ(merged["adapterForm"], "merged");
+  EXPECT_EQ(plain["adapterForm"], "plain");
+  EXPECT_EQ(merged["firstLoss"], plain["firstLoss"]);  // the factors start at zero
+  EXPECT_NEAR(merged["lastLoss"].get<double>(), plain["lastLoss"].get<double>(), 1e-5);
+  EXPECT_NE(merged["lastLoss"], merged["firstLoss"]);
+  EXPECT_EQ(merged["weightBytes"].get<int64_t>(),
+            plain["weightBytes"].get<int64_t>() + 4 * plain["trainableParameters"].get<int64_t>());
+  EXPECT_EQ(report({"--dropout=0.05"})["adapterForm"], "plain");
+  EXPECT_EQ(report({"--method=lora"})["adapterForm"], "plain");
+  const auto none = report({"--method=none"});
+  EXPECT_EQ(none["adapterForm"], "none");
+  EXPECT_EQ(none["trainableParameters"], 0);
+  EXPECT_EQ(none["firstLoss"], plain["firstLoss"]);
+  EXPECT_EQ(Bench({"--model", Path("model"), "--data", Path("data.jsonl"), "--rank=4", "--form=merged", "--dropout=0.1"}), 1);
+  EXPECT_THAT(output_, HasSubstr("INVALID_ARGUMENT [COMPUTE_FORM_WRONG]: the adapter cannot be merged into the weights: "
+                                 "dropout=0.1 masks the adapter's input alone"));
+}
+
 TEST_F(BenchCommandTest, BadFlagsAreNamedBeforeAnythingIsRead) {
   struct Case {
     std::vector<std::string> flags;
@@ -83,6 +113,10 @@ TEST_F(BenchCommandTest, BadFlagsAreNamedBeforeAnythingIsRead) {
        "INVALID_ARGUMENT [OPTIMIZER_UNKNOWN]: --optimizer sgd is unknown; adamw and adamw_8bit are known"},
       {{"--model=m", "--data=d", "--loss-on=prompt"},
        "INVALID_ARGUMENT [LOSS_ON_UNKNOWN]: --loss-on prompt is unknown; response and all are known"},
+      {{"--model=m", "--data=d", "--form=folded"},
+       "INVALID_ARGUMENT [COMPUTE_FORM_UNKNOWN]: --form folded is unknown; auto, plain and merged are known"},
+      {{"--model=m", "--data=d", "--dropout=1"}, "INVALID_ARGUMENT [FLAG_NOT_A_NUMBER]: --dropout"},
+      {{"--model=m", "--data=d", "--dropout=some"}, "INVALID_ARGUMENT [FLAG_NOT_A_NUMBER]: --dropout"},
   };
   for (const auto& [flags, says] : cases) {
     EXPECT_EQ(Bench(flags), 2) << output_;

@@ -203,7 +203,12 @@ TEST(EstimateMemory, HoldsWeightsTwiceWhileLoadingAndNf4InHalfAByte) {
   EXPECT_EQ(memory.weights, 8030261248 * 4);
   EXPECT_EQ(memory.gradients, int64_t{88080384} * 4);
   EXPECT_EQ(memory.optimizer, int64_t{88080384} * 8);
-  EXPECT_EQ(memory.adapter, int64_t{88080384} * 4 + 2 * 7 * 32 * 64 * 4);
+  const int64_t indices = 2 * 7 * 32 * 64 * 4;
+  EXPECT_EQ(memory.adapter, 2 * int64_t{88080384} * 4 + indices);  // merged: the columns of W0 are kept, too
+  EXPECT_EQ(EstimateMemory(model, spec, FullLoad(spec, true)).adapter, int64_t{88080384} * 4 + indices);  // bfloat16: plain
+  spec.adapter.dropout = 0.05;
+  EXPECT_EQ(EstimateMemory(model, spec, load).adapter, int64_t{88080384} * 4 + indices);
+  spec.adapter.dropout = 0;
   EXPECT_EQ(memory.loading, 8030261248 * (4 + 2) + kCpuRuntimeBytes);
   EXPECT_EQ(memory.peak(), std::max(memory.loading, memory.training()));
   spec.quantization = Quantization::kNf4;

@@ -39,7 +39,7 @@ class CheckpointTest : public testing::Test {
     return {.step = step, .epoch = 0.1 * static_cast<double>(step), .trained_tokens = 100 * step, .seconds = 1.5,
             .last_loss = 1.0 / 3.0, .last_validation_loss = 0.1, .last_validation_step = step,
             .best_validation_loss = 0.1, .best_step = step,
-            .place = {.ranks = 4, .threads = 2, .device = "cpu", .dtype = "float32"}};
+            .place = {.ranks = 4, .threads = 2, .device = "cpu", .dtype = "float32", .form = "merged"}};
   }
   void Save(int64_t step) {
     auto store = Store();

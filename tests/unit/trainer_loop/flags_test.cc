@@ -17,6 +17,11 @@ TEST(TrainerFlagsTest, ValuesFollowOrAreJoined) {
   EXPECT_EQ(flags->Int("rank", 4, 1, 8).value(), 8);
   EXPECT_EQ(Parse({})->Int("rank", 4, 1, 8).value(), 4);
   EXPECT_EQ(Parse({})->Text("model", "none"), "none");
+  EXPECT_EQ(Parse({"--rank=0.25"})->Number("rank", 0, 0, 1).value(), 0.25);
+  EXPECT_EQ(Parse({})->Number("rank", 0.5, 0, 1).value(), 0.5);
+  for (const char* bad : {"2", "-0.1", "nan", "0.1x", ""}) {
+    EXPECT_EQ(Parse({std::string("--rank=") + bad})->Number("rank", 0, 0, 1).status().reason(), "FLAG_NOT_A_NUMBER") << bad;
+  }
 }
 
 TEST(TrainerFlagsTest, WhatIsWrongIsNamed) {

@@ -50,7 +50,8 @@ std::string ToJson(const TrainState& state, const std::string& run_hash) {
                          {"ranks", state.place.ranks},
                          {"threads", state.place.threads},
                          {"device", state.place.device},
-                         {"dtype", state.place.dtype}};
+                         {"dtype", state.place.dtype},
+                         {"form", state.place.form}};
   if (state.last_validation_loss) json["last_validation_loss"] = *state.last_validation_loss;
   if (state.best_validation_loss) json["best_validation_loss"] = *state.best_validation_loss;
   return json.dump(2) + "\n";
@@ -127,8 +128,9 @@ StatusOr<TrainState> ReadState(const std::filesystem::path& path, const std::str
   state.last_validation_loss = fields.OptionalNumber("last_validation_loss");
   state.best_validation_loss = fields.OptionalNumber("best_validation_loss");
   state.place = {.threads = fields.OptionalInt("threads"), .device = fields.OptionalText("device"),
-                 .dtype = fields.OptionalText("dtype")};
+                 .dtype = fields.OptionalText("dtype"), .form = fields.OptionalText("form")};
   if (json.contains("ranks")) state.place.ranks = fields.Int("ranks");
+  if (state.place.threads > 0 && state.place.form.empty()) state.place.form = "plain";
   if (!fields.bad_field().empty()) return Malformed(path, fields.bad_field() + " is missing or of another type");
   if (state.place.threads < 0 || state.place.threads > kMaxThreads) {
     return Malformed(path, fmt::format("threads is {}, must be from 0 to {}", state.place.threads, kMaxThreads));

@@ -35,6 +35,7 @@ struct ComputePlace {
   int64_t threads = 0;      ///< of the CPU, of each rank; 0: not known
   std::string device = {};  ///< "cpu" or "cuda"
   std::string dtype = {};   ///< of activations: "float32" or "bfloat16"
+  std::string form = {};    ///< core::ComputeFormName; early versions had "plain" alone
 
   bool operator==(const ComputePlace&) const = default;
 };

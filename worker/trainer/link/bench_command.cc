@@ -22,6 +22,7 @@ namespace {
 
 constexpr int64_t kMaxCount = 1'000'000;
 constexpr int64_t kDefaultRank = 32;
+constexpr double kMaxDropout = 0.99;
 
 /// A token cache as it is, or one made of text in `work`.
 StatusOr<std::filesystem::path> Cache(const std::filesystem::path& data, const std::filesystem::path& model,
@@ -54,9 +55,18 @@ struct Command {
   bool json = false;
 };
 
+/// None for "auto".
+StatusOr<std::optional<core::ComputeForm>> ParseForm(const std::string& name) {
+  if (name == "auto") return std::optional<core::ComputeForm>();
+  for (const core::ComputeForm form : {core::ComputeForm::kPlain, core::ComputeForm::kMerged}) {
+    if (name == core::ComputeFormName(form)) return std::optional(form);
+  }
+  return InvalidArgument("COMPUTE_FORM_UNKNOWN", fmt::format("--form {} is unknown; auto, plain and merged are known", name));
+}
+
 StatusOr<Command> Parse(const std::vector<std::string>& arguments) {
   SBORA_ASSIGN_OR_RETURN(const Flags flags,
-                         Flags::Parse(arguments, {"model", "data", "method", "rank", "micro-batch", "cutoff", "steps",
+                         Flags::Parse(arguments, {"model", "data", "method", "rank", "dropout", "form", "micro-batch", "cutoff", "steps",
                                                   "cache-dir", "threads", "device", "gradient-checkpointing", "optimizer",
                                                   "loss-on", "output"}));
   Command command;
@@ -67,8 +77,13 @@ StatusOr<Command> Parse(const std::vector<std::string>& arguments) {
     method.resize(method.size() - kNf4.size());
     request.quantization = {.kind = core::Quantization::kNf4, .double_quantization = true};
   }
-  SBORA_ASSIGN_OR_RETURN(request.adapter.method, core::ParseAdapterMethod(method));
+  request.frozen = method == "none";
+  if (!request.frozen) {
+    SBORA_ASSIGN_OR_RETURN(request.adapter.method, core::ParseAdapterMethod(method));
+  }
   SBORA_ASSIGN_OR_RETURN(request.adapter.rank, flags.Int("rank", kDefaultRank, 1, kMaxCount));
+  SBORA_ASSIGN_OR_RETURN(request.adapter.dropout, flags.Number("dropout", 0, 0, kMaxDropout));
+  SBORA_ASSIGN_OR_RETURN(request.form, ParseForm(flags.Text("form", "auto")));
   request.adapter.alpha = 2.0 * static_cast<double>(request.adapter.rank);
   request.adapter.target_modules = {core::LinearModule::kQ, core::LinearModule::kK, core::LinearModule::kV,
                                     core::LinearModule::kUp, core::LinearModule::kDown};
@@ -105,10 +120,12 @@ StatusOr<BenchReport> Run(Command command) {
   return RunBench(request);
 }
 
+std::string_view FormName(const BenchReport& report) { return report.frozen ? "none" : core::ComputeFormName(report.form); }
+
 void Print(const BenchReport& report, bool json) {
   if (!json) {
-    fmt::print("{:.1f} tokens/s ({} tokens in {} steps, {:.2f} s, {} threads{}), loss {:.4f} -> {:.4f}, peak {:.0f} MiB\n",
-               report.tokens_per_second, report.tokens, report.steps, report.seconds, report.threads,
+    fmt::print("{:.1f} tokens/s ({} tokens in {} steps, {:.2f} s, {} threads, adapter {}{}), loss {:.4f} -> {:.4f}, peak {:.0f} MiB\n",
+               report.tokens_per_second, report.tokens, report.steps, report.seconds, report.threads, FormName(report),
                report.random_weights ? ", random weights" : "", report.first_loss, report.last_loss,
                static_cast<double>(report.peak_memory_bytes) / (1 << 20));
     return;
@@ -120,6 +137,7 @@ void Print(const BenchReport& report, bool json) {
                                  {"firstLoss", report.first_loss},
                                  {"lastLoss", report.last_loss},
                                  {"trainableParameters", report.trainable_parameters},
+                                 {"adapterForm", FormName(report)},
                                  {"weightBytes", report.weight_bytes},
                                  {"threads", report.threads},
                                  {"peakMemoryBytes", report.peak_memory_bytes},

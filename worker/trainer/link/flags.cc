@@ -62,4 +62,16 @@ StatusOr<int64_t> Flags::Int(std::string_view name, int64_t fallback, int64_t lo
   return value;
 }
 
+StatusOr<double> Flags::Number(std::string_view name, double fallback, double low, double high) const {
+  const auto found = values_.find(std::string(name));
+  if (found == values_.end()) return fallback;
+  const std::string& text = found->second;
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || !(value >= low && value <= high)) {
+    return InvalidArgument("FLAG_NOT_A_NUMBER", fmt::format("--{}={} is no number from {} to {}", name, text, low, high));
+  }
+  return value;
+}
+
 }  // namespace sbora::trainer

@@ -23,6 +23,8 @@ class Flags {
   std::string Text(std::string_view name, std::string fallback) const;
   /// Errors: INVALID_ARGUMENT FLAG_NOT_A_NUMBER outside [low, high].
   StatusOr<int64_t> Int(std::string_view name, int64_t fallback, int64_t low, int64_t high) const;
+  /// Finite, in decimal notation. Errors: INVALID_ARGUMENT FLAG_NOT_A_NUMBER outside [low, high].
+  StatusOr<double> Number(std::string_view name, double fallback, double low, double high) const;
 
  private:
   std::map<std::string, std::string> values_;

@@ -21,7 +21,7 @@ at::Tensor Linear(const LayerPass& pass, int64_t number, core::LinearModule modu
     return ops::TrainedLinear(x_TI, w_OI.Dense(), pass.GradientOf(pass.gradients->layers[layer].linear[position]));
   }
   const AdapterModule* adapted = pass.adapter == nullptr ? nullptr : pass.adapter->Find(number, module);
-  if (adapted == nullptr) return ops::FrozenLinear(x_TI, w_OI);
+  if (adapted == nullptr) return ops::FrozenLinear(x_TI, w_OI, pass.input_gradient);
   return ops::AdapterLinear(x_TI, w_OI, *pass.adapter, *adapted, pass.dropout, pass.train);
 }
 
@@ -50,7 +50,7 @@ at::Tensor RunLayer(const LayerPass& pass, int64_t number, const at::Tensor& inp
 }
 
 bool TrainsIn(const LayerPass& pass, int64_t layer) {
-  if (pass.gradients != nullptr) return true;
+  if (pass.gradients != nullptr || pass.input_gradient) return true;
   return pass.adapter != nullptr &&
          std::any_of(std::begin(core::kAllLinearModules), std::end(core::kAllLinearModules),
                      [&](core::LinearModule module) { return pass.adapter->Find(layer, module) != nullptr; });

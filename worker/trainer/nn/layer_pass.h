@@ -27,6 +27,7 @@ struct LayerPass {
   const LlamaGradients* gradients = nullptr;  ///< null: the weights are frozen
   const AdapterSet* adapter = nullptr;
   bool train = false;      ///< with a graph
+  bool input_gradient = false;  ///< with a graph although nothing trains
   bool recompute = false;  ///< ops::Recomputed for each layer; the graph then owns the pass
   ops::DropoutPlan dropout = {};
   at::Tensor cos_TD2 = {};

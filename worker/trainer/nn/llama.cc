@@ -68,6 +68,20 @@ at::Tensor LlamaModel::Weight(int64_t layer, core::LinearModule module) const {
   return weights_->layers.at(static_cast<size_t>(layer)).linear[static_cast<size_t>(module)].Materialize();
 }
 
+void LlamaModel::BeginMerged(const AdapterSet& adapter) {
+  for (const AdapterModule& module : adapter.modules()) {
+    weights_->layers.at(static_cast<size_t>(module.layer)).linear[static_cast<size_t>(module.module)].BeginMerged(adapter, module);
+  }
+}
+
+void LlamaModel::EndMerged() {
+  for (LlamaWeights::Layer& layer : weights_->layers) {
+    for (ops::LinearWeight& weight : layer.linear) weight.EndMerged();
+  }
+}
+
+bool LlamaModel::quantized() const { return weights_->layers.front().linear.front().quantized(); }
+
 std::shared_ptr<LayerPass> LlamaModel::NewPass(const AdapterSet* adapter) const {
   return std::make_shared<LayerPass>(LayerPass{.config = &weights_->config, .layer_done = &weights_->options.layer_done,
                                                .weights = weights_.get(), .adapter = adapter});
@@ -79,7 +93,8 @@ at::Tensor LlamaModel::Hidden(const PackedBatch& batch, const std::vector<int64_
   const std::shared_ptr<LayerPass> pass = NewPass(adapter);
   const LlamaGradients* const gradients = GradientsFor(adapter, context);
   pass->gradients = gradients;
-  pass->train = context.training && (adapter != nullptr || gradients != nullptr);
+  pass->input_gradient = context.input_gradient;
+  pass->train = context.training && (adapter != nullptr || gradients != nullptr || context.input_gradient);
   pass->recompute = pass->train && context.gradient_checkpointing;
   at::AutoGradMode grad_mode(pass->train);
   if (adapter != nullptr) pass->dropout = PlanDropout(batch, *adapter, context);
@@ -106,7 +121,7 @@ const LlamaGradients* LlamaModel::GradientsFor(const AdapterSet* adapter, const 
 
 LossResult LlamaModel::ForwardLoss(const PackedBatch& batch, AdapterSet* adapter, const TrainContext& context) const {
   const LlamaGradients* const gradients = GradientsFor(adapter, context);
-  at::AutoGradMode grad_mode(context.training && (adapter != nullptr || gradients != nullptr));
+  at::AutoGradMode grad_mode(context.training && (adapter != nullptr || gradients != nullptr || context.input_gradient));
   const at::Tensor hidden_SH = Hidden(batch, batch.supervised_rows, adapter, context);
   const at::Tensor targets_S = LongTensor(batch.targets, device());
   const at::Tensor sum = ops::ChunkedCrossEntropy(hidden_SH, weights_->head_VH, targets_S, ops::kLossChunkRows,

@@ -92,6 +92,15 @@ class LlamaModel {
   /// Errors: INVALID_ARGUMENT FULL_ON_QUANTIZED_BASE; UNIMPLEMENTED FULL_DTYPE unless the weights are float32.
   StatusOr<std::unique_ptr<FullWeights>> TrainAllWeights();
 
+  /// Merges this adapter into the weights of its modules (ops/merged_weight.h) until EndMerged. Passes with it then cost no
+  /// product beside the frozen ones; all else, passes with another adapter or none included, sees W0, as copies. Each
+  /// adapted weight keeps a slice as large as its factor. REQUIRED: as MergedWeight; no adapter is merged.
+  void BeginMerged(const AdapterSet& adapter);
+  /// Gives the weights their bits back. No-op when nothing is merged.
+  void EndMerged();
+  /// Linear weights are NF4.
+  bool quantized() const;
+
   /// Sum of losses over the supervised rows. With context.training the result carries a graph: backward() adds into
   /// adapter->gradients(), or those of TrainAllWeights. A null adapter means the model alone. Model and adapter must
   /// outlive the graph. REQUIRED: no adapter when all weights are trained and context.training is set.

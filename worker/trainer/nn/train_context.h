@@ -11,6 +11,7 @@ struct TrainContext {
   bool training = false;
   uint64_t seed = 0;
   int64_t epoch = 0;
+  bool input_gradient = false;          ///< nothing trains: the graph goes down to the first layer's q, k and v all the same
   bool gradient_checkpointing = false;  ///< keep each layer's input alone and compute it again in the backward pass
 };
 

@@ -97,8 +97,19 @@ LinearWeight::LinearWeight(Nf4Tensors nf4, at::ScalarType dtype, std::shared_ptr
               "{} values in columns", nf4_->columns.numel());
 }
 
+void LinearWeight::BeginMerged(const AdapterSet& adapter, const AdapterModule& module) {
+  SBORA_CHECK(!nf4_ && !merged_, "{}: the weight is {}", module.name, nf4_ ? "quantised" : "lent already");
+  merged_ = std::make_shared<MergedWeight>(dense_OI_, adapter, module);
+}
+
+void LinearWeight::EndMerged() {
+  if (!merged_) return;
+  merged_->End();
+  merged_.reset();
+}
+
 at::Tensor LinearWeight::Dense() const {
-  if (!nf4_) return dense_OI_;
+  if (!nf4_) return merged_ ? merged_->Base() : dense_OI_;
   const int64_t elements = nf4_->out_features * nf4_->in_features;
   at::Tensor& buffer = scratch_->buffer;
   if (!buffer.defined() || buffer.numel() < elements || buffer.scalar_type() != dtype_) {
@@ -112,7 +123,7 @@ at::Tensor LinearWeight::Dense() const {
 }
 
 at::Tensor LinearWeight::Materialize() const {
-  if (!nf4_) return dense_OI_;
+  if (!nf4_) return Dense();
   at::Tensor out_OI = at::empty({nf4_->out_features, nf4_->in_features}, nf4_->codes.options().dtype(dtype_));
   Dequantize(*nf4_, out_OI);
   PutAsides(*nf4_, out_OI);
@@ -120,7 +131,7 @@ at::Tensor LinearWeight::Materialize() const {
 }
 
 int64_t LinearWeight::Bytes() const {
-  if (!nf4_) return static_cast<int64_t>(dense_OI_.nbytes());
+  if (!nf4_) return static_cast<int64_t>(dense_OI_.nbytes()) + (merged_ ? merged_->Bytes() : 0);
   int64_t bytes = sizeof(float);
   for (const at::Tensor* tensor : {&nf4_->codes, &nf4_->scales, &nf4_->scale_codes, &nf4_->group_scales, &nf4_->row_codes,
                                    &nf4_->row_scales, &nf4_->column_index, &nf4_->columns}) {

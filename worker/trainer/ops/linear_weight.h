@@ -4,6 +4,8 @@
 ///     LinearWeight weight = layer.linear[k];
 ///     at::Tensor y = ProductTransposed(x_TI, weight.Dense());
 ///
+/// A dense weight can also be lent to a merged adapter (merged_weight.h): its storage then holds W0 + s F, which Merged
+/// gives to that adapter's module alone, and whoever asks for the weight gets W0 all the same.
 /// De-quantised values live in one scratch buffer that all weights of a model share, as large as its largest weight. No
 /// graph keeps them: backward passes hold the LinearWeight and de-quantise again.
 /// Copies are cheap and share everything. Threading: one thread at a time for all weights of one scratch; de-quantising
@@ -16,6 +18,8 @@
 #include <memory>
 #include <utility>
 #include <vector>
+
+#include "worker/trainer/ops/merged_weight.h"
 
 namespace sbora::trainer::ops {
 
@@ -51,16 +55,26 @@ class LinearWeight {
 
   bool quantized() const { return nf4_ != nullptr; }
 
-  /// [O, I]. A dense weight's own tensor; else a view of the scratch that holds until Dense() of the next weight: use it
-  /// up first, and keep it in no graph.
+  /// Until EndMerged, for this weight and for copies made from now on. REQUIRED: as MergedWeight; dense, and lent to nobody.
+  void BeginMerged(const AdapterSet& adapter, const AdapterModule& module);
+  /// W0's bits are back in the weight's own tensor. No-op when nothing was lent.
+  void EndMerged();
+  /// Whether this module's adapter is merged into the weight.
+  bool Merges(const AdapterModule& module) const { return merged_ != nullptr && merged_->Holds(module); }
+  /// [O, I] W0 + s F, the weight's own tensor. REQUIRED: Merges.
+  const at::Tensor& Merged() const { return merged_->Sum(); }
+
+  /// [O, I] W0. A dense weight's own tensor, or a copy while it is lent; else a view of the scratch that holds until
+  /// Dense() of the next weight: use it up first, and keep it in no graph.
   at::Tensor Dense() const;
-  /// [O, I], for keeps: a dense weight's own tensor, or a de-quantised copy.
+  /// [O, I] W0, for keeps: a dense weight's own tensor, or a copy of one that is lent or quantised.
   at::Tensor Materialize() const;
   /// Bytes kept, without the scratch.
   int64_t Bytes() const;
 
  private:
   at::Tensor dense_OI_;
+  std::shared_ptr<MergedWeight> merged_;  // shared with the copies in graphs
   std::shared_ptr<const Nf4Tensors> nf4_;  // shared with the copies in graphs
   at::ScalarType dtype_ = at::kFloat;
   std::shared_ptr<DequantizeScratch> scratch_;  // shared with the model's other weights

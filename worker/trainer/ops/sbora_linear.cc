@@ -65,6 +65,11 @@ void ScatterAdd(const at::Tensor& wide_TC, const at::Tensor& index_R, const at::
            });
 }
 
+/// What one product multiplies by: W0 with the adapter's own products beside it, or, merged, their sum.
+at::Tensor MatrixOf(const LinearWeight& w_OI, const AdapterModule& module) {
+  return w_OI.Merges(module) ? w_OI.Merged() : w_OI.Dense();
+}
+
 struct FrozenLinearBackward final : torch::autograd::Node {
   LinearWeight w_OI;
   variable_list apply(variable_list&& grads) override {
@@ -83,7 +88,8 @@ struct FaBackward final : AdapterBackward {
     Accumulate(module->B().gradient, g_TO, gathered_TR, module->scale);
     adapter->NotifyGradientReady(*module);
     if (!task_should_compute_output(0)) return {at::Tensor()};
-    at::Tensor dx_TI = ProductTransposed(g_TO, w_OI.Dense().t());
+    at::Tensor dx_TI = ProductTransposed(g_TO, MatrixOf(w_OI, *module).t());
+    if (w_OI.Merges(*module)) return {dx_TI};
     at::Tensor back_TR = at::mm(g_TO, module->B().value.to(g_TO.scalar_type()));
     if (dropout.rows != nullptr) {
       ApplyMaskToColumns(back_TR, module->index, *dropout.rows, module->dropout_id, dropout.probability);
@@ -106,7 +112,8 @@ struct FbBackward final : AdapterBackward {
     Accumulate(module->A().gradient, g_TR, Masked(x_TI, mask_TI), module->scale);
     adapter->NotifyGradientReady(*module);
     if (!task_should_compute_output(0)) return {at::Tensor()};
-    at::Tensor dx_TI = ProductTransposed(g_TO, w_OI.Dense().t());
+    at::Tensor dx_TI = ProductTransposed(g_TO, MatrixOf(w_OI, *module).t());
+    if (w_OI.Merges(*module)) return {dx_TI};
     AddInputGradient(dx_TI, g_TR, module->A().value.to(g_TO.scalar_type()), mask_TI, module->scale);
     return {dx_TI};
   }
@@ -115,13 +122,13 @@ struct FbBackward final : AdapterBackward {
 
 }  // namespace
 
-at::Tensor FrozenLinear(const at::Tensor& x_TI, const LinearWeight& w_OI) {
+at::Tensor FrozenLinear(const at::Tensor& x_TI, const LinearWeight& w_OI, bool begin) {
   at::Tensor y_TO;
   {
     at::NoGradGuard no_grad;
     y_TO = ProductTransposed(x_TI.detach(), w_OI.Dense());
   }
-  if (NeedsGraph(x_TI)) {
+  if (NeedsGraph(x_TI) || (begin && at::GradMode::is_enabled())) {
     auto node = std::make_shared<FrozenLinearBackward>();
     node->w_OI = w_OI;
     Record(y_TO, std::move(node), x_TI);
@@ -133,17 +140,22 @@ at::Tensor SboraLinear(const at::Tensor& x_TI, const LinearWeight& w_OI, const A
                        const AdapterModule& module, const DropoutPlan& dropout, bool train) {
   const bool fa = adapter.method() == core::AdapterMethod::kSboraFa;
   const bool graph = train && at::GradMode::is_enabled();
+  const bool merged = w_OI.Merges(module);
   at::Tensor y_TO;
   at::Tensor gathered_TR;
   at::Tensor plain_TI = x_TI.detach().contiguous();
   {
     at::NoGradGuard no_grad;
-    y_TO = ProductTransposed(plain_TI, w_OI.Dense());
-    if (fa) {
+    y_TO = ProductTransposed(plain_TI, MatrixOf(w_OI, module));
+    if (fa && (graph || !merged)) {
       gathered_TR = Gather(plain_TI, module.index_R);
       if (dropout.rows != nullptr) {
         ApplyMaskToColumns(gathered_TR, module.index, *dropout.rows, module.dropout_id, dropout.probability);
       }
+    }
+    if (merged) {
+      SBORA_CHECK(dropout.rows == nullptr, "{}: dropout on a merged adapter", module.name);
+    } else if (fa) {
       y_TO.addmm_(gathered_TR, module.B().value.to(plain_TI.scalar_type()).t(), 1, module.scale);
     } else {
       const at::Tensor input_TI = Masked(plain_TI, MaskOf(plain_TI, module, dropout));

@@ -6,6 +6,8 @@
 /// | FrozenLinear | y = x W0^T                   | nothing of x                              |
 /// | FaLinear     | y = x W0^T + s x[:, idx] B^T | the R gathered, masked columns (T x R)    |
 /// | FbLinear     | y = x W0^T, y[:, idx] += s drop(x) A^T | x (T x I), shared with its other readers |
+/// A weight that this module's adapter is merged into (LinearWeight::BeginMerged) is W0 + s F itself: FaLinear and FbLinear
+/// are then one product forward and one for dx, and keep the same.
 /// W0, the factor and the index are kept by reference. Factor gradients are ADDED to AdapterTensor::gradient during
 /// the backward pass and then announced by AdapterSet::NotifyGradientReady; autograd sees the input gradient only.
 /// Errors: c10::Error for shapes; kernel errors abort (shapes were checked when the adapter was made).
@@ -19,7 +21,8 @@
 
 namespace sbora::trainer::ops {
 
-at::Tensor FrozenLinear(const at::Tensor& x_TI, const LinearWeight& w_OI);
+/// `begin`: the output is part of a graph even when x requires no gradient, which is then not computed.
+at::Tensor FrozenLinear(const at::Tensor& x_TI, const LinearWeight& w_OI, bool begin = false);
 
 /// Adapter set and module must outlive the graph. `train` false: no factor gradient, plain tensor arithmetic.
 at::Tensor SboraLinear(const at::Tensor& x_TI, const LinearWeight& w_OI, const AdapterSet& adapter,

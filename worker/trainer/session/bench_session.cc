@@ -84,6 +84,13 @@ int64_t PeakDeviceBytes(at::Device device) {
   return at::accelerator::getDeviceStats(device.index()).allocated_bytes[kAll].peak;
 }
 
+StatusOr<std::unique_ptr<Trainee>> MakeTrainee(const BenchRequest& request, const core::JobSpec& spec, LlamaModel& model) {
+  if (request.frozen) return Trainee::Nothing(model);
+  SBORA_ASSIGN_OR_RETURN(const auto indices, Draw(model.config(), spec.adapter));
+  const core::AdapterConfig config = core::AdapterConfigOf(spec, model.config(), "", "");
+  return Trainee::Create(model, spec.adapter, indices, config, {}, request.form);
+}
+
 StatusOr<BenchReport> Bench(const BenchRequest& request) {
   SBORA_ASSIGN_OR_RETURN(const TorchPlan plan, SetUpTorch(request.device));
   SBORA_ASSIGN_OR_RETURN(const auto model, OpenModel(request, plan));
@@ -97,9 +104,7 @@ StatusOr<BenchReport> Bench(const BenchRequest& request) {
   spec.checkpoint_every_seconds = 0;
   SBORA_ASSIGN_OR_RETURN(const auto data,
                          BatchSource::Open(request.token_cache, spec.training, model->config().vocab_size));
-  SBORA_ASSIGN_OR_RETURN(const auto indices, Draw(model->config(), spec.adapter));
-  const core::AdapterConfig config = core::AdapterConfigOf(spec, model->config(), "", "");
-  SBORA_ASSIGN_OR_RETURN(const auto trainee, Trainee::Create(*model, spec.adapter, indices, config));
+  SBORA_ASSIGN_OR_RETURN(const auto trainee, MakeTrainee(request, spec, *model));
   const auto optimizer = MakeOptimizer(spec.training, *trainee);
   BenchReport report;
   Stopwatch stopwatch(request.warmup_steps, report);
@@ -111,6 +116,8 @@ StatusOr<BenchReport> Bench(const BenchRequest& request) {
                         .observer = &stopwatch});
   SBORA_RETURN_IF_ERROR(loop.Run().status());
   report.trainable_parameters = trainee->trained().parameter_count();
+  report.form = trainee->form();
+  report.frozen = request.frozen;
   report.weight_bytes = model->WeightBytes();
   report.threads = at::get_num_threads();
   report.random_weights = !HasWeights(request.model_dir);

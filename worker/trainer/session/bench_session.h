@@ -3,8 +3,10 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 
 #include "common/status.h"
+#include "core/compute_form.h"
 #include "core/job_spec.h"
 #include "worker/trainer/session/device.h"
 
@@ -12,6 +14,9 @@ namespace sbora::trainer {
 
 struct BenchRequest {
   core::AdapterSpec adapter;         ///< indices, or A, are drawn from index_seed
+  std::optional<core::ComputeForm> form;  ///< none: core::ChooseComputeForm's
+  bool frozen = false;               ///< no adapter: the frozen base's forward pass and input gradient, down to the first
+                                     ///< layer's q, k and v, whose own input gradient an adapter would not need either
   int64_t micro_batch = 4;           ///< samples of a step
   int64_t warmup_steps = 2;          ///< run first, not measured
   int64_t steps = 10;                ///< measured
@@ -31,6 +36,8 @@ struct BenchReport {
   double first_loss = 0;
   double last_loss = 0;
   int64_t trainable_parameters = 0;
+  core::ComputeForm form = core::ComputeForm::kPlain;  ///< of the adapter
+  bool frozen = false;                                 ///< there was none
   int64_t weight_bytes = 0;  ///< of the base as it is held
   int threads = 0;
   bool random_weights = false;
@@ -38,6 +45,7 @@ struct BenchReport {
   int64_t peak_device_bytes = 0;  ///< of tensors on a GPU since the base was there, the base included; 0 on the CPU
 };
 
+/// Errors: those of core::CheckMerged when the form is asked for; of loading and training.
 StatusOr<BenchReport> RunBench(const BenchRequest& request);
 
 }  // namespace sbora::trainer

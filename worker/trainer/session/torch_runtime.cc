@@ -86,9 +86,10 @@ StatusOr<TorchPlan> SetUpTorch(const DevicePlan& plan) {
   return result;
 }
 
-ComputePlace CurrentPlace(int64_t ranks, at::Device device, at::ScalarType dtype) {
+ComputePlace CurrentPlace(int64_t ranks, at::Device device, at::ScalarType dtype, core::ComputeForm form) {
   return {.ranks = ranks, .threads = at::get_num_threads(), .device = device.is_cuda() ? "cuda" : "cpu",
-          .dtype = dtype == at::kBFloat16 ? "bfloat16" : "float32"};
+          .dtype = dtype == at::kBFloat16 ? "bfloat16" : "float32",
+          .form = std::string(core::ComputeFormName(form))};
 }
 
 void UseThreads(int64_t threads) { at::set_num_threads(static_cast<int>(threads)); }

@@ -10,6 +10,7 @@
 
 #include "common/status.h"
 #include "common/status_macros.h"
+#include "core/compute_form.h"
 #include "worker/trainer/checkpoint/checkpoint_store.h"
 #include "worker/trainer/session/device.h"
 
@@ -25,8 +26,8 @@ struct TorchPlan {
 /// device; UNIMPLEMENTED COMPUTE_DTYPE for bfloat16 on a CPU; those of CheckDevice for a GPU.
 StatusOr<TorchPlan> SetUpTorch(const DevicePlan& plan);
 
-/// Ranks, threads of each, device and element type of what computes now.
-ComputePlace CurrentPlace(int64_t ranks, at::Device device, at::ScalarType dtype);
+/// Ranks, threads of each, device, element type and form of what computes now.
+ComputePlace CurrentPlace(int64_t ranks, at::Device device, at::ScalarType dtype, core::ComputeForm form);
 /// Changes the number of CPU threads from here on. REQUIRED: at least 1.
 void UseThreads(int64_t threads);
 

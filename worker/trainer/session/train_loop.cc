@@ -94,6 +94,7 @@ StatusOr<TrainLoop::Pending> TrainLoop::Launch(int64_t step) {
                   .learning_rate = LearningRateAt(schedule_, step),
                   .readback = {}};
   const TrainContext context{.training = true, .seed = spec_.training.seed, .epoch = pending.batch.epoch_index,
+                             .input_gradient = parts_.trained->parameter_count() == 0,
                              .gradient_checkpointing = spec_.training.gradient_checkpointing};
   // Divided by the whole step's count before the backward pass: any split into micro-batches adds up to one mean.
   const double count = static_cast<double>(std::max<int64_t>(1, pending.batch.supervised_tokens));
@@ -217,7 +218,7 @@ Status TrainLoop::Checkpoint() {
   CheckpointContents contents{.parameters = parameters.floats(), .optimizer = {}, .best = best_};
   for (const HostBytes& tensor : optimizer) contents.optimizer.push_back(tensor.bytes());
   const int ranks = parts_.group == nullptr ? 1 : parts_.group->world_size();
-  state_.place = CurrentPlace(ranks, parts_.model->device(), parts_.model->dtype());
+  state_.place = CurrentPlace(ranks, parts_.model->device(), parts_.model->dtype(), parts_.form);
   SBORA_ASSIGN_OR_RETURN(const std::string folder, parts_.checkpoints->Save(state_, contents));
   checkpointed_step_ = state_.step;
   checkpointed_at_ = SystemClock().Now();

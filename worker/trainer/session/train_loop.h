@@ -37,8 +37,8 @@ class TrainLoop {
  public:
   struct Parts {
     const LlamaModel* model = nullptr;         ///< borrowed
-    AdapterSet* adapter = nullptr;             ///< borrowed; null: the model's own weights are trained
-    TrainedParameters* trained = nullptr;      ///< borrowed; the adapter's or the model's
+    AdapterSet* adapter = nullptr;             ///< borrowed; null: the model's own weights are trained, or nothing
+    TrainedParameters* trained = nullptr;      ///< borrowed; the adapter's or the model's; empty when nothing is trained
     Optimizer* optimizer = nullptr;            ///< borrowed
     const BatchSource* data = nullptr;         ///< borrowed
     const BatchSource* validation = nullptr;   ///< borrowed; null for none
@@ -46,6 +46,7 @@ class TrainLoop {
     TaskObserver* observer = nullptr;          ///< borrowed
     ProcessGroup* group = nullptr;             ///< borrowed; null for one rank
     GradientReducer* reducer = nullptr;        ///< borrowed; with a group only
+    core::ComputeForm form = core::ComputeForm::kPlain;  ///< of the adapter; for checkpoints to tell
   };
   TrainLoop(const core::JobSpec& spec, const Parts& parts);
 

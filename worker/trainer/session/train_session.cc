@@ -51,17 +51,25 @@ void ReportRejected(const LoadReport& report, TaskObserver& observer) {
 
 std::string Describe(const ComputePlace& place) {
   const std::string ranks = place.ranks == 1 ? "" : fmt::format("{} ranks of ", place.ranks);
-  return fmt::format("{}{} threads on {} in {}", ranks, place.threads, place.device, place.dtype);
+  return fmt::format("{}{} threads on {} in {}, {} form", ranks, place.threads, place.device, place.dtype, place.form);
+}
+
+std::string Describe(core::ComputeForm form, const AdapterSet& adapter) {
+  const std::string method = fmt::format("{} with dropout {}", core::AdapterMethodName(adapter.method()), adapter.dropout());
+  if (form == core::ComputeForm::kPlain) return fmt::format("plain: {}, its products beside those of the frozen weights", method);
+  return fmt::format("merged: {}, written into the weights after each step; {} bytes of them are kept aside", method,
+                     adapter.parameter_count() * static_cast<int64_t>(sizeof(float)));
 }
 
 /// Computes as the checkpoint was computed where that is possible, and says so where it is not.
-ComputePlace TakePlace(const TrainRequest& request, const TrainState& state, const TorchPlan& plan, TaskObserver& observer) {
+ComputePlace TakePlace(const TrainRequest& request, const TrainState& state, const TorchPlan& plan, core::ComputeForm form,
+                       TaskObserver& observer) {
   const ComputePlace& before = state.place;
-  ComputePlace now = CurrentPlace(request.gang.world_size, plan.device, plan.dtype);
+  ComputePlace now = CurrentPlace(request.gang.world_size, plan.device, plan.dtype, form);
   if (before.threads == 0) return now;
   if (!request.device.threads_fixed && before.threads < now.threads) {
     UseThreads(before.threads);
-    now = CurrentPlace(request.gang.world_size, plan.device, plan.dtype);
+    now = CurrentPlace(request.gang.world_size, plan.device, plan.dtype, form);
   }
   if (now == before) return now;
   observer.OnEvent(EventLevel::kWarn, "RESUMED_DIFFERENTLY",
@@ -73,8 +81,8 @@ ComputePlace TakePlace(const TrainRequest& request, const TrainState& state, con
   return now;
 }
 
-Status RestoreNewest(const TrainRequest& request, const TorchPlan& plan, const CheckpointStore& store, TrainLoop& loop,
-                     TaskObserver& observer) {
+Status RestoreNewest(const TrainRequest& request, const TorchPlan& plan, core::ComputeForm form, const CheckpointStore& store,
+                     TrainLoop& loop, TaskObserver& observer) {
   const LoadReport report = store.LoadNewest(request.resume_from);
   ReportRejected(report, observer);
   for (const auto& [folder, why] : report.rejected) {
@@ -83,7 +91,7 @@ Status RestoreNewest(const TrainRequest& request, const TorchPlan& plan, const C
   }
   if (!report.checkpoint) return OkStatus();
   SBORA_RETURN_IF_ERROR(loop.Restore(store, *report.checkpoint));
-  const ComputePlace place = TakePlace(request, report.checkpoint->state, plan, observer);
+  const ComputePlace place = TakePlace(request, report.checkpoint->state, plan, form, observer);
   observer.OnEvent(EventLevel::kInfo, "RESUMED", fmt::format("resumed from {} at step {} with {}",
                                                              report.checkpoint->folder.filename().string(),
                                                              report.checkpoint->state.step, Describe(place)));
@@ -144,6 +152,9 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
   const core::AdapterConfig config =
       core::AdapterConfigOf(request.spec, model->config(), request.spec.model, request.base_hash);
   SBORA_ASSIGN_OR_RETURN(const auto trainee, Trainee::Create(*model, request.spec.adapter, request.indices, config, alive));
+  if (const AdapterSet* const adapter = trainee->adapter()) {
+    observer.OnEvent(EventLevel::kInfo, "COMPUTE_FORM", Describe(trainee->form(), *adapter));
+  }
   const auto reducer = MakeReducer(group.get(), *trainee, observer);
   const auto optimizer = MakeOptimizer(request.spec.training, *trainee);
   if (request.spec.training.paged_optimizer && model->device().is_cpu()) {
@@ -167,8 +178,9 @@ StatusOr<TrainOutcome> Train(const TrainRequest& request, TaskObserver& observer
                                 .checkpoints = &store,
                                 .observer = &observer,
                                 .group = group.get(),
-                                .reducer = reducer.get()});
-  SBORA_RETURN_IF_ERROR(RestoreNewest(request, plan, store, loop, observer));
+                                .reducer = reducer.get(),
+                                .form = trainee->form()});
+  SBORA_RETURN_IF_ERROR(RestoreNewest(request, plan, trainee->form(), store, loop, observer));
   if (group) SBORA_RETURN_IF_ERROR(CheckAgreement(*group, loop.state().step, run_hash));
   SBORA_ASSIGN_OR_RETURN(const bool finished, loop.Run());
   TrainOutcome outcome = OutcomeOf(loop, finished);

@@ -9,8 +9,9 @@
 /// Goes on from the newest valid checkpoint of its run, if there is one; a folder that is not valid is named in a
 /// CHECKPOINT_REJECTED event and passed over. A run that was stopped, killed and resumed any number of times leaves the
 /// same adapter bytes as one that was not, on one kind of machine with one thread count. A resumed run takes the thread
-/// count of its checkpoint; where it cannot (fewer cores, another count in the spec, other ranks, another device or dtype) it
-/// goes on and says so in a RESUMED_DIFFERENTLY event.
+/// count of its checkpoint; where it cannot (fewer cores, another count in the spec, other ranks, another device, dtype or form)
+/// it goes on and says so in a RESUMED_DIFFERENTLY event.
+/// A COMPUTE_FORM event says how the adapted layers are computed (core/compute_form.h); the base's files are only read.
 /// Errors: those of loading (model, caches, adapter); FAILED_PRECONDITION NON_FINITE (the checkpoints stay),
 /// CHECKPOINT_OTHER_RUN; RESOURCE_EXHAUSTED OOM_GPU, OOM_HOST, NO_SPACE; UNIMPLEMENTED for what spec or device asks in
 /// vain; INTERNAL TORCH_ERROR; of several ranks those of ProcessGroup, WORLD_SIZE and RANKS_DISAGREE.

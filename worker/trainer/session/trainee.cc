@@ -35,10 +35,22 @@ core::DType StateDType(const at::Tensor& tensor) {
 
 }  // namespace
 
+struct Trainee::NoParameters : TrainedParameters {
+  explicit NoParameters(at::Device device) {
+    parameters_ = at::zeros({0}, at::TensorOptions(at::kFloat).device(device));
+    gradients_ = at::zeros_like(parameters_);
+  }
+};
+
 StatusOr<std::unique_ptr<Trainee>> Trainee::Create(LlamaModel& model, const core::AdapterSpec& spec,
                                                    const std::vector<ModuleIndices>& indices,
                                                    const core::AdapterConfig& config,
-                                                   const std::function<void()>& alive) {
+                                                   const std::function<void()>& alive,
+                                                   std::optional<core::ComputeForm> form) {
+  const core::ComputeFormFacts facts{.method = spec.method, .dropout = spec.dropout, .quantized_base = model.quantized(),
+                                     .float32 = model.dtype() == at::kFloat};
+  if (!form) form = core::ChooseComputeForm(facts);
+  if (*form == core::ComputeForm::kMerged) SBORA_RETURN_IF_ERROR(core::CheckMerged(facts));
   auto trainee = std::unique_ptr<Trainee>(new Trainee());
   if (spec.method == core::AdapterMethod::kFull) {
     SBORA_ASSIGN_OR_RETURN(trainee->full_, model.TrainAllWeights());
@@ -47,11 +59,26 @@ StatusOr<std::unique_ptr<Trainee>> Trainee::Create(LlamaModel& model, const core
   }
   SBORA_ASSIGN_OR_RETURN(trainee->adapter_, CreateAdapter(model, spec, indices, alive));
   trainee->layout_ = trainer::LayoutOf(*trainee->adapter_, config);
+  if (*form == core::ComputeForm::kMerged) {
+    model.BeginMerged(*trainee->adapter_);
+    trainee->merged_into_ = &model;
+  }
   return trainee;
+}
+
+std::unique_ptr<Trainee> Trainee::Nothing(const LlamaModel& model) {
+  auto trainee = std::unique_ptr<Trainee>(new Trainee());
+  trainee->nothing_ = std::make_unique<NoParameters>(model.device());
+  return trainee;
+}
+
+Trainee::~Trainee() {
+  if (merged_into_ != nullptr) merged_into_->EndMerged();
 }
 
 TrainedParameters& Trainee::trained() {
   if (adapter_) return *adapter_;
+  if (nothing_) return *nothing_;
   return *full_;
 }
 

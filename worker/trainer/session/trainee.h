@@ -5,11 +5,13 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "common/status.h"
 #include "core/adapter.h"
+#include "core/compute_form.h"
 #include "core/job_spec.h"
 #include "core/safetensors.h"
 #include "worker/trainer/checkpoint/adapter_layout.h"
@@ -24,22 +26,31 @@ namespace sbora::trainer {
 class Trainee {
  public:
   /// As training starts. `indices`: as TrainRequest. `config`: of the artifact. The model must outlive it, and is changed
-  /// by full fine-tuning (LlamaModel::TrainAllWeights). Errors: those of CreateAdapter and TrainAllWeights.
+  /// by full fine-tuning (LlamaModel::TrainAllWeights) and by a merged adapter (LlamaModel::BeginMerged, until the trainee
+  /// goes). `form`: none for core::ChooseComputeForm's. Errors: those of CreateAdapter, TrainAllWeights and core::CheckMerged.
   static StatusOr<std::unique_ptr<Trainee>> Create(LlamaModel& model, const core::AdapterSpec& spec,
                                                    const std::vector<ModuleIndices>& indices,
                                                    const core::AdapterConfig& config,
-                                                   const std::function<void()>& alive = {});
+                                                   const std::function<void()>& alive = {},
+                                                   std::optional<core::ComputeForm> form = {});
+  /// Nothing: to measure forward pass and input gradient alone (TrainContext::input_gradient).
+  static std::unique_ptr<Trainee> Nothing(const LlamaModel& model);
+  ~Trainee();
 
   TrainedParameters& trained();
-  /// Null: the model's own weights are trained.
+  /// Null: the model's own weights are trained, or nothing.
   AdapterSet* adapter() { return adapter_.get(); }
+  core::ComputeForm form() const { return merged_into_ == nullptr ? core::ComputeForm::kPlain : core::ComputeForm::kMerged; }
   /// Names and places of the trained tensors on disk.
   const AdapterLayout& layout() const { return layout_; }
 
  private:
+  struct NoParameters;
   Trainee() = default;
-  std::unique_ptr<AdapterSet> adapter_;  // one of the two
+  std::unique_ptr<AdapterSet> adapter_;  // one of the three
   std::unique_ptr<FullWeights> full_;
+  std::unique_ptr<NoParameters> nothing_;
+  LlamaModel* merged_into_ = nullptr;  // borrowed; null: the adapter is not merged
   AdapterLayout layout_;
 };
 
