@@ -61,14 +61,20 @@ TEST_F(TrainerProcessTest, OfTwoFetchedCheckpointsTheOlderStandsInForADamagedNew
   EXPECT_TRUE(AdapterBytes("elsewhere") == AdapterBytes("reference"));
 }
 
-TEST_F(TrainerProcessTest, AKilledRunGivesTheSameBytesWithEitherMethodAndSeveralThreads) {
+TEST_F(TrainerProcessTest, AKilledRunGivesTheSameBytesWithEitherMethodInEitherFormAndSeveralThreads) {
   ASSERT_NO_FATAL_FAILURE(Prepare());
-  for (const auto& [method, threads] : {std::pair{"fb", 1}, {"fa", 2}}) {
-    const std::string name = std::string(method) + "-" + std::to_string(threads);
+  struct Case {
+    const char* method;
+    const char* form;
+    int threads;
+  };
+  for (const auto& [method, form, threads] : {Case{"fb", "plain", 1}, {"fa", "plain", 2}, {"fb", "merged", 2}, {"fa", "merged", 1}}) {
+    const std::string name = fmt::format("{}-{}", method, form);
     SCOPED_TRACE(name);
     const auto assignment = [&](const std::string& work) {
       TaskAssignment task = TrainAssignment(work);
       if (method == std::string("fb")) UseFb(task);
+      task.mutable_task()->mutable_train()->mutable_spec()->mutable_adapter()->set_dropout(form == std::string("plain") ? 0.1 : 0);
       task.set_threads(threads);
       return task;
     };
@@ -78,6 +84,8 @@ TEST_F(TrainerProcessTest, AKilledRunGivesTheSameBytesWithEitherMethodAndSeveral
     const TrainerRun resumed = RunTrainer(assignment(name + "-killed"), Log());
     ASSERT_EQ(resumed.exit_code, 0) << Slurp(Log());
     ASSERT_NE(resumed.FindEvent("RESUMED"), nullptr);
+    EXPECT_THAT(resumed.FindEvent("RESUMED")->message(), ::testing::EndsWith(fmt::format("in float32, {} form", form)));
+    EXPECT_THAT(resumed.FindEvent("COMPUTE_FORM")->message(), ::testing::StartsWith(fmt::format("{}: sbora_{} with dropout", form, method)));
     EXPECT_EQ(resumed.FindEvent("RESUMED_DIFFERENTLY"), nullptr);
     EXPECT_TRUE(AdapterBytes(name + "-killed") == AdapterBytes(name));
   }

@@ -226,6 +226,13 @@ TEST_F(CheckpointTest, OneThatDoesNotSayWhatComputedItIsStillGood) {
   EXPECT_EQ(Store().Verify(Folder(4)).status().reason(), "CHECKPOINT_STATE_MALFORMED");
   EditState(4, [](nlohmann::json& state) {
     state["threads"] = 2;
+    state.erase("form");
+  });
+  const auto before_forms = Store().Verify(Folder(4));
+  ASSERT_TRUE(before_forms.ok()) << before_forms.status();
+  EXPECT_EQ(before_forms->state.place,
+            (ComputePlace{.ranks = 4, .threads = 2, .device = "cpu", .dtype = "float32", .form = "plain"}));
+  EditState(4, [](nlohmann::json& state) {
     EXPECT_EQ(state["ranks"], 4);
     state["ranks"] = 0;
   });

@@ -115,7 +115,7 @@ TEST_P(MergedTest, TwentyStepsTakeThePathOfThePlainForm) {
   };
   const auto [plain, plain_parameters] = train(false);
   const auto [merged, merged_parameters] = train(true);
-  EXPECT_LT(MaxDifference(merged / plain, at::ones_like(plain)), 2e-5);
+  EXPECT_LT(MaxDifference(merged / plain, at::ones_like(plain)), 20 * 2e-6);  // of one pass, at each step
   EXPECT_LT(MaxDifference(merged_parameters, plain_parameters), 1e-4 * plain_parameters.abs().max().item<double>());
   EXPECT_LT((plain[19] / plain[0]).max().item<double>(), 0.95);
 }

@@ -43,10 +43,8 @@ inline at::Tensor Masked(const at::Tensor& x_TI, const at::Tensor& mask_TI) {
 }
 
 /// gradient += scale * left^T right, in float32 whatever the compute dtype.
-inline void Accumulate(const at::Tensor& gradient, const at::Tensor& left, const at::Tensor& right, double scale) {
-  at::Tensor target = gradient;  // shares storage
-  target.addmm_(left.t().to(at::kFloat), right.to(at::kFloat), 1, scale);
-}
+/// `gradient` is contiguous. kernels/factor_gradient does it where it can.
+void Accumulate(const at::Tensor& gradient, const at::Tensor& left, const at::Tensor& right, double scale);
 
 /// dx += scale * mask * (g a): the gradient that reaches the input through the adapter's A.
 inline void AddInputGradient(at::Tensor& dx_TI, const at::Tensor& g_TR, const at::Tensor& a_RI,
