@@ -29,7 +29,7 @@ class RanksTest : public TrainerProcessTest {
 
   /// Long enough to be hit in its midst.
   TaskAssignment LongAssignment(const std::string& work) const {
-    TaskAssignment task = RanksAssignment(work, 200);
+    TaskAssignment task = RanksAssignment(work, 120);
     task.mutable_task()->mutable_train()->mutable_spec()->mutable_checkpoint()->set_checkpoint_every_steps(10);
     return task;
   }
