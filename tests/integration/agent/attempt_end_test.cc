@@ -131,7 +131,9 @@ TEST_F(AttemptEndTest, SilenceOfTheCoordinatorFences) {
   const auto worker = StartWorker();
   const std::string uid = coordinator_.AddTrainLease("steps=100000;step_ms=10", 2);
   // A machine that stands still for the fence's time is fenced before it is cut off: that is told the same way.
-  const auto running = [](const LeaseView& view) { return view.ended || (!view.states.empty() && view.states.back() == "running"); };
+  const auto running = [](const LeaseView& view) {
+    return view.ended || (!view.states.empty() && view.states.back() == "running");
+  };
   ASSERT_TRUE(coordinator_.WaitFor(uid, running)) << LogText();
   const MonotonicTime start = SystemClock().Now();
   coordinator_.set_silent(true);
