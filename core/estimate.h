@@ -59,8 +59,8 @@ StepLoad FullLoad(const JobSpec& spec, bool cuda);
 /// there twice (mapped file and tensors), which may be more.
 struct MemoryEstimate {
   int64_t weights = 0;      ///< frozen, or all with full fine-tuning; NF4 as the spec asks for it
-  int64_t adapter = 0;      ///< float32 factors, index vectors; W0's region where the adapter is merged (core/compute_form.h); what
-                            ///< keep_best keeps of all that is trained
+  int64_t adapter = 0;      ///< float32 factors, index vectors; W0's region where the adapter is merged
+                            ///< (core/compute_form.h); what keep_best keeps of all that is trained
   int64_t gradients = 0;    ///< float32, of what is trained
   int64_t optimizer = 0;    ///< OptimizerBytes, or of them what a paged optimiser has on the GPU
   int64_t activations = 0;  ///< kept for the backward pass

@@ -68,13 +68,15 @@ TEST_F(TrainerProcessTest, AKilledRunGivesTheSameBytesWithEitherMethodInEitherFo
     const char* form;
     int threads;
   };
-  for (const auto& [method, form, threads] : {Case{"fb", "plain", 1}, {"fa", "plain", 2}, {"fb", "merged", 2}, {"fa", "merged", 1}}) {
+  const Case cases[] = {{"fb", "plain", 1}, {"fa", "plain", 2}, {"fb", "merged", 2}, {"fa", "merged", 1}};
+  for (const auto& [method, form, threads] : cases) {
     const std::string name = fmt::format("{}-{}", method, form);
     SCOPED_TRACE(name);
     const auto assignment = [&](const std::string& work) {
       TaskAssignment task = TrainAssignment(work);
       if (method == std::string("fb")) UseFb(task);
-      task.mutable_task()->mutable_train()->mutable_spec()->mutable_adapter()->set_dropout(form == std::string("plain") ? 0.1 : 0);
+      auto& adapter = *task.mutable_task()->mutable_train()->mutable_spec()->mutable_adapter();
+      adapter.set_dropout(form == std::string("plain") ? 0.1 : 0);
       task.set_threads(threads);
       return task;
     };
@@ -85,7 +87,8 @@ TEST_F(TrainerProcessTest, AKilledRunGivesTheSameBytesWithEitherMethodInEitherFo
     ASSERT_EQ(resumed.exit_code, 0) << Slurp(Log());
     ASSERT_NE(resumed.FindEvent("RESUMED"), nullptr);
     EXPECT_THAT(resumed.FindEvent("RESUMED")->message(), ::testing::EndsWith(fmt::format("in float32, {} form", form)));
-    EXPECT_THAT(resumed.FindEvent("COMPUTE_FORM")->message(), ::testing::StartsWith(fmt::format("{}: sbora_{} with dropout", form, method)));
+    EXPECT_THAT(resumed.FindEvent("COMPUTE_FORM")->message(),
+                ::testing::StartsWith(fmt::format("{}: sbora_{} with dropout", form, method)));
     EXPECT_EQ(resumed.FindEvent("RESUMED_DIFFERENTLY"), nullptr);
     EXPECT_TRUE(AdapterBytes(name + "-killed") == AdapterBytes(name));
   }

@@ -87,13 +87,14 @@ TEST(FactorGradient, HasTheSameBitsInPartsOfAnySize) {
     for (int64_t m = 0; m < c.rows; m += part) {
       FactorGradientShape shape = by_rows.shape;
       shape.rows = std::min(part, c.rows - m);
-      ASSERT_TRUE(FactorGradient(Device::kCpu, shape, by_rows.left.data() + m, by_rows.right.data(), 1.75f, &by_rows.At(m, 0)).ok());
+      ASSERT_TRUE(FactorGradient(Device::kCpu, shape, by_rows.left.data() + m, by_rows.right.data(), 1.75f,
+                                 &by_rows.At(m, 0)).ok());
     }
     for (int64_t n = 0; n < c.columns; n += part) {
       FactorGradientShape shape = by_columns.shape;
       shape.columns = std::min(part, c.columns - n);
-      ASSERT_TRUE(
-          FactorGradient(Device::kCpu, shape, by_columns.left.data(), by_columns.right.data() + n, 1.75f, &by_columns.At(0, n)).ok());
+      ASSERT_TRUE(FactorGradient(Device::kCpu, shape, by_columns.left.data(), by_columns.right.data() + n, 1.75f,
+                                 &by_columns.At(0, n)).ok());
     }
     EXPECT_EQ(by_rows.out, whole.out) << part;
     EXPECT_EQ(by_columns.out, whole.out) << part;

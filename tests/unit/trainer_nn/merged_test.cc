@@ -33,10 +33,13 @@ PackedBatch Batch(uint32_t seed) {
 std::unique_ptr<AdapterSet> PatternAdapter(AdapterMethod method) {
   AdapterOptions options{.method = method, .rank = 5, .alpha = 10};
   for (const AdapterModuleSpec& spec : testing::AllModules(method, 5)) {
-    if (spec.layer == 1 && (spec.module == LinearModule::kV || spec.module == LinearModule::kO || spec.module == LinearModule::kGate)) continue;
+    const bool left_out = spec.module == LinearModule::kV || spec.module == LinearModule::kO || spec.module == LinearModule::kGate;
+    if (spec.layer == 1 && left_out) continue;
     options.modules.push_back(spec);
     AdapterModuleSpec& added = options.modules.back();
-    if (spec.module == LinearModule::kK && method == AdapterMethod::kSboraFa) added.index = options.modules[options.modules.size() - 2].index;
+    if (spec.module == LinearModule::kK && method == AdapterMethod::kSboraFa) {
+      added.index = options.modules[options.modules.size() - 2].index;
+    }
     if (spec.module != LinearModule::kDown) continue;
     added.rank = 1 + 2 * spec.layer;
     added.alpha = 3;
@@ -171,7 +174,8 @@ TEST_P(MergedTest, AParameterThatIsNotFiniteStaysInItsRowOrColumn) {
   value[2][3] = 0.25f;
   parameters.add_(0);
   EXPECT_EQ(at::isnan(weight.Merged()).sum().item<int64_t>(), 0);  // it leaves no trace
-  value[2][3] = (before[row][column].item<float>() - weight.Dense()[row][column].item<float>()) / static_cast<float>(module.scale);
+  const at::Tensor change = (before[row][column] - weight.Dense()[row][column]) / module.scale;
+  value[2][3] = change;
   parameters.add_(0);
   EXPECT_LT(MaxDifference(weight.Merged(), before), 1e-6);
 }
@@ -182,7 +186,9 @@ TEST_P(MergedTest, ValueAndGradientsOfALayerEqualTheFormulaInDouble) {
   for (const LinearModule linear : {LinearModule::kQ, LinearModule::kK, LinearModule::kUp, LinearModule::kDown}) {
     const AdapterModule& module = *adapter->Find(1, linear);
     SCOPED_TRACE(module.name);
-    const auto normal = [](at::IntArrayRef shape, uint64_t seed) { return at::randn(shape, at::detail::createCPUGenerator(seed)); };
+    const auto normal = [](at::IntArrayRef shape, uint64_t seed) {
+      return at::randn(shape, at::detail::createCPUGenerator(seed));
+    };
     const at::Tensor w_OI = normal({module.out_features, module.in_features}, 1);
     const at::Tensor w_ref = w_OI.to(at::kDouble);
     ops::LinearWeight weight(w_OI);
@@ -228,8 +234,8 @@ TEST(InputGradient, GoesThroughEveryFrozenLayer) {
   EXPECT_FALSE(plain.requires_grad());
   for (const bool checkpointing : {false, true}) {
     layers = 0;
-    const at::Tensor sum =
-        (*model)->ForwardLoss(Batch(1), nullptr, {.training = true, .input_gradient = true, .gradient_checkpointing = checkpointing}).sum;
+    const TrainContext context{.training = true, .input_gradient = true, .gradient_checkpointing = checkpointing};
+    const at::Tensor sum = (*model)->ForwardLoss(Batch(1), nullptr, context).sum;
     EXPECT_TRUE(at::equal(sum.detach(), plain));
     ASSERT_TRUE(sum.requires_grad());
     sum.backward();

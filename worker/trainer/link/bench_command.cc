@@ -66,9 +66,9 @@ StatusOr<std::optional<core::ComputeForm>> ParseForm(const std::string& name) {
 
 StatusOr<Command> Parse(const std::vector<std::string>& arguments) {
   SBORA_ASSIGN_OR_RETURN(const Flags flags,
-                         Flags::Parse(arguments, {"model", "data", "method", "rank", "dropout", "form", "micro-batch", "cutoff", "steps",
-                                                  "cache-dir", "threads", "device", "gradient-checkpointing", "optimizer",
-                                                  "loss-on", "output"}));
+                         Flags::Parse(arguments, {"model", "data", "method", "rank", "dropout", "form", "micro-batch", "cutoff",
+                                                  "steps", "cache-dir", "threads", "device", "gradient-checkpointing",
+                                                  "optimizer", "loss-on", "output"}));
   Command command;
   BenchRequest& request = command.request;
   SBORA_ASSIGN_OR_RETURN(request.model_dir, flags.Text("model"));
@@ -124,7 +124,8 @@ std::string_view FormName(const BenchReport& report) { return report.frozen ? "n
 
 void Print(const BenchReport& report, bool json) {
   if (!json) {
-    fmt::print("{:.1f} tokens/s ({} tokens in {} steps, {:.2f} s, {} threads, adapter {}{}), loss {:.4f} -> {:.4f}, peak {:.0f} MiB\n",
+    fmt::print("{:.1f} tokens/s ({} tokens in {} steps, {:.2f} s, {} threads, adapter {}{}), loss {:.4f} -> {:.4f}, "
+               "peak {:.0f} MiB\n",
                report.tokens_per_second, report.tokens, report.steps, report.seconds, report.threads, FormName(report),
                report.random_weights ? ", random weights" : "", report.first_loss, report.last_loss,
                static_cast<double>(report.peak_memory_bytes) / (1 << 20));

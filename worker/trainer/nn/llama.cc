@@ -70,7 +70,8 @@ at::Tensor LlamaModel::Weight(int64_t layer, core::LinearModule module) const {
 
 void LlamaModel::BeginMerged(const AdapterSet& adapter) {
   for (const AdapterModule& module : adapter.modules()) {
-    weights_->layers.at(static_cast<size_t>(module.layer)).linear[static_cast<size_t>(module.module)].BeginMerged(adapter, module);
+    LlamaWeights::Layer& layer = weights_->layers.at(static_cast<size_t>(module.layer));
+    layer.linear[static_cast<size_t>(module.module)].BeginMerged(adapter, module);
   }
 }
 
