@@ -14,6 +14,7 @@ something did, 2 the machine has no GPU or the flags are wrong.
 import argparse
 import datetime
 import functools
+import importlib.util
 import json
 import os
 import pathlib
@@ -209,10 +210,13 @@ class Check:
         for label, name, dropout, rank in load.cases:
             def skip(reason):
                 results["skipped"].append({"name": label, "dropout": dropout, "reason": reason})
-            reason = self.trainer.why_not(name, dropout) if name in runs.OURS else None
             left = self.checklist.left() - self.arguments.reserve
-            if reason or left < self.arguments.least_run:
-                skip(reason or f"{max(0, left):.0f} s of the time were left in round {repeat + 1}")
+            if left < self.arguments.least_run:
+                skip(f"{max(0, left):.0f} s of the time were left in round {repeat + 1}")
+                continue
+            reason = self.trainer.why_not(name, dropout) if name in runs.OURS else None
+            if reason:
+                skip(reason)
                 continue
             one = {**settings, "rank": rank}
             try:
@@ -231,6 +235,10 @@ class Check:
                 run["peakBytes"] = run["peakDeviceBytes"] - run["weightBytes"]
             results["runs"].append({**about, **run, "name": label, "rank": rank})
             self.checklist.report(self.document)
+        if self.checklist.left() < self.arguments.reserve:
+            skip_bound = f"{self.checklist.left():.0f} s of the time were left in round {repeat + 1}"
+            results["skipped"].append({"name": "GEMM bound", "dropout": 0.0, "reason": skip_bound})
+            return
         try:
             bound = runs.measure_gemm(settings, results["tokens"], results["supervised"], 3,
                                       max(1, min(cap, self.checklist.left())))
@@ -314,9 +322,8 @@ def tree_revision(deps):
 def peers_here():
     """Which of theirs this Python can run."""
     def has(module):
-        done = subprocess.run([sys.executable, "-c", f"import torch, {module}"], capture_output=True)
-        return done.returncode == 0
-    if not has("transformers"):
+        return importlib.util.find_spec(module) is not None
+    if not (has("torch") and has("transformers")):
         return []
     return list(runs.THEIRS) if has("peft") else ["lora_twin", "paca"]
 

@@ -1,5 +1,6 @@
 """One measurement each, in a process of its own: ours by `sbora-trainer bench`, theirs by peer.py, the products by gemm.py.
 Standard library only."""
+import functools
 import json
 import os
 import pathlib
@@ -46,9 +47,11 @@ class Trainer:
         done = subprocess.run([self.program, "bench", *flags], capture_output=True, text=True)
         return done.returncode, done.stderr + done.stdout
 
+    @functools.cache
     def knows_flag(self, flag):
         return f'unknown flag "--{flag}"' not in self._says(f"--{flag}", "0")[1]
 
+    @functools.cache
     def knows_method(self, method):
         return self._says("--model", "/nowhere", "--data", "/nowhere.tokens", "--method", method)[0] != USAGE_ERROR
 
