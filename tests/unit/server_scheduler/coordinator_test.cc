@@ -238,6 +238,10 @@ TEST_F(CoordinatorTest, AHeldCallIsAnsweredInTimeWhenNothingHappens) {
 /// Whose calls are held until something happens, however slow the machine is.
 class HeldCallTest : public CoordinatorTest {
  protected:
+  void SetUp() override {
+    CoordinatorTest::SetUp();
+    ASSERT_TRUE(Sync(Report()).ok());  // a worker's first call is answered at once: it is known
+  }
   Duration PollIdle() const override { return std::chrono::hours(1); }
 };
 
