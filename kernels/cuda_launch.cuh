@@ -1,4 +1,4 @@
-// What the CUDA backends that work on rows share: accesses of 16 bytes, sums over a block, launches.
+// What the CUDA backends share: accesses of 16 bytes, sums over a block, launches.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -3,17 +3,14 @@
 // A thread block owns a block of 256 elements, a thread one of them: each code, moment and parameter is read and written
 // once. Maps and bounds lie in shared memory, since neighbouring threads look at different places of them. All arithmetic
 // uses the _rn intrinsics: nvcc fuses a product and a sum otherwise, and the bits would differ from the CPU's.
-#include <cuda_runtime.h>
-
 #include "kernels/adamw8bit/adamw8bit_factors.h"
 #include "kernels/adamw8bit/adamw8bit_tables.h"
+#include "kernels/cuda_launch.cuh"
 
 namespace sbora::kernels::internal {
 namespace {
 
 constexpr int kThreads = 256;  // kAdamW8BitBlock
-constexpr int kWarp = 32;
-constexpr int64_t kMaxBlocks = 1 << 16;  // the rest is walked by the grid-stride loop
 
 __constant__ DynamicMap device_signed_map = kDynamicMap;
 __constant__ DynamicMap device_unsigned_map = kUnsignedDynamicMap;
@@ -37,13 +34,13 @@ __device__ inline Element Updated(const AdamWFactors& f, Element e, float g) {
 __device__ inline float BlockLargest(float value, float* of_warp) {
   float largest = fmaxf(0.0f, fabsf(value));
 #pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
     largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, offset));
   }
-  if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = largest;
+  if (threadIdx.x % kWarpSize == 0) of_warp[threadIdx.x / kWarpSize] = largest;
   __syncthreads();
 #pragma unroll
-  for (int warp = 0; warp < kThreads / kWarp; ++warp) largest = fmaxf(largest, of_warp[warp]);
+  for (int warp = 0; warp < kThreads / kWarpSize; ++warp) largest = fmaxf(largest, of_warp[warp]);
   return largest;
 }
 
@@ -66,7 +63,7 @@ __global__ void Update8BitKernel(AdamWFactors factors, int64_t elements, float* 
                                  const float* __restrict__ skip) {
   __shared__ DynamicMap signed_map, unsigned_map;
   __shared__ StepBounds signed_bounds, unsigned_bounds;
-  __shared__ float of_warp[2][kThreads / kWarp];
+  __shared__ float of_warp[2][kThreads / kWarpSize];
   if (skip != nullptr && *skip != 0.0f) return;
   const int thread = static_cast<int>(threadIdx.x);
   signed_map.at[thread] = device_signed_map.at[thread];
@@ -124,36 +121,26 @@ __global__ void DequantizeMomentKernel(bool second, int64_t elements, const uint
   }
 }
 
-unsigned Blocks(int64_t elements) {
-  const int64_t blocks = (elements + kThreads - 1) / kThreads;
-  return static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks);
-}
-
-const char* LaunchResult() {
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
-}
-
 }  // namespace
 
 const char* LaunchUpdateAdamW8Bit(const AdamWFactors& factors, int64_t elements, float* parameters, const float* gradients,
                                   CudaMoment8Bit m, CudaMoment8Bit v, const float* skip, void* stream) {
-  Update8BitKernel<<<Blocks(elements), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(factors, elements, parameters,
-                                                                                        gradients, m, v, skip);
+  Update8BitKernel<<<Blocks(elements, kThreads), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+      factors, elements, parameters, gradients, m, v, skip);
   return LaunchResult();
 }
 
 const char* LaunchUpdateAdamW32Bit(const AdamWFactors& factors, int64_t elements, float* parameters, const float* gradients,
                                    float* m, float* v, const float* skip, void* stream) {
-  Update32BitKernel<<<Blocks(elements), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(factors, elements, parameters,
-                                                                                         gradients, m, v, skip);
+  Update32BitKernel<<<Blocks(elements, kThreads), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+      factors, elements, parameters, gradients, m, v, skip);
   return LaunchResult();
 }
 
 const char* LaunchDequantizeMoment(bool second, int64_t elements, const uint8_t* codes, const float* scales, float* values,
                                    void* stream) {
-  DequantizeMomentKernel<<<Blocks(elements), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(second, elements, codes, scales,
-                                                                                              values);
+  DequantizeMomentKernel<<<Blocks(elements, kThreads), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+      second, elements, codes, scales, values);
   return LaunchResult();
 }
 

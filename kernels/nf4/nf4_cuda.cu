@@ -3,11 +3,9 @@
 // Arithmetic that decides bits uses the _rn intrinsics: nvcc fuses a product and a sum otherwise, and the codes and
 // scales would differ from the CPU's. De-quantising is bound by memory: a thread turns 4 bytes into 8 neighbouring
 // elements of one row and writes them in 16-byte accesses where alignment allows it.
-#include <cuda_runtime.h>
-
 #include <cstdint>
 
-#include "kernels/cuda_elements.cuh"
+#include "kernels/cuda_launch.cuh"
 #include "kernels/nf4/nf4_cuda.h"
 #include "kernels/nf4/nf4_mean.h"
 #include "kernels/nf4/nf4_tables.h"
@@ -16,8 +14,6 @@ namespace sbora::kernels::internal {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarp = 32;
-constexpr int64_t kMaxBlocks = 1 << 16;  // the rest is walked by the grid-stride loop
 constexpr int64_t kBlockSize = 64;       // kNf4BlockSize
 constexpr int64_t kGroupSize = 256;      // kNf4GroupSize
 constexpr int kVector = 8;               // elements of a thread
@@ -39,7 +35,7 @@ __device__ inline unsigned NearestCode(float value) {
 /// Largest magnitude over a warp; NaN when any is.
 __device__ inline float WarpLargest(float magnitude) {
 #pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
     const float other = __shfl_xor_sync(0xFFFFFFFFu, magnitude, offset);
     magnitude = other > magnitude || isnan(other) ? other : magnitude;
   }
@@ -50,10 +46,10 @@ __device__ inline float WarpLargest(float magnitude) {
 template <typename T>
 __global__ void QuantizeKernel(int64_t elements, const T* __restrict__ weight, uint8_t* __restrict__ codes,
                                float* __restrict__ scales) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int64_t warps = static_cast<int64_t>(gridDim.x) * (kThreads / kWarp);
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int64_t warps = static_cast<int64_t>(gridDim.x) * (kThreads / kWarpSize);
   const int64_t blocks = (elements + kBlockSize - 1) / kBlockSize;
-  for (int64_t block = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp; block < blocks;
+  for (int64_t block = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarpSize) + threadIdx.x / kWarpSize; block < blocks;
        block += warps) {
     const bool full = (block + 1) * kBlockSize <= elements;
     const int64_t first = block * kBlockSize + lane * 2;
@@ -76,16 +72,11 @@ __global__ void QuantizeKernel(int64_t elements, const T* __restrict__ weight, u
   }
 }
 
-template <typename T, int kCount>
-struct alignas(sizeof(T) * kCount) Pack {
-  T values[kCount];
-};
-
 /// REQUIRED: columns, stride and first_element multiples of 8, codes aligned to 4 bytes, out to 16.
 template <typename T>
 __global__ void DequantizeVectorKernel(CudaNf4Matrix matrix, const uint8_t* __restrict__ codes,
                                        const float* __restrict__ scales, T* __restrict__ out) {
-  constexpr int kPack = 16 / static_cast<int>(sizeof(T));
+  constexpr int kPack = kWide<T>;
   const int64_t packs_per_row = matrix.columns / kVector;
   const int64_t packs = matrix.rows * packs_per_row;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < packs;
@@ -156,14 +147,14 @@ __device__ inline uint8_t NearestDynamicCode(float normalised) {
 /// A thread block per group of 256 scales, one scale per thread.
 __global__ void QuantizeScalesKernel(int64_t blocks, const float* __restrict__ scales, const float* __restrict__ offset,
                                      uint8_t* __restrict__ scale_codes, float* __restrict__ group_scales) {
-  __shared__ float of_warp[kGroupSize / kWarp];
+  __shared__ float of_warp[kGroupSize / kWarpSize];
   const int64_t groups = (blocks + kGroupSize - 1) / kGroupSize;
   for (int64_t group = blockIdx.x; group < groups; group += gridDim.x) {
     const int64_t i = group * kGroupSize + threadIdx.x;
     const float centred = i < blocks ? __fadd_rn(scales[i], -*offset) : 0.0f;
     const float largest_of_warp = WarpLargest(isnan(centred) ? 0.0f : fabsf(centred));
     __syncthreads();  // of_warp is still read by the group before
-    if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = largest_of_warp;
+    if (threadIdx.x % kWarpSize == 0) of_warp[threadIdx.x / kWarpSize] = largest_of_warp;
     __syncthreads();
     float largest = 0.0f;
     for (const float value : of_warp) largest = fmaxf(largest, value);
@@ -181,19 +172,9 @@ __global__ void DequantizeScalesKernel(int64_t blocks, const uint8_t* __restrict
   }
 }
 
-unsigned Blocks(int64_t work, int64_t per_block) {
-  const int64_t blocks = (work + per_block - 1) / per_block;
-  return static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks);
-}
-
-const char* LaunchResult() {
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
-}
-
 template <typename T>
 const char* Quantize(int64_t elements, const void* weight, uint8_t* codes, float* scales, cudaStream_t stream) {
-  QuantizeKernel<T><<<Blocks(elements, kBlockSize * (kThreads / kWarp)), kThreads, 0, stream>>>(
+  QuantizeKernel<T><<<Blocks(elements, kBlockSize * (kThreads / kWarpSize)), kThreads, 0, stream>>>(
       elements, static_cast<const T*>(weight), codes, scales);
   return LaunchResult();
 }
@@ -242,7 +223,7 @@ const char* LaunchDequantizeNf4(const CudaNf4Matrix& matrix, int dtype, const ui
 const char* LaunchQuantizeScales(int64_t blocks, const float* scales, uint8_t* scale_codes, float* group_scales,
                                  float* offset, void* stream) {
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
-  MeanKernel<<<1, kWarp, 0, cuda_stream>>>(blocks, scales, offset);
+  MeanKernel<<<1, kWarpSize, 0, cuda_stream>>>(blocks, scales, offset);
   if (const char* error = LaunchResult()) return error;
   QuantizeScalesKernel<<<Blocks(blocks, kGroupSize), static_cast<unsigned>(kGroupSize), 0, cuda_stream>>>(
       blocks, scales, offset, scale_codes, group_scales);

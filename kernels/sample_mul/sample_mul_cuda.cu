@@ -3,23 +3,15 @@
 // A thread owns kVector neighbouring narrow elements of one row: the narrow side and the indices move in 16-byte
 // accesses where pointers, stride and R allow it, the wide side is scattered by nature. Each wide element has one
 // owner (indices are distinct), so there are no atomics and results are bitwise reproducible.
-#include <cuda_runtime.h>
-
 #include <cstdint>
 
-#include "kernels/cuda_elements.cuh"
+#include "kernels/cuda_launch.cuh"
 #include "kernels/sample_mul/sample_mul_cuda.h"
 
 namespace sbora::kernels::internal {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int64_t kMaxBlocks = 1 << 16;  // the rest is walked by the grid-stride loop
-
-template <typename T, int kVector>
-struct alignas(sizeof(T) * kVector) Pack {
-  T values[kVector];
-};
 
 template <typename T, int kVector>
 __global__ void GatherKernel(CudaShape shape, const T* __restrict__ wide, const int32_t* __restrict__ idx,
@@ -72,22 +64,8 @@ __global__ void WriteKernel(CudaShape shape, T* __restrict__ wide, const int32_t
 }
 
 template <typename T>
-constexpr int kWide = 16 / static_cast<int>(sizeof(T));
-
-template <typename T>
 bool Vectorizable(const CudaShape& shape, const void* narrow) {
-  return shape.indices % kWide<T> == 0 && shape.narrow_stride % kWide<T> == 0 &&
-         reinterpret_cast<uintptr_t>(narrow) % 16 == 0;
-}
-
-unsigned Blocks(int64_t work) {
-  const int64_t blocks = (work + kThreads - 1) / kThreads;
-  return static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks);
-}
-
-const char* LaunchResult() {
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  return InPacks<T>(narrow, shape.indices, shape.narrow_stride, kWide<T>);
 }
 
 template <typename T>
@@ -96,9 +74,9 @@ const char* Gather(const CudaShape& shape, const void* wide, const int32_t* idx,
   T* target = static_cast<T*>(narrow);
   const int64_t elements = shape.rows * shape.indices;
   if (Vectorizable<T>(shape, narrow)) {
-    GatherKernel<T, kWide<T>><<<Blocks(elements / kWide<T>), kThreads, 0, stream>>>(shape, source, idx, target);
+    GatherKernel<T, kWide<T>><<<Blocks(elements / kWide<T>, kThreads), kThreads, 0, stream>>>(shape, source, idx, target);
   } else {
-    GatherKernel<T, 1><<<Blocks(elements), kThreads, 0, stream>>>(shape, source, idx, target);
+    GatherKernel<T, 1><<<Blocks(elements, kThreads), kThreads, 0, stream>>>(shape, source, idx, target);
   }
   return LaunchResult();
 }
@@ -111,9 +89,9 @@ const char* ScatterAdd(const CudaShape& shape, void* wide, const int32_t* idx, c
   const int64_t elements = shape.rows * shape.indices;
   if (Vectorizable<T>(shape, narrow)) {
     ScatterAddKernel<T, kWide<T>>
-        <<<Blocks(elements / kWide<T>), kThreads, 0, stream>>>(shape, target, idx, source, scale);
+        <<<Blocks(elements / kWide<T>, kThreads), kThreads, 0, stream>>>(shape, target, idx, source, scale);
   } else {
-    ScatterAddKernel<T, 1><<<Blocks(elements), kThreads, 0, stream>>>(shape, target, idx, source, scale);
+    ScatterAddKernel<T, 1><<<Blocks(elements, kThreads), kThreads, 0, stream>>>(shape, target, idx, source, scale);
   }
   return LaunchResult();
 }
@@ -121,7 +99,7 @@ const char* ScatterAdd(const CudaShape& shape, void* wide, const int32_t* idx, c
 template <typename T>
 const char* Write(const CudaShape& shape, void* wide, const int32_t* idx, const void* narrow, const float* factor,
                   float scale, cudaStream_t stream) {
-  WriteKernel<T><<<Blocks(shape.rows * shape.indices), kThreads, 0, stream>>>(
+  WriteKernel<T><<<Blocks(shape.rows * shape.indices, kThreads), kThreads, 0, stream>>>(
       shape, static_cast<T*>(wide), idx, static_cast<const T*>(narrow), factor, scale);
   return LaunchResult();
 }
