@@ -6,11 +6,13 @@
 #include <chrono>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "common/clock.h"
 #include "common/file.h"
 #include "common/ids.h"
 #include "common/logging.h"
+#include "common/process_stat.h"
 #include "common/status_macros.h"
 #include "worker/agent/cgroup.h"
 #include "worker/agent/process.h"
@@ -36,7 +38,8 @@ T Field(const nlohmann::json& json, const char* name, T fallback) {
 /// Only of the recorded process itself: pid and start time name it for the life of the machine's boot.
 void KillRecorded(const JournalRank& rank) {
   const UniqueFd pidfd(OpenPidfd(rank.pid));
-  if (!pidfd.valid() || rank.start_time == 0 || ProcessStartTime(rank.pid) != rank.start_time) return;
+  const std::optional<ProcessStat> stat = ReadProcessStat(rank.pid);
+  if (!pidfd.valid() || rank.start_time == 0 || !stat || stat->start_time != rank.start_time) return;
   // It lives, so the group number is its own.
   ::kill(-rank.pid, SIGKILL);
   SendPidfdSignal(pidfd.get(), SIGKILL);

@@ -18,8 +18,8 @@
 #include <charconv>
 #include <fstream>
 #include <future>
-#include <sstream>
 
+#include "common/process_stat.h"
 #include "common/status_macros.h"
 
 namespace sbora::agent {
@@ -150,7 +150,7 @@ StatusOr<Child> SpawnNow(const SpawnOptions& options) {
     }
     return FromErrno(reason, what);
   }
-  child.start_time = ProcessStartTime(pid);
+  child.start_time = ReadProcessStat(pid).value_or(ProcessStat{}).start_time;
   return child;
 }
 
@@ -217,22 +217,6 @@ int OpenPidfd(int pid) { return static_cast<int>(::syscall(SYS_pidfd_open, pid, 
 
 int SendPidfdSignal(int pidfd, int signal) {
   return static_cast<int>(::syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0));
-}
-
-uint64_t ProcessStartTime(int pid) {
-  std::ifstream in(fmt::format("/proc/{}/stat", pid));
-  std::string text;
-  if (!std::getline(in, text)) return 0;
-  const size_t name_end = text.rfind(')');  // the name may hold blanks and brackets
-  if (name_end == std::string::npos) return 0;
-  std::istringstream fields(text.substr(name_end + 1));
-  std::string field;
-  for (int i = 3; i <= 22; ++i) {
-    if (!(fields >> field)) return 0;
-  }
-  uint64_t value = 0;
-  std::from_chars(field.data(), field.data() + field.size(), value);
-  return value;
 }
 
 int KillByEnvironment(const std::string& variable) {

@@ -76,9 +76,6 @@ bool ReapGroup(const Child& child);
 int OpenPidfd(int pid);
 int SendPidfdSignal(int pidfd, int signal);
 
-/// Start time of a process, 0 when it does not exist.
-uint64_t ProcessStartTime(int pid);
-
 /// Kills every process that has `variable` ("NAME=value") in its environment, through pidfds. Returns how many.
 int KillByEnvironment(const std::string& variable);
 

@@ -3,39 +3,15 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <fstream>
-#include <optional>
 #include <sstream>
 
+#include "common/process_stat.h"
+
 namespace sbora::trainer {
-namespace {
-
-struct Stat {
-  char state = '?';
-  uint64_t start_time = 0;
-};
-
-std::optional<Stat> ReadStat(int pid) {
-  std::ifstream in(fmt::format("/proc/{}/stat", pid));
-  std::string text;
-  if (!std::getline(in, text)) return std::nullopt;
-  // The name is in parentheses and may hold any character: fields are counted behind it, from 3 (state) to 22.
-  const size_t name_end = text.rfind(')');
-  if (name_end == std::string::npos) return std::nullopt;
-  std::istringstream fields(text.substr(name_end + 1));
-  Stat stat;
-  fields >> stat.state;
-  std::string skipped;
-  for (int field = 4; field < 22; ++field) fields >> skipped;
-  if (!(fields >> stat.start_time)) return std::nullopt;
-  return stat;
-}
-
-}  // namespace
 
 StatusOr<PeerProcess> ThisProcess() {
   const int pid = ::getpid();
-  const auto stat = ReadStat(pid);
+  const auto stat = ReadProcessStat(pid);
   if (!stat) return Internal("PEER_PROCESS", fmt::format("/proc/{}/stat cannot be read", pid));
   return PeerProcess{.pid = pid, .start_time = stat->start_time};
 }
@@ -50,7 +26,7 @@ StatusOr<PeerProcess> ParsePeerProcess(std::string_view text) {
 }
 
 bool HasEnded(const PeerProcess& process) {
-  const auto stat = ReadStat(process.pid);
+  const auto stat = ReadProcessStat(process.pid);
   return !stat || stat->state == 'Z' || stat->state == 'X' || stat->start_time != process.start_time;
 }
 
