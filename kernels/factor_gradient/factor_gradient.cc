@@ -4,6 +4,7 @@
 
 #include "common/check.h"
 #include "common/status_macros.h"
+#include "kernels/dispatch.h"
 #include "kernels/factor_gradient/factor_gradient_internal.h"
 
 namespace sbora::kernels {
@@ -20,21 +21,12 @@ Status CheckShape(const FactorGradientShape& s) {
                                      s.tokens, s.rows, s.columns, s.left_stride, s.right_stride, s.out_stride));
 }
 
-bool HasAvx512() {
-#if defined(__x86_64__)
-  static const bool has = __builtin_cpu_supports("avx512f") != 0;
-  return has;
-#else
-  return false;
-#endif
-}
-
 }  // namespace
 
 bool HasFactorGradient(Device device) {
   switch (device) {
     case Device::kCpuReference: return true;
-    case Device::kCpu: return HasAvx512();
+    case Device::kCpu: return internal::BestVectorUnit() == VectorUnit::kAvx512;
     case Device::kCuda: return false;
   }
   return false;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/dispatch.h"
 #include "kernels/elements.h"
 #include "kernels/nf4/nf4_internal.h"
 #include "kernels/nf4/nf4_mean.h"
@@ -110,20 +111,11 @@ __attribute__((target("avx512f"))) void ExpandBlocksAvx512(int64_t blocks, const
 }
 #endif
 
-bool HasAvx512() {
-#if defined(__x86_64__)
-  static const bool has = __builtin_cpu_supports("avx512f") != 0;
-  return has;
-#else
-  return false;
-#endif
-}
-
 /// As Expand, in f32: whole blocks through the vector code where the processor has it.
 void ExpandFloats(int64_t begin, int64_t end, const uint8_t* codes, const float* scales, float* out) {
   const int64_t first = std::min(end, (begin + kNf4BlockSize - 1) / kNf4BlockSize * kNf4BlockSize);
   const int64_t whole = (end - first) / kNf4BlockSize;
-  if (!HasAvx512() || whole == 0) return Expand(begin, end, codes, scales, out);
+  if (BestVectorUnit() != VectorUnit::kAvx512 || whole == 0) return Expand(begin, end, codes, scales, out);
 #if defined(__x86_64__)
   Expand(begin, first, codes, scales, out);
   ExpandBlocksAvx512(whole, codes + first / 2, scales + first / kNf4BlockSize, out + (first - begin));
