@@ -5,15 +5,14 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 #include <functional>
 #include <random>
 #include <span>
 #include <vector>
 
 #include "kernels/dispatch.h"
-#include "kernels/elements.h"
 #include "kernels/types.h"
+#include "tests/unit/kernels/element_access.h"
 
 namespace sbora::kernels::testing {
 
@@ -35,26 +34,10 @@ class Buffer {
   std::vector<unsigned char>& bytes() { return bytes_; }
 
   double Get(int64_t i) const {
-    const unsigned char* at = bytes_.data() + begin_ + static_cast<size_t>(i) * SizeOf(dtype_);
-    if (dtype_ == DType::kF32) {
-      float value;
-      std::memcpy(&value, at, sizeof value);
-      return double{value};
-    }
-    uint16_t bits;
-    std::memcpy(&bits, at, sizeof bits);
-    return double{dtype_ == DType::kF16 ? internal::Widen(internal::Float16{bits}) : internal::Widen(internal::BFloat16{bits})};
+    return ReadElement(bytes_.data() + begin_ + static_cast<size_t>(i) * SizeOf(dtype_), dtype_);
   }
   void Set(int64_t i, double wide) {
-    const auto value = static_cast<float>(wide);
-    unsigned char* at = bytes_.data() + begin_ + static_cast<size_t>(i) * SizeOf(dtype_);
-    if (dtype_ == DType::kF32) {
-      std::memcpy(at, &value, sizeof value);
-      return;
-    }
-    const uint16_t bits = dtype_ == DType::kF16 ? internal::Narrow<internal::Float16>(value).bits
-                                                : internal::Narrow<internal::BFloat16>(value).bits;
-    std::memcpy(at, &bits, sizeof bits);
+    WriteElement(bytes_.data() + begin_ + static_cast<size_t>(i) * SizeOf(dtype_), dtype_, static_cast<float>(wide));
   }
   Buffer& FillNormal(uint32_t salt, double deviation = 1) {
     std::mt19937 rng(kSeed + salt);

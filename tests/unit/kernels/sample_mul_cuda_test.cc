@@ -1,19 +1,18 @@
 // The CUDA backend against the reference, bit for bit in gathers and within one rounding in sums. Needs a GPU.
-#include <cuda_runtime.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdlib>
-#include <cstring>
-#include <memory>
 #include <vector>
 
 #include "kernels/sample_mul/sample_mul.h"
-#include "kernels/elements.h"
+#include "tests/unit/kernels/element_access.h"
+#include "tests/unit/kernels/on_device.h"
 
 namespace sbora::kernels {
 namespace {
+
+using testing::OnDevice;
 
 struct Shape {
   int64_t rows, columns, indices, wide_padding, narrow_padding;
@@ -26,55 +25,17 @@ std::vector<uint8_t> Fill(int64_t elements, DType dtype, uint32_t salt) {
   std::vector<uint8_t> bytes(static_cast<size_t>(elements) * SizeOf(dtype));
   for (int64_t i = 0; i < elements; ++i) {
     const auto value = static_cast<float>((static_cast<uint64_t>(i) * 2654435761u + salt) % 2001) / 500.0f - 2.0f;
-    const auto at = static_cast<size_t>(i) * SizeOf(dtype);
-    const uint16_t bits = dtype == DType::kF16 ? internal::Narrow<internal::Float16>(value).bits
-                                               : internal::Narrow<internal::BFloat16>(value).bits;
-    if (dtype == DType::kF32) {
-      std::memcpy(&bytes[at], &value, 4);
-    } else {
-      std::memcpy(&bytes[at], &bits, 2);
-    }
+    testing::WriteElement(&bytes[static_cast<size_t>(i) * SizeOf(dtype)], dtype, value);
   }
   return bytes;
 }
 
 double At(const std::vector<uint8_t>& bytes, size_t i, DType dtype) {
-  if (dtype == DType::kF32) {
-    float value;
-    std::memcpy(&value, &bytes[i * 4], 4);
-    return double{value};
-  }
-  uint16_t bits;
-  std::memcpy(&bits, &bytes[i * 2], 2);
-  return double{dtype == DType::kF16 ? internal::Widen(internal::Float16{bits}) : internal::Widen(internal::BFloat16{bits})};
+  return testing::ReadElement(&bytes[i * SizeOf(dtype)], dtype);
 }
 
-/// Device copy of host bytes.
-class OnDevice {
- public:
-  explicit OnDevice(const void* data, size_t size) : size_(size) {
-    EXPECT_EQ(cudaMalloc(&pointer_, size + 1), cudaSuccess);
-    EXPECT_EQ(cudaMemcpy(pointer_, data, size, cudaMemcpyHostToDevice), cudaSuccess);
-  }
-  ~OnDevice() { cudaFree(pointer_); }
-  void* get() const { return pointer_; }
-  std::vector<uint8_t> Read() const {
-    std::vector<uint8_t> bytes(size_);
-    EXPECT_EQ(cudaMemcpy(bytes.data(), pointer_, size_, cudaMemcpyDeviceToHost), cudaSuccess);
-    return bytes;
-  }
-
- private:
-  void* pointer_ = nullptr;
-  size_t size_;
-};
-
 TEST(SampleMulCuda, EqualsTheReference) {
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    ASSERT_EQ(std::getenv("SBORA_REQUIRE_GPU"), nullptr) << "SBORA_REQUIRE_GPU is set and there is no GPU";
-    GTEST_SKIP() << "no CUDA device";
-  }
+  SBORA_NEEDS_GPU();
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
     const double unit = dtype == DType::kF32 ? 0x1p-23 : dtype == DType::kF16 ? 0x1p-10 : 0x1p-7;
     for (const Shape& s : kShapes) {
@@ -85,10 +46,10 @@ TEST(SampleMulCuda, EqualsTheReference) {
       for (int64_t j = 0; j < s.indices; ++j) index.push_back(static_cast<int32_t>(s.columns - 1 - j * (s.columns / s.indices)));
       std::vector<uint8_t> wide = Fill(s.rows * shape.wide_stride, dtype, 1);
       std::vector<uint8_t> narrow = Fill(s.rows * shape.narrow_stride, dtype, 2);
-      const OnDevice wide_device(wide.data(), wide.size());
-      const OnDevice narrow_device(narrow.data(), narrow.size());
-      const OnDevice index_device(index.data(), index.size() * sizeof(int32_t));
-      const auto* device_index = static_cast<const int32_t*>(index_device.get());
+      const OnDevice<uint8_t> wide_device(wide);
+      const OnDevice<uint8_t> narrow_device(narrow);
+      const OnDevice<int32_t> index_device(index);
+      const int32_t* const device_index = index_device.get();
 
       ASSERT_TRUE(ScatterAddColumns(Device::kCuda, shape, wide_device.get(), device_index, narrow_device.get(), 1.75f).ok());
       std::vector<uint8_t> sum = wide;
@@ -103,10 +64,10 @@ TEST(SampleMulCuda, EqualsTheReference) {
       EXPECT_EQ(narrow_device.Read(), narrow);
 
       const std::vector<uint8_t> factor = Fill(s.rows * shape.narrow_stride, DType::kF32, 3);
-      const OnDevice factor_device(factor.data(), factor.size());
+      const OnDevice<uint8_t> factor_device(factor);
       std::vector<uint8_t> written = wide_after;
       ASSERT_TRUE(WriteColumns(Device::kCuda, shape, wide_device.get(), device_index, narrow_device.get(),
-                               static_cast<const float*>(factor_device.get()), 1.75f).ok());
+                               reinterpret_cast<const float*>(factor_device.get()), 1.75f).ok());
       ASSERT_TRUE(WriteColumns(Device::kCpuReference, shape, written.data(), index.data(), narrow.data(),
                                reinterpret_cast<const float*>(factor.data()), 1.75f).ok());
       const std::vector<uint8_t> written_there = wide_device.Read();

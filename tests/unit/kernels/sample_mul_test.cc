@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/elements.h"
+#include "tests/unit/kernels/element_access.h"
 
 namespace sbora::kernels {
 namespace {
@@ -54,26 +54,10 @@ class Guarded {
 
   void* data() { return bytes_.data() + kGuard; }
   double Get(int64_t i) const {
-    const unsigned char* at = bytes_.data() + kGuard + static_cast<size_t>(i) * SizeOf(dtype_);
-    if (dtype_ == DType::kF32) {
-      float value;
-      std::memcpy(&value, at, sizeof value);
-      return double{value};
-    }
-    uint16_t bits;
-    std::memcpy(&bits, at, sizeof bits);
-    return double{dtype_ == DType::kF16 ? internal::Widen(internal::Float16{bits})
-                                        : internal::Widen(internal::BFloat16{bits})};
+    return testing::ReadElement(bytes_.data() + kGuard + static_cast<size_t>(i) * SizeOf(dtype_), dtype_);
   }
   void Set(int64_t i, float value) {
-    unsigned char* at = bytes_.data() + kGuard + static_cast<size_t>(i) * SizeOf(dtype_);
-    if (dtype_ == DType::kF32) {
-      std::memcpy(at, &value, sizeof value);
-      return;
-    }
-    const uint16_t bits = dtype_ == DType::kF16 ? internal::Narrow<internal::Float16>(value).bits
-                                                : internal::Narrow<internal::BFloat16>(value).bits;
-    std::memcpy(at, &bits, sizeof bits);
+    testing::WriteElement(bytes_.data() + kGuard + static_cast<size_t>(i) * SizeOf(dtype_), dtype_, value);
   }
   const std::vector<unsigned char>& bytes() const { return bytes_; }
   bool GuardsIntact() const {
@@ -264,7 +248,7 @@ TEST(SampleMul, IndicesAreCheckedWithPositionAndValue) {
   EXPECT_EQ(CheckIndex(std::vector<int32_t>{-1}, 10).reason(), "INDEX_OUT_OF_RANGE");
   const Status repeated = CheckIndex(std::vector<int32_t>{3, 5, 3}, 10);
   EXPECT_EQ(repeated.reason(), "INDEX_REPEATED");
-  EXPECT_THAT(repeated.message(), testing::HasSubstr("index[0] and index[2] are both 3"));
+  EXPECT_THAT(repeated.message(), ::testing::HasSubstr("index[0] and index[2] are both 3"));
 }
 
 TEST(SampleMul, BadShapesArePlainErrors) {
