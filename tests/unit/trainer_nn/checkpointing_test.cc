@@ -8,17 +8,10 @@ namespace sbora::trainer {
 namespace {
 
 using core::AdapterMethod;
-using testing::RandomIds;
 using testing::TinyAdapter;
 using testing::TinyConfig;
 using testing::TinyModel;
-
-PackedBatch Batch(uint32_t seed) {
-  PackedBatch batch;
-  batch.Append(seed, RandomIds(9, seed));
-  batch.Append(seed + 100, RandomIds(14, seed + 1));
-  return batch;
-}
+using testing::TwoSamples;
 
 struct Outcome {
   at::Tensor losses;
@@ -31,7 +24,7 @@ Outcome Run(const LlamaModel& model, AdapterSet* adapter, TrainedParameters& tra
   std::vector<at::Tensor> losses;
   for (const uint32_t seed : {1u, 2u}) {
     const LossResult loss = model.ForwardLoss(
-        Batch(seed), adapter, {.training = true, .seed = 5, .epoch = 3, .gradient_checkpointing = checkpointing});
+        TwoSamples(seed), adapter, {.training = true, .seed = 5, .epoch = 3, .gradient_checkpointing = checkpointing});
     (loss.sum / 40).backward();
     losses.push_back(loss.sum.detach());
   }
@@ -94,7 +87,7 @@ TEST(GradientCheckpointing, TellsOfEachLayerInBothPasses) {
   ASSERT_TRUE(model.ok()) << model.status();
   const auto full = (*model)->TrainAllWeights();
   ASSERT_TRUE(full.ok()) << full.status();
-  const LossResult loss = (*model)->ForwardLoss(Batch(1), nullptr, {.training = true, .gradient_checkpointing = true});
+  const LossResult loss = (*model)->ForwardLoss(TwoSamples(1), nullptr, {.training = true, .gradient_checkpointing = true});
   EXPECT_EQ(layers, 2);
   loss.sum.backward();
   EXPECT_EQ(layers, 2 + 2 * 7 + 1);  // each linear layer, the embedding

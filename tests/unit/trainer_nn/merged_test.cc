@@ -17,17 +17,10 @@ namespace {
 using core::AdapterMethod;
 using core::LinearModule;
 using testing::MaxDifference;
-using testing::RandomIds;
 using testing::TinyAdapter;
 using testing::TinyConfig;
 using testing::TinyModel;
-
-PackedBatch Batch(uint32_t seed) {
-  PackedBatch batch;
-  batch.Append(seed, RandomIds(9, seed));
-  batch.Append(seed + 100, RandomIds(14, seed + 1));
-  return batch;
-}
+using testing::TwoSamples;
 
 /// Ranks that differ by module, a layer's v, o and gate untouched, q and k with one index vector (share_indices).
 std::unique_ptr<AdapterSet> PatternAdapter(AdapterMethod method) {
@@ -62,7 +55,7 @@ Outcome Pass(const LlamaModel& model, AdapterSet& adapter, bool checkpointing = 
   std::vector<at::Tensor> losses;
   for (const uint32_t seed : {1u, 2u}) {
     const LossResult loss = model.ForwardLoss(
-        Batch(seed), &adapter, {.training = true, .seed = 5, .epoch = 3, .gradient_checkpointing = checkpointing});
+        TwoSamples(seed), &adapter, {.training = true, .seed = 5, .epoch = 3, .gradient_checkpointing = checkpointing});
     (loss.sum / 40).backward();
     losses.push_back(loss.sum.detach());
   }
@@ -131,7 +124,7 @@ TEST_P(MergedTest, EverybodyElseSeesTheBaseAndItsBitsComeBack) {
   const int64_t bytes = model->WeightBytes();
   const auto adapter = TinyAdapter(GetParam());
   const auto other = PatternAdapter(GetParam());
-  const PackedBatch batch = Batch(4);
+  const PackedBatch batch = TwoSamples(4);
   const at::Tensor alone = model->ForwardLoss(batch, nullptr, {}).sum;
   const at::Tensor with_other = model->ForwardLoss(batch, other.get(), {}).sum;
 
@@ -230,18 +223,18 @@ TEST(InputGradient, GoesThroughEveryFrozenLayer) {
   int64_t layers = 0;
   const auto model = LlamaModel::Random(TinyConfig(), 7, {.layer_done = [&layers] { ++layers; }});
   ASSERT_TRUE(model.ok()) << model.status();
-  const at::Tensor plain = (*model)->ForwardLoss(Batch(1), nullptr, {}).sum;
+  const at::Tensor plain = (*model)->ForwardLoss(TwoSamples(1), nullptr, {}).sum;
   EXPECT_FALSE(plain.requires_grad());
   for (const bool checkpointing : {false, true}) {
     layers = 0;
     const TrainContext context{.training = true, .input_gradient = true, .gradient_checkpointing = checkpointing};
-    const at::Tensor sum = (*model)->ForwardLoss(Batch(1), nullptr, context).sum;
+    const at::Tensor sum = (*model)->ForwardLoss(TwoSamples(1), nullptr, context).sum;
     EXPECT_TRUE(at::equal(sum.detach(), plain));
     ASSERT_TRUE(sum.requires_grad());
     sum.backward();
   }
   // Down to q, k and v of layer 0, and no further: three graph roots below one another's common successor.
-  const at::Tensor sum = (*model)->ForwardLoss(Batch(1), nullptr, {.training = true, .input_gradient = true}).sum;
+  const at::Tensor sum = (*model)->ForwardLoss(TwoSamples(1), nullptr, {.training = true, .input_gradient = true}).sum;
   std::vector<const torch::autograd::Node*> pending{sum.grad_fn().get()};
   std::set<const torch::autograd::Node*> seen;
   int64_t roots = 0;

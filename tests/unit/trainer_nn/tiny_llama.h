@@ -89,6 +89,14 @@ inline std::vector<int64_t> RandomIds(int64_t length, uint32_t seed, int64_t voc
   return ids;
 }
 
+/// Of 9 and 14 tokens.
+inline PackedBatch TwoSamples(uint32_t seed) {
+  PackedBatch batch;
+  batch.Append(seed, RandomIds(9, seed));
+  batch.Append(seed + 100, RandomIds(14, seed + 1));
+  return batch;
+}
+
 inline std::vector<int64_t> AllRows(const PackedBatch& batch) {
   std::vector<int64_t> rows;
   for (int64_t i = 0; i < batch.tokens(); ++i) rows.push_back(i);

@@ -18,6 +18,10 @@ at::Tensor LongTensor(const std::vector<int64_t>& values, at::Device device) {
   return at::tensor(at::ArrayRef<int64_t>(values), at::kLong).to(device);
 }
 
+bool HasGraph(const AdapterSet* adapter, const LlamaGradients* gradients, const TrainContext& context) {
+  return context.training && (adapter != nullptr || gradients != nullptr || context.input_gradient);
+}
+
 void SetAngles(LayerPass& pass, const std::vector<int64_t>& positions, const at::Tensor& inverse_frequency_D2) {
   const at::Tensor angles =
       LongTensor(positions, inverse_frequency_D2.device()).to(at::kFloat).unsqueeze(1) * inverse_frequency_D2;
@@ -95,7 +99,7 @@ at::Tensor LlamaModel::Hidden(const PackedBatch& batch, const std::vector<int64_
   const LlamaGradients* const gradients = GradientsFor(adapter, context);
   pass->gradients = gradients;
   pass->input_gradient = context.input_gradient;
-  pass->train = context.training && (adapter != nullptr || gradients != nullptr || context.input_gradient);
+  pass->train = HasGraph(adapter, gradients, context);
   pass->recompute = pass->train && context.gradient_checkpointing;
   at::AutoGradMode grad_mode(pass->train);
   if (adapter != nullptr) pass->dropout = PlanDropout(batch, *adapter, context);
@@ -122,7 +126,7 @@ const LlamaGradients* LlamaModel::GradientsFor(const AdapterSet* adapter, const 
 
 LossResult LlamaModel::ForwardLoss(const PackedBatch& batch, AdapterSet* adapter, const TrainContext& context) const {
   const LlamaGradients* const gradients = GradientsFor(adapter, context);
-  at::AutoGradMode grad_mode(context.training && (adapter != nullptr || gradients != nullptr || context.input_gradient));
+  at::AutoGradMode grad_mode(HasGraph(adapter, gradients, context));
   const at::Tensor hidden_SH = Hidden(batch, batch.supervised_rows, adapter, context);
   const at::Tensor targets_S = LongTensor(batch.targets, device());
   const at::Tensor sum = ops::ChunkedCrossEntropy(hidden_SH, weights_->head_VH, targets_S, ops::kLossChunkRows,
