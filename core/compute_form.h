@@ -4,8 +4,8 @@
 /// | plain   | W0 x, and the adapter's own products added to it          | the adapter's products and its own gradient   |
 /// | merged  | W x with W = W0 + s F in its region (SBoRA's r columns or | its own gradient; the region is written anew  |
 /// |         | rows), written after every optimizer step                 | once per step from a saved slice of W0        |
-/// Plain FA adds its product in the one call that multiplies (addmm). docs/performance.md has the measurements.
-/// Merged is chosen wherever it is right, since it was faster at every shape and number of tokens measured:
+/// Plain FA adds its product in the one call that multiplies (addmm).
+/// Merged is chosen wherever it is right, since it does the least; docs/performance.md has what was measured, and how surely:
 /// | asked                       | why another answer would be wrong                                                    |
 /// | method SBoRA-FA or FB       | LoRA changes all of W, which would cost a full write per step; DoRA rescales it        |
 /// | dropout 0                   | W x multiplies the whole input, dropout masks what the adapter alone sees             |
