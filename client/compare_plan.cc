@@ -48,6 +48,10 @@ StatusOr<v1::FineTuningSpec> SpecOf(const v1::FineTuningSpec& job, const std::st
     adapter.clear_share_indices();
     AddNote(plan, "share_indices holds for sbora_fa alone");
   }
+  if (adapter.method() == v1::METHOD_FULL && adapter.dropout() > 0) {
+    adapter.clear_dropout();
+    AddNote(plan, "dropout holds for adapters alone: full trains without");
+  }
   return spec;
 }
 

@@ -147,16 +147,19 @@ TEST(ComparePlanTest, OptionsOfOtherMethodsAreLeftOutAndToldOf) {
   v1::FineTuningSpec job = Job();
   job.mutable_adapter()->set_frozen_a(v1::FROZEN_FACTOR_RANDOM);
   job.mutable_adapter()->set_share_indices(true);
+  job.mutable_adapter()->set_dropout(0.05);
   const auto plan = Plan(job, {"sbora_fa", "lora", "full"}, 1, true);
   ASSERT_TRUE(plan.ok()) << plan.status();
   EXPECT_TRUE(plan->methods[0].spec.adapter().share_indices());
   EXPECT_EQ(plan->methods[0].spec.adapter().frozen_a(), v1::FROZEN_FACTOR_UNSPECIFIED);
   EXPECT_EQ(plan->methods[1].spec.adapter().frozen_a(), v1::FROZEN_FACTOR_RANDOM);
   EXPECT_EQ(plan->methods[1].rank, 32);  // a frozen A leaves FA's count
+  EXPECT_EQ(plan->methods[1].spec.adapter().dropout(), 0.05);
+  EXPECT_FALSE(plan->methods[2].spec.adapter().has_dropout());
   EXPECT_EQ(plan->methods[2].rank, 0);
   EXPECT_EQ(plan->methods[2].trainable_parameters, core::ParameterCount(Llama7B()));
   EXPECT_THAT(plan->notes, ElementsAre("frozen_a holds for lora alone", "share_indices holds for sbora_fa alone",
-                                       HasSubstr("full has no rank")));
+                                       "dropout holds for adapters alone: full trains without", HasSubstr("full has no rank")));
 }
 
 TEST(ComparePlanTest, WhatCannotBeComparedIsAUsageError) {
