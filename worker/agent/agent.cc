@@ -95,6 +95,7 @@ Status Agent::Open() {
       .metrics = metrics_,
       .worker = config_.name(),
       .instance_uuid = instance_uuid_,
+      .gang_address = config_.gang_address(),
       .attempts_folder = data_dir / "attempts",
       .trainer = fs::absolute(config_.trainer()),
       .checkpoint_grace = std::chrono::duration_cast<Duration>(
@@ -217,6 +218,7 @@ wp::SynchronizeRequest Agent::MakeRequest() {
   request.set_host(HostName());
   for (const wp::Slot& slot : slots_) *request.add_slots() = slot;
   for (const std::string& gpu : gpus_) request.add_gpus(gpu);
+  request.set_gang_address(config_.gang_address());
   request.set_draining(state_.draining);
   request.set_acknowledged_sequence(state_.acknowledged_sequence);
   reported_.clear();
@@ -261,7 +263,7 @@ Status Agent::Synchronize(const std::stop_token& stop, std::chrono::milliseconds
 void Agent::Carry(Decision decision, MonotonicTime sent_at) {
   pause_ = decision.next_call_after;
   for (const auto& renewal : decision.renew) {
-    attempts_.at(renewal.lease_uid)->Renew(sent_at, renewal.acknowledged_item);
+    attempts_.at(renewal.lease_uid)->Renew(sent_at, renewal.acknowledged_item, renewal.rendezvous);
   }
   for (const auto& stop : decision.stop) attempts_.at(stop.lease_uid)->Stop(stop.order);
   for (const std::string& uid : decision.forget) {

@@ -52,6 +52,8 @@ std::optional<wp::AttemptReport> Attempt::Report() {
   wp::AttemptReport report;
   *report.mutable_lease() = lease_.id();
   MutexLock lock(mutex_);
+  report.set_ready(ready_);
+  if (ready_ && port_) report.set_rendezvous(port_->address);
   switch (state_) {
     case State::kGone:
       return std::nullopt;
@@ -94,15 +96,19 @@ HeldAttempt Attempt::Held() const {
                      .reported_ended = reported_ended_};
 }
 
-void Attempt::Renew(MonotonicTime sent_at, int64_t acknowledged_item) {
+void Attempt::Renew(MonotonicTime sent_at, int64_t acknowledged_item, const std::string& rendezvous) {
   control_.Renew(sent_at);
   reports_.Acknowledge(acknowledged_item);
+  if (rendezvous.empty()) return;
+  MutexLock lock(mutex_);
+  rendezvous_ = rendezvous;
+  gang_may_start_.notify_all();
 }
 
 void Attempt::Stop(StopOrder order) {
   control_.Stop(order);
   work_stop_.request_stop();
-  if (!AsksForCheckpoint(order)) upload_stop_.request_stop();
+  if (!KeepsCheckpoints(order)) upload_stop_.request_stop();
 }
 
 bool Attempt::gone() const {
@@ -118,7 +124,7 @@ void Attempt::Run() {
   pthread_setname_np(pthread_self(), "attempt");
   const LogScope scope(LogFields());
   Verdict verdict = Work();
-  if (verdict.reason == v1::TERMINATION_REASON_DONE) {
+  if (verdict.reason == v1::TERMINATION_REASON_DONE && Leads()) {
     std::optional<Verdict> refused = Commit();
     if (!refused) {
       RemoveFolder();
@@ -128,10 +134,7 @@ void Attempt::Run() {
     verdict = *std::move(refused);
   }
   // A checkpoint that still waits is the difference between progress kept and lost.
-  const StopOrder order = control_.order();
-  if (checkpoints_ && (order == StopOrder::kNone || AsksForCheckpoint(order))) {
-    checkpoints_->Flush(upload_stop_.get_token());
-  }
+  if (checkpoints_ && KeepsCheckpoints(control_.order())) checkpoints_->Flush(upload_stop_.get_token());
   checkpoints_.reset();
   RemoveFolder();
   End(std::move(verdict));
@@ -142,8 +145,29 @@ Verdict Attempt::Work() {
   if (const Status status = FetchInputs(); !status.ok()) return OfFailure(status);
   if (std::optional<Verdict> failed = PrepareNf4Base(); failed) return *std::move(failed);
   if (std::optional<Verdict> failed = PrepareTokenCaches(); failed) return *std::move(failed);
+  if (std::optional<Verdict> failed = AwaitGang(); failed) return *std::move(failed);
   if (control_.order() != StopOrder::kNone) return OfPendingOrder();
   return RunRanks();
+}
+
+std::optional<Verdict> Attempt::AwaitGang() {
+  if (!SpansWorkers()) return std::nullopt;
+  std::optional<GangPort> port;
+  if (Leads()) {
+    auto opened = OpenGangPort(context_.gang_address);
+    if (!opened.ok()) return OfFailure(opened.status());
+    port = *std::move(opened);
+  }
+  {
+    MutexLock lock(mutex_);
+    port_ = std::move(port);
+    ready_ = true;
+    phase_ = "waiting for the ranks on other workers";
+  }
+  context_.on_change();
+  MutexLock lock(mutex_);
+  gang_may_start_.wait(lock, work_stop_.get_token(), [this]() SBORA_NO_THREAD_SAFETY_ANALYSIS { return !rendezvous_.empty(); });
+  return std::nullopt;
 }
 
 Status Attempt::MakeFolders() {
@@ -261,12 +285,14 @@ GangOptions Attempt::MakeGang(bool prepare_only) const {
   // Preparing keeps nothing: no reason to wait for it.
   options.checkpoint_grace = prepare_only ? Duration(std::chrono::milliseconds(100)) : context_.checkpoint_grace;
   const int ranks = prepare_only ? 1 : lease_.slots_size();
+  if (!prepare_only) options.first_rank = lease_.first_rank();
   for (int rank = 0; rank < ranks; ++rank) options.ranks.push_back(MakeRank(rank, prepare_only));
   return options;
 }
 
-RankOptions Attempt::MakeRank(int rank, bool prepare_only) const {
-  const wp::Slot& slot = context_.slots.at(lease_.slots(rank));
+RankOptions Attempt::MakeRank(int index, bool prepare_only) const {
+  const wp::Slot& slot = context_.slots.at(lease_.slots(index));
+  const int rank = prepare_only ? 0 : lease_.first_rank() + index;
   RankOptions options;
   SpawnOptions& spawn = options.spawn;
   spawn.program = context_.trainer;
@@ -280,8 +306,23 @@ RankOptions Attempt::MakeRank(int rank, bool prepare_only) const {
   assignment.set_output_directory((folder_ / "output").string());
   assignment.set_checkpoint_directory((folder_ / "checkpoints").string());
   assignment.set_rank(rank);
-  assignment.set_world_size(prepare_only ? 1 : lease_.slots_size());
-  assignment.set_rendezvous_file((folder_ / "rendezvous").string());
+  assignment.set_world_size(prepare_only ? 1 : std::max(lease_.world_size(), lease_.slots_size()));
+  if (SpansWorkers() && !prepare_only) {
+    auto& gang = *assignment.mutable_gang();
+    {
+      MutexLock lock(mutex_);
+      gang.set_rendezvous(rendezvous_);
+    }
+    gang.set_address(context_.gang_address);
+    gang.set_first_local_rank(lease_.first_rank());
+    gang.set_local_ranks(lease_.slots_size());
+    if (rank == 0) {
+      gang.set_listener(kChildListener);
+      spawn.listener = port_->socket.get();
+    }
+  } else {
+    assignment.set_rendezvous_file((folder_ / "rendezvous").string());
+  }
   assignment.set_device(slot.device() == "cuda" ? "cuda:0" : "cpu");
   if (slot.device() == "cuda") spawn.environment.push_back("CUDA_VISIBLE_DEVICES=" + slot.gpu_uuid());
   assignment.set_threads(std::max(1, slot.cpu_cores()));

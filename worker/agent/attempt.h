@@ -3,8 +3,12 @@
 ///
 ///   preparing -> running -> committing -> gone           (committed, or fenced)
 ///        \           \-> stopping -> ended               (reported until the coordinator has taken it in)
+///
+/// Of a gang over several workers this is one part: it waits at the end of `preparing` until all parts are ready, and without
+/// rank 0 it ends instead of committing.
 #pragma once
 
+#include <condition_variable>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -25,6 +29,7 @@
 #include "worker/agent/checkpoint_uploader.h"
 #include "worker/agent/exit_reason.h"
 #include "worker/agent/gang.h"
+#include "worker/agent/gang_port.h"
 #include "worker/agent/journal.h"
 #include "worker/agent/process.h"
 #include "worker/agent/protocol_step.h"
@@ -41,6 +46,7 @@ struct AttemptContext {
   AgentMetrics& metrics;
   std::string worker;
   std::string instance_uuid;
+  std::string gang_address;  // empty: this worker takes no part in gangs over several workers
   std::filesystem::path attempts_folder;
   std::filesystem::path trainer;
   Duration checkpoint_grace;
@@ -63,7 +69,8 @@ class Attempt {
   /// Nullopt once gone.
   std::optional<worker::v1::AttemptReport> Report();
   HeldAttempt Held() const;
-  void Renew(MonotonicTime sent_at, int64_t acknowledged_item);
+  /// `rendezvous`: of a gang over several workers that may start, else empty.
+  void Renew(MonotonicTime sent_at, int64_t acknowledged_item, const std::string& rendezvous);
   void Stop(StopOrder order);
   /// Nothing is left to be told: committed, or fenced.
   bool gone() const;
@@ -85,13 +92,18 @@ class Attempt {
                                        const std::function<StatusOr<GangOptions>()>& make_gang,
                                        const std::function<void(const std::filesystem::path&)>& use);
   void UseTokenCaches(const std::filesystem::path& folder);
+  /// A gang over several workers: of which this is a part.
+  bool SpansWorkers() const { return lease_.world_size() > lease_.slots_size(); }
+  bool Leads() const { return lease_.first_rank() == 0; }
+  /// Tells the coordinator that this part is ready and waits until all are.
+  std::optional<Verdict> AwaitGang();
   Verdict RunRanks();
   /// A trainer cannot tell damaged bytes from bad ones. When it found fault with what it read, the files are hashed
   /// again: with a damaged one the verdict becomes TRAINER_ERROR, CACHE_DAMAGED, which is tried again; a bad input stays
   /// what it is. Damaged files leave the cache, and so does what was made from them, which has no hash to clear it.
   Verdict RecheckInputs(Verdict verdict);
   GangOptions MakeGang(bool prepare_only) const;
-  RankOptions MakeRank(int rank, bool prepare_only) const;
+  RankOptions MakeRank(int index, bool prepare_only) const;
   GangObserver MakeObserver();
   StatusOr<GangOutcome> RunOneGang(GangOptions options, const GangObserver& observer);
   Verdict JudgeGang(const GangOutcome& outcome) const;
@@ -132,6 +144,11 @@ class Attempt {
   int64_t ticks_ SBORA_GUARDED_BY(mutex_) = 0;
   Verdict verdict_ SBORA_GUARDED_BY(mutex_);
   bool reported_ended_ SBORA_GUARDED_BY(mutex_) = false;
+  // Of a gang over several workers.
+  std::optional<GangPort> port_;  // of the part that leads; set before `ready_`
+  bool ready_ SBORA_GUARDED_BY(mutex_) = false;
+  std::string rendezvous_ SBORA_GUARDED_BY(mutex_);
+  std::condition_variable_any gang_may_start_;
   std::jthread thread_;
 };
 

@@ -42,10 +42,11 @@ const RankExit* CauseOfLoss(const GangOutcome& outcome) {
 }
 
 bool Done(const GangOutcome& outcome) {
+  const auto done = [](const RankExit& exit) { return !exit.exit.signaled && exit.exit.value == kExitDone; };
+  if (outcome.first_rank > 0) return !outcome.exits.empty() && std::all_of(outcome.exits.begin(), outcome.exits.end(), done);
   if (!outcome.result) return false;
-  return std::any_of(outcome.exits.begin(), outcome.exits.end(), [](const RankExit& exit) {
-    return exit.rank == 0 && !exit.exit.signaled && exit.exit.value == kExitDone;
-  });
+  return std::any_of(outcome.exits.begin(), outcome.exits.end(),
+                     [&](const RankExit& exit) { return exit.rank == 0 && done(exit); });
 }
 
 Verdict OfOrder(StopOrder order) {
@@ -54,6 +55,8 @@ Verdict OfOrder(StopOrder order) {
       return Make(v1::TERMINATION_REASON_PAUSED_BY_USER, Cancelled("PAUSED", "paused by the user"));
     case StopOrder::kPreempt:
       return Make(v1::TERMINATION_REASON_PREEMPTED, Cancelled("PREEMPTED", "the worker drains or needs its slots"));
+    case StopOrder::kGangEnded:
+      return Make(v1::TERMINATION_REASON_WORKER_LOST, Aborted("GANG_ENDED", "the ranks on another worker have ended"));
     case StopOrder::kTimeout:
       return Make(v1::TERMINATION_REASON_ATTEMPT_TIMEOUT,
                   DeadlineExceeded("ATTEMPT_TIMEOUT", "the attempt ran out of its time; raise max_attempt_seconds"));

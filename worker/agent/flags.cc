@@ -14,6 +14,7 @@
 namespace sbora::agent {
 namespace {
 
+constexpr size_t kMaxGangAddress = 255;
 constexpr int64_t kDefaultCacheBytes = int64_t{50} * 1024 * 1024 * 1024;
 
 std::string DataHome() {
@@ -76,6 +77,11 @@ Status CheckConfig(const config::v1::WorkerConfig& config) {
   if (config.tls_ca().empty() && !IsLoopbackAddress(config.server())) {
     refuse("server", config.server(), "is not on loopback, so TLS is required: give --tls-ca");
   }
+  if (config.gang_address().size() > kMaxGangAddress ||
+      config.gang_address().find_first_of(" \t\r\n/") != std::string::npos) {
+    refuse("gang_address", config.gang_address(),
+           fmt::format("must be a host name or an address without a port, of at most {} characters", kMaxGangAddress));
+  }
   if (::access(config.trainer().c_str(), X_OK) != 0) {
     refuse("trainer", config.trainer(), "is no program that can be executed");
   }
@@ -89,7 +95,7 @@ std::variant<config::v1::WorkerConfig, ExitWith> ParseFlags(int argc, const char
   CLI::App app("Runs fine-tuning jobs of an sbora server on this machine.", "sbora-worker");
   app.set_version_flag("--version", SBORA_VERSION);
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-  std::string server, name, data_dir, trainer, tls_ca, token_file, ready_file;
+  std::string server, name, data_dir, trainer, tls_ca, token_file, ready_file, gang_address;
   std::string http_listen = "127.0.0.1:0";
   int64_t cache_bytes = 0;
   int32_t cpu_slots = 1;
@@ -105,6 +111,9 @@ std::variant<config::v1::WorkerConfig, ExitWith> ParseFlags(int argc, const char
   app.add_option("--token-file", token_file, "File with the bearer token");
   app.add_option("--drain-seconds", drain_seconds, "From SIGTERM to the end. Default: 120")->check(CLI::PositiveNumber);
   app.add_option("--ready-file", ready_file, "Written once the server has answered");
+  app.add_option("--gang-address", gang_address,
+                 "Address of this machine at which ranks on other workers reach ranks here, unencrypted: only for networks you "
+                 "trust. Default: none, no gangs over several workers");
   try {
     app.parse(argc, const_cast<char**>(argv));  // CLI11 reads only
   } catch (const CLI::ParseError& error) {
@@ -125,6 +134,7 @@ std::variant<config::v1::WorkerConfig, ExitWith> ParseFlags(int argc, const char
   config.set_token_file(token_file);
   config.set_drain_seconds(drain_seconds);
   config.set_ready_file(ready_file);
+  config.set_gang_address(gang_address);
   std::error_code error;
   const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
   config = WithDefaults(std::move(config), error ? std::string(argv[0]) : self.string());

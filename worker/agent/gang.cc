@@ -35,7 +35,9 @@ struct Rank {
 class GangRun {
  public:
   GangRun(const GangOptions& options, GangControl& control, const GangObserver& observer)
-      : options_(options), control_(control), observer_(observer), last_tick_(SystemClock().Now()) {}
+      : options_(options), control_(control), observer_(observer), last_tick_(SystemClock().Now()) {
+    outcome_.first_rank = options.first_rank;
+  }
 
   Status Start(Spawner& spawner);
   GangOutcome Run();
@@ -48,6 +50,7 @@ class GangRun {
   void Poll(MonotonicTime now);
   Duration PollTime(MonotonicTime now) const;
   Duration CurrentHangLimit() const;
+  int NumberOf(size_t index) const { return options_.first_rank + static_cast<int>(index); }
   void ReadFrom(Rank& rank, size_t index);
   void Handle(trainer::v1::TrainerMessage message, size_t index);
   void NoteProgress(const trainer::v1::Progress& progress, size_t index);
@@ -78,7 +81,7 @@ Status GangRun::Start(Spawner& spawner) {
     if (!child.ok()) {
       Kill(KillCause::kRankDied);
       Reap();
-      return child.status().WithContext(fmt::format("rank {}", i));
+      return child.status().WithContext(fmt::format("rank {}", NumberOf(i)));
     }
     Rank& rank = ranks_.emplace_back();
     rank.child = *std::move(child);
@@ -214,7 +217,7 @@ void GangRun::ReadFrom(Rank& rank, size_t index) {
     auto message = rank.reader.Next();
     if (!message.ok()) {
       rank.open = false;
-      if (outcome_.bad_message.ok()) outcome_.bad_message = message.status().WithContext(fmt::format("rank {}", index));
+      if (outcome_.bad_message.ok()) outcome_.bad_message = message.status().WithContext(fmt::format("rank {}", NumberOf(index)));
       Kill(KillCause::kBadMessage);
       return;
     }
@@ -225,21 +228,22 @@ void GangRun::ReadFrom(Rank& rank, size_t index) {
 
 void GangRun::Handle(trainer::v1::TrainerMessage message, size_t index) {
   using Kind = trainer::v1::TrainerMessage;
+  const bool leads = NumberOf(index) == 0;
   switch (message.kind_case()) {
     case Kind::kProgress:
       NoteProgress(message.progress(), index);
       break;
     case Kind::kMetric:
-      if (index == 0 && observer_.on_metric) observer_.on_metric(std::move(*message.mutable_metric()));
+      if (leads && observer_.on_metric) observer_.on_metric(std::move(*message.mutable_metric()));
       break;
     case Kind::kEvent:
       if (observer_.on_event) observer_.on_event(std::move(*message.mutable_event()));
       break;
     case Kind::kCheckpoint:
-      if (index == 0 && observer_.on_checkpoint) observer_.on_checkpoint(std::move(*message.mutable_checkpoint()));
+      if (leads && observer_.on_checkpoint) observer_.on_checkpoint(std::move(*message.mutable_checkpoint()));
       break;
     case Kind::kResult:
-      if (index == 0) outcome_.result = std::move(*message.mutable_result());
+      if (leads) outcome_.result = std::move(*message.mutable_result());
       break;
     case Kind::kError:
       // That another is lost is a consequence: the other's own word goes before it.
@@ -284,7 +288,7 @@ void GangRun::NoteExits(MonotonicTime now) {
     if (!exit) continue;
     rank.exited = true;
     ReadFrom(rank, i);  // its last words come before the verdict
-    outcome_.exits.push_back({.rank = static_cast<int>(i), .exit = *exit, .after_kill = killed_before});
+    outcome_.exits.push_back({.rank = NumberOf(i), .exit = *exit, .after_kill = killed_before});
     if (ranks_.size() == 1) continue;
     const bool good = !exit->signaled && (exit->value == 0 || exit->value == 3);
     if (!good && !killing_) Kill(KillCause::kRankDied);

@@ -26,11 +26,14 @@ enum class StopOrder {
   kNone,
   kPreempt,  // checkpoint first: drain of the worker, or the coordinator needs the slots
   kPause,    // checkpoint first
+  kGangEnded,  // kill; another part of the gang, on another worker, has ended
   kTimeout,  // kill
   kCancel,   // kill
   kFenced,   // kill and report nothing: another gang may hold the job
 };
 inline bool AsksForCheckpoint(StopOrder order) { return order == StopOrder::kPreempt || order == StopOrder::kPause; }
+/// The job goes on: checkpoints that wait for their upload are still of use.
+inline bool KeepsCheckpoints(StopOrder order) { return order <= StopOrder::kGangEnded; }
 
 /// The mailbox between the protocol loop and a gang. Thread-safe, never blocks.
 class GangControl {
@@ -63,6 +66,7 @@ struct RankExit {
 };
 
 struct GangOutcome {
+  int first_rank = 0;
   std::vector<RankExit> exits;  // in the order in which they were seen
   KillCause cause = KillCause::kNone;
   StopOrder order = StopOrder::kNone;  // in force at the end
@@ -85,6 +89,8 @@ struct RankOptions {
 
 struct GangOptions {
   std::vector<RankOptions> ranks;
+  /// Number of the first of `ranks`; above 0, rank 0 is on another worker.
+  int first_rank = 0;
   std::optional<Cgroup> cgroup;
   Duration self_fence{};
   Duration hang{};

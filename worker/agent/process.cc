@@ -38,6 +38,7 @@ struct Prepared {
   std::string cgroup;
   int output = -1;
   int socket = -1;
+  int listener = -1;
   int error_pipe = -1;
   int parent = -1;
 };
@@ -97,16 +98,18 @@ void Prepare(const SpawnOptions& options, Prepared& prepared) {
   if (::chdir(prepared.directory.c_str()) != 0) Fail(prepared);
   const int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
   if (null < 0 || ::dup2(null, 0) < 0 || ::dup2(prepared.output, 1) < 0 || ::dup2(prepared.output, 2) < 0) Fail(prepared);
-  // The descriptors of `prepared` are all above 3 (see Above): dup2 clears close-on-exec on the copy.
+  // The descriptors of `prepared` are all above 4 (see Above): dup2 clears close-on-exec on the copy.
   if (::dup2(prepared.socket, kChildSocket) < 0) Fail(prepared);
-  ::syscall(SYS_close_range, kChildSocket + 1, ~0U, CLOSE_RANGE_CLOEXEC);
+  if (prepared.listener >= 0 && ::dup2(prepared.listener, kChildListener) < 0) Fail(prepared);
+  const unsigned int others = prepared.listener >= 0 ? kChildListener + 1 : kChildSocket + 1;
+  ::syscall(SYS_close_range, others, ~0U, CLOSE_RANGE_CLOEXEC);
   ::execve(prepared.program.c_str(), prepared.arguments.data(), prepared.environment.data());
   Fail(prepared);
 }
 
-/// A copy of the descriptor above 3, so that dup2 in the child never overwrites one it still needs.
-StatusOr<UniqueFd> Above(UniqueFd fd) {
-  const int copy = ::fcntl(fd.get(), F_DUPFD_CLOEXEC, 10);
+/// A copy of the descriptor above 4, so that dup2 in the child never overwrites one it still needs.
+StatusOr<UniqueFd> Above(int fd) {
+  const int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 10);
   if (copy < 0) return FromErrno(errno, "dup of a descriptor");
   return UniqueFd(copy);
 }
@@ -117,16 +120,21 @@ StatusOr<Child> SpawnNow(const SpawnOptions& options) {
   int sockets[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0) return FromErrno(errno, "socketpair");
   UniqueFd ours(sockets[0]);
-  SBORA_ASSIGN_OR_RETURN(const UniqueFd theirs, Above(UniqueFd(sockets[1])));
+  SBORA_ASSIGN_OR_RETURN(const UniqueFd theirs, Above(UniqueFd(sockets[1]).get()));
   int pipes[2];
   if (::pipe2(pipes, O_CLOEXEC) != 0) return FromErrno(errno, "pipe");
   const UniqueFd error_read(pipes[0]);
-  SBORA_ASSIGN_OR_RETURN(UniqueFd error_write, Above(UniqueFd(pipes[1])));
-  UniqueFd opened(::open(options.output.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+  SBORA_ASSIGN_OR_RETURN(UniqueFd error_write, Above(UniqueFd(pipes[1]).get()));
+  const UniqueFd opened(::open(options.output.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
   if (!opened.valid()) return FromErrno(errno, fmt::format("opening {}", options.output.string()));
-  SBORA_ASSIGN_OR_RETURN(const UniqueFd output, Above(std::move(opened)));
+  SBORA_ASSIGN_OR_RETURN(const UniqueFd output, Above(opened.get()));
+  UniqueFd listener;
+  if (options.listener >= 0) {
+    SBORA_ASSIGN_OR_RETURN(listener, Above(options.listener));
+  }
   prepared.socket = theirs.get();
   prepared.output = output.get();
+  prepared.listener = listener.get();
   prepared.error_pipe = error_write.get();
 
   const pid_t pid = ::fork();

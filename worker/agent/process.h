@@ -27,7 +27,11 @@ struct SpawnOptions {
   std::filesystem::path working_directory;
   std::filesystem::path output;                      // stdout and stderr are appended here
   std::optional<std::filesystem::path> cgroup_procs;  // joined before exec
+  int listener = -1;                                 // if not -1: a descriptor, the caller's, of which the child gets a copy
 };
+
+/// The descriptor under which a child has SpawnOptions.listener.
+inline constexpr int kChildListener = 4;
 
 /// A running child: leader of its own process group, its pidfd, and the agent's end of the socket whose other end the
 /// child has as descriptor 3.

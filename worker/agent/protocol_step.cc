@@ -27,6 +27,11 @@ Status CheckLease(const ProtocolState& state, const wp::Lease& lease) {
       return InvalidArgument("UNKNOWN_SLOT", fmt::format("the lease names slot {}, which this worker does not have", slot));
     }
   }
+  if (lease.world_size() > 0 &&
+      (lease.first_rank() < 0 || lease.first_rank() > lease.world_size() - lease.slots_size())) {
+    return InvalidArgument("BAD_LEASE", fmt::format("lease {} has {} ranks from {} on, of {} in all", lease.id().uid(),
+                                                    lease.slots_size(), lease.first_rank(), lease.world_size()));
+  }
   if (lease.task().kind_case() == wp::Task::KIND_NOT_SET || lease.task().has_quantize()) {
     return Unimplemented("UNKNOWN_TASK", "this worker does not know the task; upgrade it");
   }
@@ -63,7 +68,9 @@ Decision Step(ProtocolState& state, const std::vector<HeldAttempt>& reported, co
     });
     if (found == reported.end()) continue;
     renewed.insert(found->lease_uid);
-    decision.renew.push_back({.lease_uid = found->lease_uid, .acknowledged_item = lease.acknowledged_item()});
+    decision.renew.push_back({.lease_uid = found->lease_uid,
+                              .acknowledged_item = lease.acknowledged_item(),
+                              .rendezvous = lease.rendezvous()});
   }
   for (const wp::StopLease& stop : answer.stop()) {
     if (!held.contains(stop.id().uid())) continue;
@@ -95,6 +102,7 @@ StopOrder OrderOf(wp::StopLease::Reason reason) {
   if (reason == wp::StopLease::REASON_CANCEL) return StopOrder::kCancel;
   if (reason == wp::StopLease::REASON_PAUSE) return StopOrder::kPause;
   if (reason == wp::StopLease::REASON_PREEMPT) return StopOrder::kPreempt;
+  if (reason == wp::StopLease::REASON_GANG_ENDED) return StopOrder::kGangEnded;
   if (reason == wp::StopLease::REASON_TIMEOUT) return StopOrder::kTimeout;
   return StopOrder::kFenced;
 }

@@ -34,6 +34,8 @@ struct Decision {
   struct Renewal {
     std::string lease_uid;
     int64_t acknowledged_item = 0;
+    /// Of a gang over several workers that may start.
+    std::string rendezvous;
   };
   struct Refusal {
     worker::v1::Lease lease;

@@ -38,6 +38,24 @@ TEST_F(AgentTest, RunsAWholeLease) {
   EXPECT_TRUE(WaitForNoAttemptFolders());
 }
 
+TEST_F(AgentTest, PartsOfAGangMeetOnceAllAreReadyAndTheOneWithRankZeroCommits) {
+  const auto worker = StartWorker({"--gang-address", "127.0.0.1"});
+  EXPECT_TRUE(WaitUntil([&] { return coordinator_.LastRequest().gang_address() == "127.0.0.1"; }));
+  const auto uids = coordinator_.AddGang("steps=4;step_ms=10;checkpoint_every=2", 2);
+  ASSERT_TRUE(coordinator_.WaitFor(uids[0], [](const LeaseView& view) { return view.committed; })) << LogText();
+  ASSERT_TRUE(WaitForEnd(uids[1])) << LogText();
+  const LeaseView leads = coordinator_.View(uids[0]);
+  const LeaseView follows = coordinator_.View(uids[1]);
+  EXPECT_THAT(leads.rendezvous, ::testing::ContainsRegex("^127.0.0.1:[0-9]+$"));
+  EXPECT_THAT(leads.files, SizeIs(2));
+  EXPECT_THAT(CheckpointSteps(leads), ::testing::Contains(2));
+  EXPECT_EQ(follows.ended->reason(), v1::TERMINATION_REASON_DONE);
+  EXPECT_TRUE(follows.rendezvous.empty());
+  EXPECT_EQ(follows.commits, 0);
+  EXPECT_THAT(follows.items, IsEmpty());  // rank 0 alone tells metrics and checkpoints
+  EXPECT_TRUE(WaitForNoAttemptFolders());
+}
+
 TEST_F(AgentTest, SecondLeaseUsesTheCaches) {
   const auto worker = StartWorker();
   const std::string first = coordinator_.AddTrainLease("steps=1");

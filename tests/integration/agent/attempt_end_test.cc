@@ -27,6 +27,41 @@ TEST_F(AttemptEndTest, DeathOfARankEndsTheGang) {
   EXPECT_EQ(coordinator_.View(uid).ended->reason(), v1::TERMINATION_REASON_SIGNAL);
 }
 
+TEST_F(AttemptEndTest, ARankOfAPartThatDiesIsNamedByItsNumberInTheGang) {
+  const auto worker = StartWorker({"--gang-address", "127.0.0.1"});
+  const auto uids = coordinator_.AddGang("steps=100000;signal_at=2;bad_rank=1;step_ms=10", 2);
+  ASSERT_TRUE(WaitForEnd(uids[1])) << LogText();
+  EXPECT_EQ(coordinator_.View(uids[1]).ended->reason(), v1::TERMINATION_REASON_SIGNAL);
+  EXPECT_THAT(coordinator_.View(uids[1]).ended->failure().message(), HasSubstr("rank 1 ended by signal 11 (SIGSEGV)"));
+  EXPECT_FALSE(coordinator_.View(uids[0]).ended);  // that is the coordinator's to say
+}
+
+TEST_F(AttemptEndTest, APartOfAGangThatEndedIsKilledAndItsCheckpointsStillGoUp) {
+  const auto worker = StartWorker({"--gang-address", "127.0.0.1"});
+  const auto uids = coordinator_.AddGang("steps=100000;checkpoint_every=3;step_ms=10;ignore_stop=1", 2);
+  ASSERT_TRUE(WaitForStep(uids[0], 3)) << LogText();
+  for (const std::string& uid : uids) coordinator_.Stop(uid, worker::v1::StopLease::REASON_GANG_ENDED);
+  for (const std::string& uid : uids) {
+    ASSERT_TRUE(WaitForEnd(uid)) << LogText();
+    EXPECT_EQ(coordinator_.View(uid).ended->reason(), v1::TERMINATION_REASON_WORKER_LOST);
+    EXPECT_EQ(coordinator_.View(uid).ended->failure().reason(), "GANG_ENDED");
+    EXPECT_TRUE(WaitForProcesses(uid, 0));
+  }
+  EXPECT_THAT(CheckpointSteps(coordinator_.View(uids[0])), Contains(3));
+}
+
+TEST_F(AttemptEndTest, APartWhoseWorkerHasNoSuchAddressSaysSo) {
+  const auto worker = StartWorker({"--gang-address", "192.0.2.1"});  // of documentation, nobody's
+  const auto uids = coordinator_.AddGang("steps=1", 2);
+  ASSERT_TRUE(WaitForEnd(uids[0])) << LogText();
+  EXPECT_EQ(coordinator_.View(uids[0]).ended->failure().reason(), "GANG_ADDRESS");
+  EXPECT_THAT(coordinator_.View(uids[0]).ended->failure().message(), HasSubstr("--gang-address 192.0.2.1"));
+  // The other waits for as long as it takes and ends when it is told to.
+  coordinator_.Stop(uids[1], worker::v1::StopLease::REASON_GANG_ENDED);
+  ASSERT_TRUE(WaitForEnd(uids[1])) << LogText();
+  EXPECT_EQ(coordinator_.View(uids[1]).ended->failure().reason(), "GANG_ENDED");
+}
+
 TEST_F(AttemptEndTest, CrashOfARankIsNamed) {
   const auto worker = StartWorker();
   const std::string uid = coordinator_.AddTrainLease("steps=100000;signal_at=2;bad_rank=1;step_ms=10", 2);

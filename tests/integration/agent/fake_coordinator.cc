@@ -70,9 +70,18 @@ std::string FakeCoordinator::ObjectBytes(const std::string& object) {
 
 std::string FakeCoordinator::AddTrainLease(const std::string& script, int ranks, const v1::File* checkpoint,
                                            const v1::File* before) {
+  Lease lease = MakeTrainLease(script, ranks, checkpoint, before);
+  const std::string uid = lease.lease.id().uid();
+  MutexLock lock(mutex_);
+  lease.lease.mutable_id()->set_epoch(next_epoch_++);
+  leases_[uid] = std::move(lease);
+  return uid;
+}
+
+FakeCoordinator::Lease FakeCoordinator::MakeTrainLease(const std::string& script, int ranks, const v1::File* checkpoint,
+                                                       const v1::File* before) {
   Lease lease;
-  const std::string uid = NewUuid7();
-  lease.lease.mutable_id()->set_uid(uid);
+  lease.lease.mutable_id()->set_uid(NewUuid7());
   lease.lease.set_resource("projects/default/fineTuningJobs/job");
   lease.lease.set_project("projects/default");
   lease.lease.set_attempt(1);
@@ -99,10 +108,35 @@ std::string FakeCoordinator::AddTrainLease(const std::string& script, int ranks,
   task->mutable_train()->mutable_spec()->mutable_adapter()->set_method(v1::METHOD_SBORA_FA);
   task->mutable_train()->mutable_spec()->set_quantization(quantization);
   *lease.lease.mutable_timing() = timing;
+  return lease;
+}
+
+std::vector<std::string> FakeCoordinator::AddGang(const std::string& script, int parts) {
+  std::vector<Lease> made;
+  for (int i = 0; i < parts; ++i) made.push_back(MakeTrainLease(script, 1, nullptr, nullptr));
+  std::vector<std::string> uids;
   MutexLock lock(mutex_);
-  lease.lease.mutable_id()->set_epoch(next_epoch_++);
-  leases_[uid] = std::move(lease);
-  return uid;
+  for (int i = 0; i < parts; ++i) {
+    Lease& lease = made[static_cast<size_t>(i)];
+    lease.lease.mutable_id()->set_epoch(next_epoch_);
+    lease.lease.set_slots(0, "cpu-" + std::to_string(i));
+    lease.lease.set_first_rank(i);
+    lease.lease.set_world_size(parts);
+    uids.push_back(lease.lease.id().uid());
+    leases_[uids.back()] = std::move(lease);
+  }
+  ++next_epoch_;
+  return uids;
+}
+
+std::string FakeCoordinator::RendezvousOf(const Lease& lease) {
+  std::string where;
+  for (const auto& [uid, other] : leases_) {
+    if (other.lease.id().epoch() != lease.lease.id().epoch()) continue;
+    if (!other.view.ready) return "";
+    if (other.lease.first_rank() == 0) where = other.view.rendezvous;
+  }
+  return where;
 }
 
 void FakeCoordinator::Stop(const std::string& uid, wp::StopLease::Reason reason) {
@@ -186,6 +220,8 @@ void FakeCoordinator::TakeReport(const wp::AttemptReport& report) {
   const auto found = leases_.find(report.lease().uid());
   if (found == leases_.end()) return;
   Lease& lease = found->second;
+  lease.view.ready = report.ready();
+  lease.view.rendezvous = report.rendezvous();
   const std::string state = StateName(report);
   if (lease.view.states.empty() || lease.view.states.back() != state) lease.view.states.push_back(state);
   TakeItems(lease, report.items());
@@ -228,6 +264,7 @@ grpc::Status FakeCoordinator::Synchronize(grpc::ServerContext* context, const wp
     auto* renewed = response->add_renewed();
     *renewed->mutable_id() = lease.lease.id();
     renewed->set_acknowledged_item(lease.view.items.empty() ? 0 : lease.view.items.rbegin()->first);
+    if (lease.lease.world_size() > 0) renewed->set_rendezvous(RendezvousOf(lease));
     if (lease.stop) {
       auto* stop = response->add_stop();
       *stop->mutable_id() = lease.lease.id();

@@ -34,6 +34,8 @@ class FakeCoordinator : public worker::v1::WorkerService::Service, public v1::Tr
     std::vector<v1::File> files;
     int commits = 0;
     bool duplicate_start_offered = false;
+    bool ready = false;      // of a part of a gang over several workers
+    std::string rendezvous;  // of the one with rank 0
   };
 
   std::string AddObject(const std::string& bytes);
@@ -43,6 +45,8 @@ class FakeCoordinator : public worker::v1::WorkerService::Service, public v1::Tr
   /// A train lease whose model is the stub's script; returns its uid.
   std::string AddTrainLease(const std::string& script, int ranks = 1, const v1::File* checkpoint = nullptr,
                             const v1::File* before = nullptr);
+  /// A gang "over several workers", of parts of one rank each that are all given to the one worker there is.
+  std::vector<std::string> AddGang(const std::string& script, int parts);
   void Stop(const std::string& uid, worker::v1::StopLease::Reason reason);
   void Fence(const std::string& uid);
   void RepeatStart(const std::string& uid);
@@ -92,9 +96,13 @@ class FakeCoordinator : public worker::v1::WorkerService::Service, public v1::Tr
     v1::Upload upload;
     std::string bytes;
   };
+  /// Without its epoch.
+  Lease MakeTrainLease(const std::string& script, int ranks, const v1::File* checkpoint, const v1::File* before);
   void TakeItems(Lease& lease, const google::protobuf::RepeatedPtrField<worker::v1::ReportItem>& items);
   void TakeReport(const worker::v1::AttemptReport& report);
   bool Breaks(int64_t bytes);
+  /// Where the gang of the lease meets, once all its parts are ready.
+  std::string RendezvousOf(const Lease& lease) SBORA_REQUIRES(mutex_);
 
   Mutex mutex_;
   std::map<std::string, Lease> leases_;

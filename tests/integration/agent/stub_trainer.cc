@@ -1,6 +1,8 @@
 // A trainer that trains nothing: speaks sbora.trainer.v1 and does what the job's `model` tells it, for example
 // "steps=5;step_ms=20;checkpoint_every=2;signal_at=3". "wait_at=2" holds step 2 back until the file "go" is in the attempt's
 // folder. It knows nothing of the agent's code.
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -158,8 +160,29 @@ void WaitForGo(const TaskAssignment& task) {
   while (!fs::exists(fs::path(task.output_directory()).parent_path() / "go")) Pause(5);
 }
 
+/// Of a gang over several workers: all ranks come to rank 0, over TCP, or the process ends with code 71.
+void Meet(const TaskAssignment& task) {
+  const std::string& place = task.gang().rendezvous();
+  const size_t colon = place.rfind(':');
+  if (colon == std::string::npos) _exit(71);
+  if (task.rank() == 0) {
+    for (int i = 1; i < task.world_size(); ++i) {
+      if (::accept(task.gang().listener(), nullptr, nullptr) < 0) _exit(71);
+    }
+    return;
+  }
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(std::atoi(place.c_str() + colon + 1)));
+  const int socket = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const bool there = ::inet_pton(AF_INET, place.substr(0, colon).c_str(), &address.sin_addr) == 1 &&
+                     ::connect(socket, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
+  if (!there) _exit(71);
+}
+
 [[noreturn]] void Train(const TaskAssignment& task) {
   auto script = Script(task.task().train().spec().model());
+  if (task.has_gang()) Meet(task);
   const int64_t steps = script["steps"];
   bool stop = false;
   for (int64_t step = FirstStep(task) + 1; step <= steps; ++step) {

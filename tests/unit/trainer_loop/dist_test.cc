@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -32,20 +35,80 @@ class DistTest : public ::testing::Test {
             .sum_timeout = std::chrono::seconds(60), .blame_limit = milliseconds(20)};
   }
 
+  /// Each rank on a worker of its own, as far as it knows; all on this machine.
+  ProcessGroup::Options OverWorkersOptions(int rank, int world_size) {
+    if (listener_ < 0) Listen();
+    ProcessGroup::Options options = Options(rank, world_size);
+    options.rendezvous_file = "";
+    options.over_workers = OverWorkers{.store_host = "localhost", .store_port = port_, .listener = rank == 0 ? listener_ : -1,
+                                       .address = "127.0.0.1", .first_local_rank = rank, .local_ranks = 1};
+    return options;
+  }
+
   /// Runs `work` on each rank, in a thread of its own.
   void OnRanks(int world_size, const std::function<void(ProcessGroup&)>& work) {
+    OnRanks(world_size, [&](int rank) { return Options(rank, world_size); }, work);
+  }
+  void OnRanks(int world_size, const std::function<ProcessGroup::Options(int)>& options_of,
+               const std::function<void(ProcessGroup&)>& work) {
     std::vector<std::jthread> threads;
     for (int rank = 0; rank < world_size; ++rank) {
-      threads.emplace_back([this, rank, world_size, &work] {
-        auto group = ProcessGroup::Join(Options(rank, world_size));
+      threads.emplace_back([options = options_of(rank), &work] {
+        auto group = ProcessGroup::Join(options);
         ASSERT_TRUE(group.ok()) << group.status();
         work(**group);
       });
     }
   }
 
+  void Listen() {
+    listener_ = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);  // rank 0's store closes it
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof(address);
+    ASSERT_EQ(::bind(listener_, reinterpret_cast<sockaddr*>(&address), size), 0);
+    ASSERT_EQ(::listen(listener_, 16), 0);
+    ASSERT_EQ(::getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size), 0);
+    port_ = ntohs(address.sin_port);
+  }
+
   TempDirectory temp_;
+  int listener_ = -1;
+  uint16_t port_ = 0;
 };
+
+TEST_F(DistTest, RanksOnSeveralWorkersMeetAtAnAddressAndAddUpTheSameBits) {
+  std::array<at::Tensor, 3> over_workers, on_one;
+  const auto sum_into = [](std::array<at::Tensor, 3>& results) {
+    return [&results](ProcessGroup& group) {
+      at::Tensor values = at::arange(1, 10'001, at::kFloat).mul_(0.1F * static_cast<float>(group.rank() + 1)).sin_();
+      ASSERT_TRUE(group.Sum(values).ok());
+      results[static_cast<size_t>(group.rank())] = values;
+      EXPECT_TRUE(group.Barrier().ok());
+    };
+  };
+  OnRanks(3, [&](int rank) { return OverWorkersOptions(rank, 3); }, sum_into(over_workers));
+  OnRanks(3, sum_into(on_one));
+  for (const at::Tensor& result : over_workers) EXPECT_TRUE(at::equal(result, on_one[0]));
+}
+
+TEST_F(DistTest, AMissingRankOfAnotherWorkerIsNamed) {
+  ProcessGroup::Options options = OverWorkersOptions(0, 3);
+  options.join_timeout = milliseconds(300);
+  const auto group = ProcessGroup::Join(options);
+  EXPECT_EQ(group.status().reason(), "RENDEZVOUS_TIMEOUT");
+  EXPECT_THAT(group.status().message(), ContainsRegex("ranks 1, 2 of 3 did not come to localhost:[0-9]+ within 300 ms"));
+}
+
+TEST_F(DistTest, NobodyAtTheAddressIsALostRank) {
+  ProcessGroup::Options options = OverWorkersOptions(1, 2);
+  ::close(listener_);
+  options.join_timeout = milliseconds(300);
+  const auto group = ProcessGroup::Join(options);
+  EXPECT_EQ(group.status().reason(), "RANK_LOST");
+  EXPECT_THAT(group.status().message(), HasSubstr("joining the others"));
+}
 
 TEST_F(DistTest, ASumHasTheSameBitsOnEveryRankAndEveryTime) {
   constexpr int kRanks = 3;

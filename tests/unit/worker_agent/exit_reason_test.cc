@@ -29,6 +29,17 @@ TEST(JudgeTest, DoneNeedsResultAndGoodExit) {
   EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_SIGNAL);
 }
 
+TEST(JudgeTest, APartWithoutRankZeroIsDoneWhenAllItsRanksAre) {
+  GangOutcome outcome;
+  outcome.first_rank = 2;
+  outcome.exits = {Code(2, 0), Code(3, 0)};
+  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_DONE);
+  outcome.exits = {Code(2, 0), Code(3, 3)};
+  EXPECT_EQ(Reason(outcome), v1::TERMINATION_REASON_PREEMPTED);
+  outcome.exits = {Code(2, 0), Signal(3, SIGSEGV)};
+  EXPECT_THAT(Judge(outcome, "").failure.message(), HasSubstr("rank 3 ended by signal 11"));
+}
+
 TEST(JudgeTest, ErrorOfTheTrainerWinsOverExitAndHang) {
   GangOutcome outcome;
   outcome.exits = {Code(0, 1)};
@@ -115,6 +126,10 @@ TEST(JudgeTest, OrdersNameTheEnd) {
   EXPECT_EQ(timeout.reason, v1::TERMINATION_REASON_ATTEMPT_TIMEOUT);
   EXPECT_EQ(timeout.failure.reason(), "ATTEMPT_TIMEOUT");
   EXPECT_THAT(timeout.failure.message(), HasSubstr("raise max_attempt_seconds"));
+  outcome.order = StopOrder::kGangEnded;
+  const Verdict gang = Judge(outcome, "");
+  EXPECT_EQ(gang.reason, v1::TERMINATION_REASON_WORKER_LOST);
+  EXPECT_EQ(gang.failure.reason(), "GANG_ENDED");
   outcome.order = StopOrder::kPreempt;
   const Verdict preempted = Judge(outcome, "");
   EXPECT_EQ(preempted.reason, v1::TERMINATION_REASON_PREEMPTED);

@@ -50,12 +50,15 @@ TEST(FlagsTest, EachBadFieldIsAViolation) {
   config.set_name("Not A Label");
   config.set_trainer("/nowhere");
   config.set_drain_seconds(120);
+  config.set_gang_address("http://node-1");
   const Status status = CheckConfig(config);
   EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(status.reason(), "BAD_CONFIG");
-  ASSERT_EQ(status.violations().size(), 2u);
+  ASSERT_EQ(status.violations().size(), 3u);
   EXPECT_EQ(status.violations()[0].field, "name");
-  EXPECT_EQ(status.violations()[1].field, "trainer");
+  EXPECT_EQ(status.violations()[1].field, "gang_address");
+  EXPECT_EQ(status.violations()[2].field, "trainer");
+  EXPECT_THAT(status.message(), HasSubstr("--gang-address=http://node-1: must be a host name or an address without a port"));
   EXPECT_THAT(status.message(), HasSubstr("--name=Not A Label: must be a lower-case label"));
 }
 

@@ -72,15 +72,34 @@ TEST_F(StepTest, RefusesWhatCanNeverRun) {
   wp::Lease path = MakeLease({"cpu-0"});
   path.mutable_id()->set_uid("../../etc");
   *answer_.add_start() = path;
+  wp::Lease outside = MakeLease({"cpu-0", "cpu-1"});
+  outside.set_first_rank(2);
+  outside.set_world_size(3);
+  *answer_.add_start() = outside;
   const Decision decision = Step(state_, {}, answer_);
   EXPECT_THAT(decision.start, IsEmpty());
-  ASSERT_THAT(decision.refuse, SizeIs(4));
+  ASSERT_THAT(decision.refuse, SizeIs(5));
   EXPECT_EQ(decision.refuse[0].why.reason(), "UNKNOWN_SLOT");
   EXPECT_EQ(decision.refuse[1].why.code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(decision.refuse[1].why.reason(), "LEASE_WITHOUT_SLOTS");
   EXPECT_THAT(decision.refuse[1].why.message(), HasSubstr(answer_.start(1).id().uid()));
   EXPECT_EQ(decision.refuse[2].why.reason(), "UNKNOWN_TASK");
   EXPECT_EQ(decision.refuse[3].why.reason(), "BAD_LEASE");
+  EXPECT_EQ(decision.refuse[4].why.reason(), "BAD_LEASE");
+  EXPECT_THAT(decision.refuse[4].why.message(), HasSubstr("2 ranks from 2 on, of 3 in all"));
+}
+
+TEST_F(StepTest, APartOfAGangStartsAndIsToldWhereItMeets) {
+  wp::Lease part = MakeLease({"cpu-0", "cpu-1"});
+  part.set_first_rank(1);
+  part.set_world_size(3);
+  *answer_.add_start() = part;
+  EXPECT_THAT(Step(state_, {}, answer_).start, SizeIs(1));
+  auto* renewed = answer_.add_renewed();
+  *renewed->mutable_id() = part.id();
+  EXPECT_EQ(Step(state_, {Held(part)}, answer_).renew.at(0).rendezvous, "");
+  renewed->set_rendezvous("10.0.0.1:4711");
+  EXPECT_EQ(Step(state_, {Held(part)}, answer_).renew.at(0).rendezvous, "10.0.0.1:4711");
 }
 
 TEST_F(StepTest, DrainingTakesNothing) {
@@ -146,6 +165,14 @@ TEST(OrderTest, StrongerOrdersWin) {
   control.Stop(StopOrder::kCancel);
   control.Stop(StopOrder::kPause);
   EXPECT_EQ(control.order(), StopOrder::kCancel);
+}
+
+TEST(OrderTest, TheEndOfAnotherPartKillsAndKeepsCheckpoints) {
+  const StopOrder order = OrderOf(wp::StopLease::REASON_GANG_ENDED);
+  EXPECT_EQ(order, StopOrder::kGangEnded);
+  EXPECT_FALSE(AsksForCheckpoint(order));
+  EXPECT_TRUE(KeepsCheckpoints(order));
+  EXPECT_FALSE(KeepsCheckpoints(StopOrder::kCancel));
 }
 
 TEST(OrderTest, RenewalsNeverGoBack) {

@@ -4,6 +4,7 @@
 #include <c10/core/Device.h>
 
 #include <chrono>
+#include <string>
 
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
@@ -14,6 +15,7 @@ struct BackendOptions {
   int rank = 0;
   int world_size = 1;
   at::Device device = at::kCPU;
+  std::string listen_on;  ///< Gloo: name or address for the connections of other ranks
   std::chrono::milliseconds join_timeout{};
   std::chrono::milliseconds sum_timeout{};
 };

@@ -8,8 +8,7 @@ c10::intrusive_ptr<c10d::Backend> MakeGlooBackend(const c10::intrusive_ptr<c10d:
                                                   const BackendOptions& options) {
   // Of connecting; each sum has its own.
   auto gloo = c10d::ProcessGroupGloo::Options::create(options.join_timeout);
-  // All ranks are on one worker: nothing listens where another machine could reach it.
-  gloo->devices = {c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1")};
+  gloo->devices = {c10d::ProcessGroupGloo::createDeviceForHostname(options.listen_on)};
   // Sums run one after the other, so one thread is enough; more would take cores from the backward pass.
   gloo->threads = 1;
   return c10::make_intrusive<c10d::ProcessGroupGloo>(store, options.rank, options.world_size, std::move(gloo));

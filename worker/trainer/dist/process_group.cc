@@ -11,6 +11,7 @@
 
 #include <torch/csrc/distributed/c10d/FileStore.hpp>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include "common/check.h"
 #include "common/clock.h"
@@ -22,6 +23,9 @@ namespace sbora::trainer {
 namespace {
 
 constexpr auto kLookEvery = std::chrono::milliseconds(10);
+
+/// Ranks of one worker listen where no other machine can reach them.
+constexpr const char* kLoopback = "127.0.0.1";
 
 std::string PeerKey(int rank) { return fmt::format("peer/{}", rank); }
 
@@ -43,11 +47,42 @@ struct ProcessGroup::Impl {
   c10::intrusive_ptr<c10d::Store> store;
   c10::intrusive_ptr<c10d::Backend> backend;
 
+  void OpenStore();
   Status MeetPeers();
   void Connect();
+  std::string MeetingPlace() const;
+  /// Whether the rank's process can be looked at from here.
+  bool IsLocal(int rank) const;
   /// REQUIRED: called for an error that another rank may have caused.
   Status Lost(std::string_view what, const std::exception& error) const;
 };
+
+std::string ProcessGroup::Impl::MeetingPlace() const {
+  if (!options.over_workers) return options.rendezvous_file.string();
+  return fmt::format("{}:{}", options.over_workers->store_host, options.over_workers->store_port);
+}
+
+bool ProcessGroup::Impl::IsLocal(int rank) const {
+  if (!options.over_workers) return true;
+  const int first = options.over_workers->first_local_rank;
+  return rank >= first && rank < first + options.over_workers->local_ranks;
+}
+
+void ProcessGroup::Impl::OpenStore() {
+  if (options.over_workers) {
+    c10d::TCPStoreOptions tcp;
+    tcp.port = options.over_workers->store_port;
+    tcp.isServer = options.rank == 0;
+    tcp.numWorkers = static_cast<size_t>(options.world_size);
+    tcp.waitWorkers = false;  // MeetPeers tells who is missing
+    tcp.timeout = options.join_timeout;
+    if (options.over_workers->listener >= 0) tcp.masterListenFd = options.over_workers->listener;
+    store = c10::make_intrusive<c10d::TCPStore>(options.over_workers->store_host, tcp);
+  } else {
+    store = c10::make_intrusive<c10d::FileStore>(options.rendezvous_file.string(), options.world_size);
+  }
+  store->setTimeout(options.join_timeout);
+}
 
 Status ProcessGroup::Impl::MeetPeers() {
   SBORA_ASSIGN_OR_RETURN(const PeerProcess self, ThisProcess());
@@ -65,8 +100,7 @@ Status ProcessGroup::Impl::MeetPeers() {
     return DeadlineExceeded("RENDEZVOUS_TIMEOUT",
                             fmt::format("{} of {} did not come to {} within {} ms; what the worker's log says of that rank "
                                         "tells why",
-                                        RankList(missing), options.world_size, options.rendezvous_file.string(),
-                                        options.join_timeout.count()));
+                                        RankList(missing), options.world_size, MeetingPlace(), options.join_timeout.count()));
   }
   for (const std::string& key : keys) {
     const std::vector<uint8_t> value = store->get(key);
@@ -76,8 +110,12 @@ Status ProcessGroup::Impl::MeetPeers() {
 }
 
 void ProcessGroup::Impl::Connect() {
-  const BackendOptions backend_options{.rank = options.rank, .world_size = options.world_size, .device = options.device,
-                                       .join_timeout = options.join_timeout, .sum_timeout = options.sum_timeout};
+  const BackendOptions backend_options{.rank = options.rank,
+                                       .world_size = options.world_size,
+                                       .device = options.device,
+                                       .listen_on = options.over_workers ? options.over_workers->address : kLoopback,
+                                       .join_timeout = options.join_timeout,
+                                       .sum_timeout = options.sum_timeout};
   const auto prefixed = c10::make_intrusive<c10d::PrefixStore>("group", store);
 #ifdef SBORA_WITH_CUDA
   if (options.device.is_cuda()) {
@@ -95,12 +133,12 @@ Status ProcessGroup::Impl::Lost(std::string_view what, const std::exception& err
     std::vector<std::string> who;
     for (int rank = 0; rank < static_cast<int>(peers.size()); ++rank) {
       const PeerProcess& peer = peers[static_cast<size_t>(rank)];
-      if (!HasEnded(peer)) continue;
+      if (!IsLocal(rank) || !HasEnded(peer)) continue;
       ended.push_back(rank);
       who.push_back(fmt::format("process {}", peer.pid));
     }
     if (!ended.empty()) {
-      return Unavailable("RANK_LOST", fmt::format("{} of {} ({} at 127.0.0.1) ended while rank {} was {}; the job goes on from "
+      return Unavailable("RANK_LOST", fmt::format("{} of {} ({}) ended while rank {} was {}; the job goes on from "
                                                   "its newest checkpoint. {}",
                                                   RankList(ended), options.world_size, fmt::join(who, ", "), options.rank, what,
                                                   FirstLine(error)));
@@ -109,7 +147,7 @@ Status ProcessGroup::Impl::Lost(std::string_view what, const std::exception& err
     SystemClock().SleepUntil(SystemClock().Now() + kLookEvery, {});
   }
   return Unavailable("RANK_LOST", fmt::format("rank {} of {} was {} and another rank did not answer, though no rank's process "
-                                              "has ended; the job goes on from its newest checkpoint. {}",
+                                              "on this worker has ended; the job goes on from its newest checkpoint. {}",
                                               options.rank, options.world_size, what, FirstLine(error)));
 }
 
@@ -150,15 +188,14 @@ StatusOr<std::unique_ptr<ProcessGroup>> ProcessGroup::Join(const Options& option
 #endif
   // c10d would wait for minutes for a folder that nobody makes.
   std::error_code error;
-  if (!std::filesystem::is_directory(options.rendezvous_file.parent_path(), error)) {
+  if (!options.over_workers && !std::filesystem::is_directory(options.rendezvous_file.parent_path(), error)) {
     return NotFound("RENDEZVOUS_FOLDER", fmt::format("the ranks are to meet in \"{}\", whose folder does not exist",
                                                      options.rendezvous_file.string()));
   }
   auto impl = std::make_unique<Impl>();
   impl->options = options;
   try {
-    impl->store = c10::make_intrusive<c10d::FileStore>(options.rendezvous_file.string(), options.world_size);
-    impl->store->setTimeout(options.join_timeout);
+    impl->OpenStore();
     SBORA_RETURN_IF_ERROR(impl->MeetPeers());
     impl->Connect();
   } catch (const std::exception& failed) {

@@ -1,11 +1,11 @@
-/// The ranks of one attempt on one worker, as one group that adds up tensors. Include only from .cc files that see LibTorch.
+/// The ranks of one attempt, on one worker or several, as one group that adds up tensors. Include only from .cc files that see LibTorch.
 ///
 ///     SBORA_ASSIGN_OR_RETURN(const auto group, ProcessGroup::Join({.rank = 1, .world_size = 2, .rendezvous_file = file}));
 ///     ProcessGroup::Reduction sum = group->StartSum(gradients);   // returns at once
 ///     ... compute ...
 ///     SBORA_RETURN_IF_ERROR(sum.Wait());                          // gradients holds the same bits on every rank
 ///
-/// c10d's Gloo on CPUs, over 127.0.0.1 alone; its NCCL on GPUs. All ranks must ask for the same sums, of the same shapes,
+/// c10d's Gloo on CPUs, over 127.0.0.1 alone unless the ranks are on several workers; its NCCL on GPUs. All ranks must ask for the same sums, of the same shapes,
 /// in the same order; a rank with nothing to add brings zeros. The order of additions is fixed by rank and shape, so a
 /// repeated run has the same bits.
 /// Errors are Statuses; after one of a sum the group is of no use. UNAVAILABLE RANK_LOST names the ranks that have ended,
@@ -19,8 +19,10 @@
 #include <chrono>
 #include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "common/status.h"
+#include "worker/trainer/dist/over_workers.h"
 
 namespace sbora::trainer {
 
@@ -30,6 +32,7 @@ class ProcessGroup {
     int rank = 0;
     int world_size = 1;
     std::filesystem::path rendezvous_file;  ///< not there before the ranks of this attempt; its folder is
+    std::optional<OverWorkers> over_workers = std::nullopt;  ///< in place of the file
     at::Device device = at::kCPU;           ///< of all tensors
     std::chrono::milliseconds join_timeout = std::chrono::minutes(2);
     /// Longer than any step, checkpoint or hang limit: the agent ends a gang that stands still, this is for when it does not.

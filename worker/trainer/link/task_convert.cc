@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <optional>
 
 #include "common/file.h"
@@ -24,6 +25,24 @@ constexpr char kValidationSuffix[] = ".validation.tokens";
 std::filesystem::path OptionalDirectory(const v1::TaskAssignment& assignment, const std::string& name) {
   const auto found = assignment.directories().find(name);
   return found == assignment.directories().end() ? std::filesystem::path() : std::filesystem::path(found->second);
+}
+
+StatusOr<OverWorkers> ToOverWorkers(const v1::GangOverWorkers& gang) {
+  const size_t colon = gang.rendezvous().rfind(':');
+  int port = 0;
+  const char* const end = gang.rendezvous().data() + gang.rendezvous().size();
+  const bool split = colon != std::string::npos && colon > 0;
+  const auto parsed = split ? std::from_chars(gang.rendezvous().data() + colon + 1, end, port) : std::from_chars_result{};
+  if (!split || parsed.ec != std::errc() || parsed.ptr != end || port <= 0 || port > 65535 || gang.address().empty()) {
+    return InvalidArgument("TASK_MALFORMED", fmt::format("rank 0 is to be met at \"{}\", which is no host:port, from \"{}\"",
+                                                         gang.rendezvous(), gang.address()));
+  }
+  return OverWorkers{.store_host = gang.rendezvous().substr(0, colon),
+                     .store_port = static_cast<uint16_t>(port),
+                     .listener = gang.listener() > 0 ? gang.listener() : -1,
+                     .address = gang.address(),
+                     .first_local_rank = gang.first_local_rank(),
+                     .local_ranks = gang.local_ranks()};
 }
 
 StatusOr<data::DatasetFormat> ParseFormat(sbora::v1::DatasetFormat format) {
@@ -187,6 +206,9 @@ StatusOr<TrainRequest> ToTrainRequest(const v1::TaskAssignment& assignment) {
   request.gang = {.rank = assignment.rank(),
                   .world_size = assignment.world_size(),
                   .rendezvous_file = assignment.rendezvous_file()};
+  if (assignment.has_gang()) {
+    SBORA_ASSIGN_OR_RETURN(request.gang.over_workers, ToOverWorkers(assignment.gang()));
+  }
   if (request.gang.rank < 0 || request.gang.rank >= request.gang.world_size) {
     return InvalidArgument("TASK_MALFORMED", fmt::format("rank {} of {}", request.gang.rank, request.gang.world_size));
   }

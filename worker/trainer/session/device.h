@@ -2,9 +2,11 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "core/job_spec.h"
+#include "worker/trainer/dist/over_workers.h"
 
 namespace sbora::trainer {
 
@@ -22,6 +24,7 @@ struct GangPlace {
   int rank = 0;
   int world_size = 1;
   std::filesystem::path rendezvous_file;  ///< where the ranks of this attempt meet; not read when there is one
+  std::optional<OverWorkers> over_workers = std::nullopt;  ///< ranks on several workers meet at an address instead
 
   /// The one rank that writes files and tells the agent more than that it lives.
   bool leads() const { return rank == 0; }

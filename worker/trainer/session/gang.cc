@@ -23,7 +23,7 @@ StatusOr<std::unique_ptr<ProcessGroup>> JoinGang(const GangPlace& place, int64_t
   }
   if (place.world_size == 1) return std::unique_ptr<ProcessGroup>();
   return ProcessGroup::Join({.rank = place.rank, .world_size = place.world_size, .rendezvous_file = place.rendezvous_file,
-                             .device = device});
+                             .over_workers = place.over_workers, .device = device});
 }
 
 std::unique_ptr<GradientReducer> MakeReducer(ProcessGroup* group, Trainee& trainee, TaskObserver& observer) {
