@@ -89,8 +89,9 @@ struct Work {
 };
 
 /// Why a lease is being ended early. Numbers equal sbora.worker.v1.StopLease.Reason; kNone = it is not.
-enum class StopReason { kNone = 0, kCancel = 1, kPause = 2, kPreempt = 3, kFenced = 4, kTimeout = 5 };
+enum class StopReason { kNone = 0, kCancel = 1, kPause = 2, kPreempt = 3, kFenced = 4, kTimeout = 5, kGangEnded = 6 };
 
+/// Of a gang, or of its part on one worker: all parts are of one attempt and epoch.
 struct LeaseRow {
   core::LeaseId id;
   std::string work_uid;
@@ -102,6 +103,10 @@ struct LeaseRow {
   int64_t acknowledged_item = 0;       // report items up to here are durable
   int64_t start_checkpoint_step = -1;  // what the attempt began from, as far as is known
   int64_t running_ms = 0;              // age as of this write
+  int32_t first_rank = 0;              // its ranks are this and the next ones, one for each slot
+
+  /// It has rank 0, which alone keeps checkpoints, shows progress and commits.
+  bool Leads() const { return first_rank == 0; }
   bool operator==(const LeaseRow&) const = default;
 };
 

@@ -121,12 +121,12 @@ Status Apply(SqliteDb& db, const DeleteWork& gone) {
 Status Apply(SqliteDb& db, const PutLease& put) {
   const LeaseRow& row = put.row;
   return ExpectOne(
-      db.Run("INSERT INTO leases SELECT ?,uid,project,?,?,?,?,?,?,?,?,? FROM works WHERE uid=? "
+      db.Run("INSERT INTO leases SELECT ?,uid,project,?,?,?,?,?,?,?,?,?,? FROM works WHERE uid=? "
              "ON CONFLICT (uid) DO UPDATE SET stop=excluded.stop, acknowledged_item=excluded.acknowledged_item, "
              "start_checkpoint_step=excluded.start_checkpoint_step, running_ms=excluded.running_ms",
              row.id.uid, row.id.epoch, row.worker, row.instance_uuid, row.attempt, JoinLines(row.slots),
              static_cast<int>(row.stop), row.acknowledged_item, row.start_checkpoint_step, row.running_ms,
-             row.work_uid),
+             row.first_rank, row.work_uid),
       NotFound("WORK_NOT_FOUND", fmt::format("lease {} is of work {}, which does not exist", row.id.uid, row.work_uid)));
 }
 

@@ -93,6 +93,7 @@ LeaseRow ReadLease(const Rows& r) {
   lease.acknowledged_item = r.Int(8);
   lease.start_checkpoint_step = r.Int(9);
   lease.running_ms = r.Int(10);
+  lease.first_rank = r.Int32(11);
   return lease;
 }
 

@@ -24,7 +24,7 @@ StatusOr<int> UpdateWorkRow(SqliteDb& db, const WorkRow& row);
 
 inline constexpr std::string_view kLeaseColumns =
     "uid, epoch, work_uid, worker, instance_uuid, attempt, slots, stop, acknowledged_item, start_checkpoint_step, "
-    "running_ms";
+    "running_ms, first_rank";
 LeaseRow ReadLease(const Rows& rows);
 
 inline constexpr std::string_view kResourceColumns = "kind, uid, project, id, name, version, create_ms, payload";

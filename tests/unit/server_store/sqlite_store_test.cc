@@ -9,6 +9,9 @@
 #include <unistd.h>
 
 #include "common/file.h"
+#include "server/store/migrations.h"
+#include "server/store/sqlite_db.h"
+#include "server/store/sqlite_migrate.h"
 
 namespace {
 
@@ -118,7 +121,7 @@ TEST_F(SqliteStoreTest, EveryFieldComesBack) {
   row.result = std::string("\0r", 2);
   const LeaseRow lease{.id = {.uid = "l", .epoch = 7}, .work_uid = row.uid, .worker = "w", .instance_uuid = "i",
                        .attempt = 6, .slots = {"s0", "s1"}, .stop = StopReason::kPause, .acknowledged_item = 8,
-                       .start_checkpoint_step = 30, .running_ms = 5};
+                       .start_checkpoint_step = 30, .running_ms = 5, .first_rank = 2};
   const WorkerRow worker{.name = "w", .instance_uuid = "i", .state = WorkerState::kDraining, .drain_asked = true,
                          .version = "1", .host = "h", .slots_total = 2, .gpus = {"A", "B"}, .last_seen_ms = 3};
   ASSERT_TRUE(Write({Update(row), PutLease{lease}, PutWorker{worker}}).ok());
@@ -216,15 +219,45 @@ TEST_F(SqliteStoreTest, AViolatedConstraintFailsItsSetAlone) {
   EXPECT_TRUE(store_->GetResource(Model("last").name).ok());
 }
 
-TEST_F(SqliteStoreTest, OneLeaseOfAWorkAtMost) {
+TEST_F(SqliteStoreTest, OneLeaseOfEachPartAtMostAndAllOfOneEpoch) {
   ASSERT_TRUE(Write({Insert(Row("a"))}).ok());
   LeaseRow lease;
   lease.id = {.uid = "l1", .epoch = 1};
   lease.work_uid = "uid-a";
   ASSERT_TRUE(Write({PutLease{lease}}).ok());
-  lease.id = {.uid = "l2", .epoch = 2};
-  EXPECT_FALSE(Write({PutLease{lease}}).ok());
-  EXPECT_TRUE(Write({DeleteLease{"l1"}, PutLease{lease}}).ok());
+  lease.id = {.uid = "l2", .epoch = 1};
+  EXPECT_EQ(Write({PutLease{lease}}).reason(), "STORE_CONSTRAINT") << "two leases with rank 0";
+  lease.first_rank = 2;
+  ASSERT_TRUE(Write({PutLease{lease}}).ok());
+  lease.stop = StopReason::kGangEnded;
+  ASSERT_TRUE(Write({PutLease{lease}}).ok()) << "the same lease again";
+  lease.id = {.uid = "l3", .epoch = 2};
+  lease.first_rank = 4;
+  EXPECT_EQ(Write({PutLease{lease}}).reason(), "STORE_CONSTRAINT") << "a part of an older gang is left";
+  EXPECT_EQ(Write({DeleteLease{"l1"}, PutLease{lease}}).reason(), "STORE_CONSTRAINT") << "a part of an older gang is left";
+  EXPECT_TRUE(Write({DeleteLease{"l1"}, DeleteLease{"l2"}, PutLease{lease}}).ok());
+}
+
+TEST_F(SqliteStoreTest, ALeaseFromBeforeGangsOverWorkersLeads) {
+  const std::filesystem::path path = directory_->path() / "older.db";
+  {
+    StatusOr<SqliteDb> db = SqliteDb::Open(path, /*read_only=*/false);
+    ASSERT_TRUE(db.ok()) << db.status();
+    ASSERT_TRUE(Migrate(*db, Migrations().first(3)).ok());
+    const Status old = db->Script(
+        "INSERT INTO projects VALUES ('default');"
+        "INSERT INTO works VALUES ('uid-a',1,'default','a','projects/default/fineTuningJobs/a',1,4,0,0,'','',3,2,0,0,0,0,0,2,0,0,0,0,0,"
+        "0,0,0,0,'w','',-1,x'','',x'','',1);"
+        "INSERT INTO work_payloads VALUES ('uid-a','default','s','t');"
+        "INSERT INTO leases VALUES ('l','uid-a','default',3,'w','i',2,'s0' || char(10) || 's1',2,7,20,90);");
+    ASSERT_TRUE(old.ok()) << old;
+  }
+  const auto store = OpenSqliteStore({.path = path, .readers = 1});
+  ASSERT_TRUE(store.ok()) << store.status();
+  const LeaseRow lease{.id = {.uid = "l", .epoch = 3}, .work_uid = "uid-a", .worker = "w", .instance_uuid = "i", .attempt = 2,
+                       .slots = {"s0", "s1"}, .stop = StopReason::kPause, .acknowledged_item = 7, .start_checkpoint_step = 20,
+                       .running_ms = 90, .first_rank = 0};
+  EXPECT_THAT((*store)->LoadActive()->leases, ::testing::ElementsAre(lease));
 }
 
 TEST_F(SqliteStoreTest, UsedResourcesStayAndReservedNamesAreTaken) {
