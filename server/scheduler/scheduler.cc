@@ -79,7 +79,7 @@ void Scheduler::Load(ActiveState state, Moment at) {
     WorkerEntry& worker = workers_[lease.row.worker];
     for (const std::string& slot : lease.row.slots) worker.used[slot] = lease.row.id.uid;
     worker.leases.insert(lease.row.id.uid);
-    works_.at(lease.row.work_uid).lease_uid = lease.row.id.uid;
+    works_.at(lease.row.work_uid).leases[lease.row.first_rank] = lease.row.id.uid;
     deadlines_.Push(*LeaseDeadline(lease), Deadlines::Kind::kLease, lease.row.id.uid);
   }
   for (auto& [uid, work] : works_) {
@@ -88,6 +88,7 @@ void Scheduler::Load(ActiveState state, Moment at) {
       work.not_before = at.now + std::max(BackoffAfter(config_, work.row.reason, work.row.backoff_steps),
                                           config_.timing.redispatch - config_.timing.lease);
     }
+    LoadGang(work, at);
     if (work.row.state == JobState::kQueued) Enqueue(work, at.now);
     ArmWork(work);
   }
@@ -134,7 +135,7 @@ std::set<std::string> Scheduler::Committed(const std::vector<uint64_t>& tickets)
 
 void Scheduler::Forget(const std::string& work_uid) {
   const auto found = works_.find(work_uid);
-  if (found == works_.end() || !found->second.lease_uid.empty()) return;
+  if (found == works_.end() || !found->second.leases.empty()) return;
   uid_of_name_.erase(found->second.row.name);
   works_.erase(found);
 }
@@ -302,11 +303,11 @@ StatusOr<Work> Scheduler::Cancel(std::string_view name, int64_t tag, Moment at, 
   }
   Draft draft(at);
   const Failure none;
-  if (work->lease_uid.empty()) {
+  if (work->leases.empty()) {
     EndWork(draft, *work, JobEvent::kCancelAsked, TerminationReason::kCancelledByUser, none);
   } else if (state != JobState::kCancelling) {
     Apply(draft, *work, JobEvent::kCancelAsked, "asked by the user");
-    StopLease(draft, leases_.at(work->lease_uid), StopReason::kCancel);
+    StopGang(draft, *work, StopReason::kCancel);
   }
   Leave(std::move(draft), std::move(done));
   return Work{work->row, work->payload};
@@ -326,9 +327,9 @@ StatusOr<Work> Scheduler::Pause(std::string_view name, int64_t tag, Moment at, D
   Draft draft(at);
   if (!under_way) {
     waiting_.Remove(work->row.uid);
-    if (work->lease_uid.empty()) work->row.reason = TerminationReason::kPausedByUser;
+    if (work->leases.empty()) work->row.reason = TerminationReason::kPausedByUser;
     Apply(draft, *work, JobEvent::kPauseAsked, "asked by the user");
-    if (!work->lease_uid.empty()) StopLease(draft, leases_.at(work->lease_uid), StopReason::kPause);
+    StopGang(draft, *work, StopReason::kPause);
   }
   Leave(std::move(draft), std::move(done));
   return Work{work->row, work->payload};

@@ -130,14 +130,17 @@ class Scheduler {
   void WorkDue(Draft& draft, WorkEntry& work) SBORA_REQUIRES(mutex_);
   void LeaseDue(Draft& draft, LeaseEntry& lease) SBORA_REQUIRES(mutex_);
   void WorkerDue(Draft& draft, const std::string& name) SBORA_REQUIRES(mutex_);
-  /// Asks the agent to end the gang; a stronger reason replaces a weaker one. A lease that never left ends at once.
+  /// Asks the agent to end its ranks; a stronger reason replaces a weaker one. A lease that never left ends at once, and with
+  /// it perhaps others of its gang.
   void StopLease(Draft& draft, LeaseEntry& lease, StopReason reason) SBORA_REQUIRES(mutex_);
-  /// `confirmed`: the gang is known to be gone; otherwise the work waits for the re-dispatch time.
+  /// `confirmed`: its ranks are known to be gone; otherwise the work waits for the re-dispatch time. The other leases of the
+  /// gang are stopped, unless this was a part that ended well; the last one ends the attempt.
   void EndLease(Draft& draft, const std::string& lease_uid, core::TerminationReason reason, const Failure& failure,
                 bool confirmed) SBORA_REQUIRES(mutex_);
-  void AfterLease(Draft& draft, WorkEntry& work, const LeaseRow& lease, core::TerminationReason reason,
-                  const Failure& failure) SBORA_REQUIRES(mutex_);
-  /// To a terminal state by `event`; stops the lease if there still is one.
+  /// The last lease of an attempt that did not commit is over: the work is tried again, or ends.
+  void EndAttempt(Draft& draft, WorkEntry& work, int64_t start_checkpoint_step, const AttemptEnd& end)
+      SBORA_REQUIRES(mutex_);
+  /// To a terminal state by `event`; stops the leases that there still are.
   void EndWork(Draft& draft, WorkEntry& work, core::JobEvent event, core::TerminationReason reason,
                const Failure& failure) SBORA_REQUIRES(mutex_);
   /// Slots are free, the row goes; what it means for the work is the caller's.
@@ -145,9 +148,29 @@ class Scheduler {
   /// Committed work that has ended and holds no lease goes out of memory.
   void Forget(const std::string& work_uid) SBORA_REQUIRES(mutex_);
 
+  // Leases of one gang (scheduler_gang.cc).
+  /// Stops all its leases. When this returns, some or all of them may have ended.
+  void StopGang(Draft& draft, WorkEntry& work, StopReason reason) SBORA_REQUIRES(mutex_);
+  /// One of its leases, `part`, has ended for `reason`, and others are left: stops these.
+  void AfterPart(Draft& draft, WorkEntry& work, const LeaseRow& part, core::TerminationReason reason) SBORA_REQUIRES(mutex_);
+  /// What memory holds of a gang beyond its rows, as far as these tell.
+  void LoadGang(WorkEntry& work, Moment at) SBORA_REQUIRES(mutex_);
+  /// Whether its ranks may start, and where they meet; news for its workers once all know.
+  void TakeMeeting(Draft& draft, WorkEntry& work, LeaseEntry& lease, const AttemptReport& report) SBORA_REQUIRES(mutex_);
+  /// Where the ranks of a gang over several workers meet; empty before all its parts are ready.
+  std::string MeetingOf(const WorkEntry& work) const SBORA_REQUIRES(mutex_);
+  /// OK when the lease may commit its work's result; LEASE_FENCED.
+  Status CheckCommit(const LeaseEntry& lease) SBORA_REQUIRES(mutex_);
+
   // Dispatch (scheduler_dispatch.cc).
+  /// What one worker gives to a gang.
+  struct Part {
+    WorkerEntry* worker;
+    std::vector<std::string> slots;
+  };
   void Dispatch(Draft& draft) SBORA_REQUIRES(mutex_);
-  void Grant(Draft& draft, WorkEntry& work, WorkerEntry& worker, std::vector<std::string> slots) SBORA_REQUIRES(mutex_);
+  /// `parts` in the order of their ranks.
+  void Grant(Draft& draft, WorkEntry& work, std::vector<Part> parts) SBORA_REQUIRES(mutex_);
   std::optional<DeviceKind> ResolveDevice(const WorkRow& row) const SBORA_REQUIRES(mutex_);
   /// An event for work that no connected worker could take, free or busy: else it would wait in silence.
   void TellOfWorkers(Draft& draft, WorkEntry& work) SBORA_REQUIRES(mutex_);

@@ -1,5 +1,6 @@
 // Who gets which slots. Strict order of the queue; work that fits nowhere now, but could, holds back the best worker for
-// it, so that small jobs cannot starve a gang. A gang sits on one worker.
+// it, so that small jobs cannot starve a gang. A gang sits on one worker where any has that many slots, busy or not; only
+// otherwise on several.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -9,12 +10,73 @@
 #include "server/scheduler/scheduler.h"
 
 namespace sbora::server {
+namespace {
+
+/// Slots of one kind on one worker, while it is decided who gets them.
+struct Offer {
+  WorkerEntry* worker;
+  DeviceKind device;
+  int free;
+  int total;
+  bool held = false;
+};
+
+/// How many slots of an offer one piece of work gets.
+struct Share {
+  Offer* offer;
+  int slots;
+};
+
+/// The tightest fit, which keeps large workers free for gangs. Nothing when none fits now: the roomiest is held back.
+std::vector<Share> OnOneWorker(std::vector<Offer>& offers, DeviceKind device, int ranks) {
+  Offer* best = nullptr;
+  Offer* roomiest = nullptr;
+  for (Offer& offer : offers) {
+    if (offer.held || offer.device != device || offer.total < ranks) continue;
+    if (offer.free >= ranks && (best == nullptr || offer.free < best->free)) best = &offer;
+    if (roomiest == nullptr || offer.free > roomiest->free) roomiest = &offer;
+  }
+  if (best != nullptr) return {{best, ranks}};
+  if (roomiest != nullptr) roomiest->held = true;
+  return {};
+}
+
+/// The roomiest first, so that the parts are few. Nothing when they have too few free slots: all are held back.
+std::vector<Share> OverSeveral(std::vector<Offer>& offers, DeviceKind device, int ranks) {
+  std::vector<Offer*> usable;
+  for (Offer& offer : offers) {
+    if (!offer.held && offer.device == device && !offer.worker->gang_address.empty()) usable.push_back(&offer);
+  }
+  std::stable_sort(usable.begin(), usable.end(), [](const Offer* a, const Offer* b) { return a->free > b->free; });
+  std::vector<Share> shares;
+  int missing = ranks;
+  for (Offer* offer : usable) {
+    const int slots = std::min(offer->free, missing);
+    if (slots > 0) shares.push_back({offer, slots});
+    missing -= slots;
+  }
+  if (missing == 0) return shares;
+  for (Offer* offer : usable) offer->held = true;
+  return {};
+}
+
+std::vector<Share> Choose(std::vector<Offer>& offers, DeviceKind device, int ranks) {
+  const bool fits_one = std::any_of(offers.begin(), offers.end(),
+                                    [&](const Offer& offer) { return offer.device == device && offer.total >= ranks; });
+  return fits_one ? OnOneWorker(offers, device, ranks) : OverSeveral(offers, device, ranks);
+}
+
+}  // namespace
 
 std::optional<DeviceKind> Scheduler::ResolveDevice(const WorkRow& row) const {
   const auto has = [&](DeviceKind device) SBORA_REQUIRES(mutex_) {
-    return std::any_of(workers_.begin(), workers_.end(), [&](const auto& item) {
-      return item.second.Grantable() && item.second.SlotsOf(device) >= row.ranks;
-    });
+    int together = 0;
+    for (const auto& [name, worker] : workers_) {
+      if (!worker.Grantable()) continue;
+      if (worker.SlotsOf(device) >= row.ranks) return true;
+      if (!worker.gang_address.empty()) together += worker.SlotsOf(device);
+    }
+    return together >= row.ranks;
   };
   // AUTO waits for a busy GPU rather than run on CPU slots for days.
   if (row.device != DeviceKind::kCpu && has(DeviceKind::kCuda)) return DeviceKind::kCuda;
@@ -26,32 +88,35 @@ void Scheduler::TellOfWorkers(Draft& draft, WorkEntry& work) {
   work.told_of_workers = true;
   const WorkRow& row = work.row;
   if (ResolveDevice(row)) return;
-  int workers = 0;
-  int most_cpu = 0;
-  int most_cuda = 0;
+  struct Slots {
+    int workers = 0;
+    int cpu = 0;
+    int cuda = 0;
+  };
+  Slots largest;
+  Slots together;  // those a gang may be spread over
   for (const auto& [name, worker] : workers_) {
     if (!worker.Grantable()) continue;
-    ++workers;
-    most_cpu = std::max(most_cpu, worker.SlotsOf(DeviceKind::kCpu));
-    most_cuda = std::max(most_cuda, worker.SlotsOf(DeviceKind::kCuda));
+    const int cpu = worker.SlotsOf(DeviceKind::kCpu);
+    const int cuda = worker.SlotsOf(DeviceKind::kCuda);
+    largest = {largest.workers + 1, std::max(largest.cpu, cpu), std::max(largest.cuda, cuda)};
+    if (!worker.gang_address.empty()) together = {together.workers + 1, together.cpu + cpu, together.cuda + cuda};
   }
   const char* const device = row.device == DeviceKind::kAuto ? "CPU or CUDA" : row.device == DeviceKind::kCpu ? "CPU" : "CUDA";
+  std::string gangs;
+  if (row.ranks > 1) {
+    gangs = fmt::format("; {} of them may share a gang (--gang-address), with {} CPU and {} CUDA slots together",
+                        together.workers, together.cpu, together.cuda);
+  }
   AddEvent(draft, work, 2, "NO_WORKER",
            fmt::format("waits for a worker with {} {} slot(s); {} ready worker(s) are connected, the largest with {} CPU and "
-                       "{} CUDA slots (sbora-client workers list)",
-                       row.ranks, device, workers, most_cpu, most_cuda),
+                       "{} CUDA slots{} (sbora-client workers list)",
+                       row.ranks, device, largest.workers, largest.cpu, largest.cuda, gangs),
            draft.at.wall_ms);
 }
 
 void Scheduler::Dispatch(Draft& draft) {
   dispatch_due_ = false;
-  struct Offer {
-    WorkerEntry* worker;
-    DeviceKind device;
-    int free;
-    int total;
-    bool held = false;
-  };
   std::vector<Offer> offers;
   for (auto& [name, worker] : workers_) {
     if (!worker.Grantable()) continue;
@@ -60,7 +125,7 @@ void Scheduler::Dispatch(Draft& draft) {
       if (total > 0) offers.push_back({&worker, device, static_cast<int>(worker.FreeSlots(device).size()), total});
     }
   }
-  std::vector<std::pair<std::string, Offer*>> grants;
+  std::vector<std::pair<std::string, std::vector<Share>>> grants;
   std::map<std::pair<DeviceKind, int>, std::optional<DeviceKind>> resolved;  // by what the work asks for
   for (const auto& [key, uid] : waiting_.order()) {
     const bool any = std::any_of(offers.begin(), offers.end(), [](const Offer& o) { return !o.held && o.free > 0; });
@@ -69,55 +134,57 @@ void Scheduler::Dispatch(Draft& draft) {
     const auto [known, fresh] = resolved.try_emplace({row.device, row.ranks});
     if (fresh) known->second = ResolveDevice(row);
     if (!known->second) continue;  // nobody has such slots: it waits, and holds up nobody
-    Offer* best = nullptr;         // the tightest fit keeps large workers free for gangs
-    Offer* roomiest = nullptr;
-    for (Offer& offer : offers) {
-      if (offer.held || offer.device != *known->second || offer.total < row.ranks) continue;
-      if (offer.free >= row.ranks && (best == nullptr || offer.free < best->free)) best = &offer;
-      if (roomiest == nullptr || offer.free > roomiest->free) roomiest = &offer;
-    }
-    if (best != nullptr) {
-      best->free -= row.ranks;
-      grants.emplace_back(uid, best);
-    } else if (roomiest != nullptr) {
-      roomiest->held = true;
-    }
+    std::vector<Share> shares = Choose(offers, *known->second, row.ranks);
+    for (const Share& share : shares) share.offer->free -= share.slots;
+    if (!shares.empty()) grants.emplace_back(uid, std::move(shares));
   }
-  for (const auto& [uid, offer] : grants) {
-    WorkEntry& work = works_.at(uid);
-    std::vector<std::string> slots = offer->worker->FreeSlots(offer->device);
-    slots.resize(static_cast<size_t>(work.row.ranks));
-    Grant(draft, work, *offer->worker, std::move(slots));
+  for (const auto& [uid, shares] : grants) {
+    std::vector<Part> parts;
+    for (const Share& share : shares) {
+      std::vector<std::string> slots = share.offer->worker->FreeSlots(share.offer->device);
+      slots.resize(static_cast<size_t>(share.slots));
+      parts.push_back({share.offer->worker, std::move(slots)});
+    }
+    Grant(draft, works_.at(uid), std::move(parts));
   }
 }
 
-void Scheduler::Grant(Draft& draft, WorkEntry& work, WorkerEntry& worker, std::vector<std::string> slots) {
+void Scheduler::Grant(Draft& draft, WorkEntry& work, std::vector<Part> parts) {
   waiting_.Remove(work.row.uid);
   ++work.row.epoch;
   ++work.row.attempt;
-  work.row.worker = worker.row.name;
+  work.row.worker = parts.front().worker->row.name;
   work.row.resolved_device.clear();
-  work.lease_uid = NewUuid7();
-  LeaseEntry& lease = leases_[work.lease_uid];
-  lease.row = LeaseRow{.id = {.uid = work.lease_uid, .epoch = work.row.epoch},
-                       .work_uid = work.row.uid,
-                       .worker = worker.row.name,
-                       .instance_uuid = worker.row.instance_uuid,
-                       .attempt = work.row.attempt,
-                       .slots = std::move(slots),
-                       .stop = StopReason::kNone,
-                       .acknowledged_item = 0,
-                       .start_checkpoint_step = work.row.checkpoint_step,
-                       .running_ms = 0};
-  lease.renewed = lease.counted = draft.at.now;
-  for (const std::string& slot : lease.row.slots) worker.used[slot] = work.lease_uid;
-  worker.leases.insert(work.lease_uid);
-  draft.touched_leases.insert(work.lease_uid);
-  draft.wake.insert(worker.row.name);
+  int32_t first_rank = 0;
+  std::string where;
+  for (Part& part : parts) {
+    WorkerEntry& worker = *part.worker;
+    const std::string uid = NewUuid7();
+    LeaseEntry& lease = leases_[uid];
+    lease.row = LeaseRow{.id = {.uid = uid, .epoch = work.row.epoch},
+                         .work_uid = work.row.uid,
+                         .worker = worker.row.name,
+                         .instance_uuid = worker.row.instance_uuid,
+                         .attempt = work.row.attempt,
+                         .slots = std::move(part.slots),
+                         .stop = StopReason::kNone,
+                         .acknowledged_item = 0,
+                         .start_checkpoint_step = work.row.checkpoint_step,
+                         .running_ms = 0,
+                         .first_rank = first_rank};
+    lease.renewed = lease.counted = draft.at.now;
+    for (const std::string& slot : lease.row.slots) worker.used[slot] = uid;
+    worker.leases.insert(uid);
+    work.leases[first_rank] = uid;
+    first_rank += static_cast<int32_t>(lease.row.slots.size());
+    where += (where.empty() ? "" : ", ") + worker.row.name;
+    draft.touched_leases.insert(uid);
+    draft.wake.insert(worker.row.name);
+    deadlines_.Push(*LeaseDeadline(lease), Deadlines::Kind::kLease, uid);
+  }
   ++totals_.granted_total;
   Apply(draft, work, core::JobEvent::kGranted,
-        fmt::format("attempt {} on worker {}", work.row.attempt, worker.row.name));
-  deadlines_.Push(*LeaseDeadline(lease), Deadlines::Kind::kLease, work.lease_uid);
+        fmt::format("attempt {} on worker{} {}", work.row.attempt, parts.size() > 1 ? "s" : "", where));
 }
 
 }  // namespace sbora::server

@@ -21,31 +21,6 @@ std::chrono::milliseconds WholeMillis(Duration duration) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(duration);
 }
 
-/// A stronger reason replaces a weaker one.
-int Strength(StopReason reason) {
-  switch (reason) {
-    case StopReason::kNone: return 0;
-    case StopReason::kPreempt: return 1;
-    case StopReason::kPause: return 2;
-    case StopReason::kTimeout: return 3;
-    case StopReason::kCancel: return 4;
-    case StopReason::kFenced: return 5;
-  }
-  return 0;
-}
-
-TerminationReason EndOf(StopReason stop) {
-  switch (stop) {
-    case StopReason::kNone:
-    case StopReason::kFenced: return TerminationReason::kWorkerLost;
-    case StopReason::kPreempt: return TerminationReason::kPreempted;
-    case StopReason::kPause: return TerminationReason::kPausedByUser;
-    case StopReason::kTimeout: return TerminationReason::kAttemptTimeout;
-    case StopReason::kCancel: return TerminationReason::kCancelledByUser;
-  }
-  return TerminationReason::kInternal;
-}
-
 std::string Describe(TerminationReason reason, const Failure& failure) {
   if (failure.message.empty()) return std::string(core::TerminationReasonName(reason));
   return fmt::format("{}: {}", core::TerminationReasonName(reason), failure.message);
@@ -185,7 +160,7 @@ void Scheduler::LeaseDue(Draft& draft, LeaseEntry& lease) {
   lease.counted += passed;
   lease.row.running_ms += passed.count();
   const int64_t limit = works_.at(lease.row.work_uid).row.max_attempt_ms;
-  if (limit > 0 && lease.row.running_ms >= limit) StopLease(draft, lease, StopReason::kTimeout);
+  if (limit > 0 && lease.row.running_ms >= limit) StopGang(draft, works_.at(lease.row.work_uid), StopReason::kTimeout);
   const auto still = leases_.find(uid);  // stopping may have ended it
   if (still != leases_.end()) deadlines_.Push(*LeaseDeadline(still->second), Deadlines::Kind::kLease, uid);
 }
@@ -216,8 +191,10 @@ void Scheduler::StopLease(Draft& draft, LeaseEntry& lease, StopReason reason) {
   lease.row.stop = reason;
   draft.touched_leases.insert(lease.row.id.uid);
   draft.wake.insert(lease.row.worker);
+  if (lease.handed_out) return;
   // It never left this process: nobody has to be asked.
-  if (!lease.handed_out) EndLease(draft, lease.row.id.uid, EndOf(reason), {}, /*confirmed=*/true);
+  const AttemptEnd end = EndOf(reason);
+  EndLease(draft, lease.row.id.uid, end.reason, end.failure, /*confirmed=*/true);
 }
 
 LeaseRow Scheduler::DropLease(Draft& draft, LeaseEntry& lease) {
@@ -225,7 +202,9 @@ LeaseRow Scheduler::DropLease(Draft& draft, LeaseEntry& lease) {
   WorkerEntry& worker = workers_.at(row.worker);
   for (const std::string& slot : row.slots) worker.used.erase(slot);
   worker.leases.erase(row.id.uid);
-  works_.at(row.work_uid).lease_uid.clear();
+  WorkEntry& work = works_.at(row.work_uid);
+  work.leases.erase(row.first_rank);
+  if (row.Leads()) work.rendezvous.clear();
   draft.touched_leases.erase(row.id.uid);
   draft.ended_leases.insert(row.id.uid);
   draft.wake.insert(row.worker);
@@ -241,15 +220,23 @@ void Scheduler::EndLease(Draft& draft, const std::string& lease_uid, Termination
   const LeaseRow row = DropLease(draft, lease);
   WorkEntry& work = works_.at(row.work_uid);
   work.not_before = std::max(work.not_before, quiet_until);
-  work.progress.clear();
+  if (row.Leads()) work.progress.clear();
   const bool timed_out = row.stop == StopReason::kTimeout && reason != TerminationReason::kWorkerLost;
-  const TerminationReason why = timed_out ? TerminationReason::kAttemptTimeout : reason;
-  ++attempts_ended_[why];
-  AfterLease(draft, work, row, why, failure);
+  const AttemptEnd end{timed_out ? TerminationReason::kAttemptTimeout : reason, failure};
+  const bool well = !row.Leads() && reason == TerminationReason::kDone;
+  if (!well && (!work.end || TellsMore(end, *work.end))) work.end = end;
+  if (work.leases.empty()) {
+    // A last part that ended well was stopped like the leading one, which is over.
+    const AttemptEnd last = std::exchange(work.end, std::nullopt).value_or(EndOf(row.stop));
+    if (work.row.committed_lease.empty()) ++attempts_ended_[last.reason];
+    EndAttempt(draft, work, row.start_checkpoint_step, last);
+  } else if (!well) {
+    AfterPart(draft, work, row, end.reason);
+  }
 }
 
-void Scheduler::AfterLease(Draft& draft, WorkEntry& work, const LeaseRow& lease, TerminationReason reason,
-                           const Failure& failure) {
+void Scheduler::EndAttempt(Draft& draft, WorkEntry& work, int64_t start_checkpoint_step, const AttemptEnd& end) {
+  const auto& [reason, failure] = end;
   if (core::IsTerminal(work.row.state)) {
     draft.ended_works.push_back(work.row.uid);
     return;
@@ -258,7 +245,7 @@ void Scheduler::AfterLease(Draft& draft, WorkEntry& work, const LeaseRow& lease,
     EndWork(draft, work, JobEvent::kAttemptEnded, TerminationReason::kCancelledByUser, {});
     return;
   }
-  const RetryDecision decision = AfterAttempt(config_, reason, lease.start_checkpoint_step, &work.row);
+  const RetryDecision decision = AfterAttempt(config_, reason, start_checkpoint_step, &work.row);
   if (decision.give_up) {
     EndWork(draft, work, JobEvent::kGivenUp, reason, failure);
     return;
@@ -291,7 +278,7 @@ void Scheduler::EndWork(Draft& draft, WorkEntry& work, JobEvent event, Terminati
   Apply(draft, work, event, Describe(reason, failure));
   draft.publications[work.row.uid].last = true;
   draft.ended_works.push_back(work.row.uid);
-  if (!work.lease_uid.empty()) StopLease(draft, leases_.at(work.lease_uid), StopReason::kTimeout);
+  StopGang(draft, work, event == JobEvent::kCommitted ? StopReason::kGangEnded : StopReason::kTimeout);
 }
 
 }  // namespace sbora::server

@@ -33,6 +33,19 @@ Status Replaced(const WorkerRow& worker) {
                                                            worker.name, worker.instance_uuid));
 }
 
+/// An answer leaves that starts or stops these.
+void MarkNamed(const std::vector<LeaseEntry*>& leases, int64_t sequence, MonotonicTime now) {
+  for (LeaseEntry* lease : leases) {
+    lease->told_sequence = sequence;
+    lease->stop_told = lease->published_stop;
+    if (lease->published_stop == StopReason::kNone) {
+      ++lease->offers;
+      lease->handed_out = true;
+      lease->renewed = now;
+    }
+  }
+}
+
 }  // namespace
 
 LeaseEntry* Scheduler::FindLease(const core::LeaseId& id) {
@@ -85,8 +98,10 @@ void Scheduler::TakeSlots(Draft& draft, WorkerEntry& worker, const SyncRequest& 
   if (before.state == WorkerState::kLost) {
     deadlines_.Push(draft.at.now + config_.timing.lease, Deadlines::Kind::kWorker, worker.row.name);
   }
-  if (worker.slots.size() != request.slots.size() || before.state != worker.row.state) dispatch_due_ = true;
+  const bool same_place = worker.slots.size() == request.slots.size() && worker.gang_address == request.gang_address;
+  if (!same_place || before.state != worker.row.state) dispatch_due_ = true;
   worker.slots = request.slots;
+  worker.gang_address = request.gang_address;
   WorkerRow same_time = worker.row;
   same_time.last_seen_ms = before.last_seen_ms;
   if (!(same_time == before)) draft.touched_workers.insert(worker.row.name);
@@ -98,6 +113,7 @@ void Scheduler::TakeItems(Draft& draft, WorkEntry& work, LeaseEntry& lease, cons
     lease.row.acknowledged_item = item.sequence;
     draft.touched_leases.insert(lease.row.id.uid);
     if (core::IsTerminal(work.row.state)) continue;  // its row is written for the last time
+    if (!lease.row.Leads() && !std::holds_alternative<EventItem>(item.item)) continue;
     if (const auto* metric = std::get_if<MetricItem>(&item.item)) {
       const MetricRow row{.work_uid = work.row.uid,
                           .attempt = lease.row.attempt,
@@ -158,6 +174,8 @@ void Scheduler::TakeAttempt(Draft& draft, LeaseEntry& lease, const AttemptReport
     EndLease(draft, lease.row.id.uid, report.reason, report.failure, /*confirmed=*/true);
     return;
   }
+  TakeMeeting(draft, work, lease, report);
+  if (!lease.row.Leads()) return;
   const bool running = report.phase == AttemptPhase::kRunning || report.phase == AttemptPhase::kCommitting;
   if (running && work.row.state == JobState::kStarting) {
     work.row.resolved_device = report.device;
@@ -208,15 +226,17 @@ Status Scheduler::Synchronize(const SyncRequest& request, Moment at, Done done) 
     const bool never_taken = lease.row.stop != StopReason::kNone && lease.told_sequence > 0 &&
                              request.acknowledged_sequence >= lease.told_sequence;
     if (!lease.reported && !never_taken) continue;
-    const TerminationReason reason = lease.row.stop == StopReason::kPreempt  ? TerminationReason::kPreempted
-                                     : lease.row.stop == StopReason::kPause ? TerminationReason::kPausedByUser
-                                                                            : TerminationReason::kWorkerLost;
-    const Failure failure{14, "ATTEMPT_LOST", fmt::format("worker {} does not hold the attempt any more", request.worker)};
-    EndLease(draft, uid, reason, failure, /*confirmed=*/true);
+    const StopReason stop = lease.row.stop;
+    const bool asked = stop == StopReason::kPreempt || stop == StopReason::kPause || stop == StopReason::kGangEnded;
+    AttemptEnd end = EndOf(asked ? stop : StopReason::kNone);
+    if (stop != StopReason::kGangEnded) {
+      end.failure = {14, "ATTEMPT_LOST", fmt::format("worker {} does not hold the attempt any more", request.worker)};
+    }
+    EndLease(draft, uid, end.reason, end.failure, /*confirmed=*/true);
   }
   if (worker->row.state == WorkerState::kDraining) {
     const std::set<std::string> left = worker->leases;
-    for (const std::string& uid : left) StopLease(draft, leases_.at(uid), StopReason::kPreempt);
+    for (const std::string& uid : left) StopGang(draft, works_.at(leases_.at(uid).row.work_uid), StopReason::kPreempt);
   }
   Leave(std::move(draft), std::move(done));
   return OkStatus();
@@ -224,6 +244,7 @@ Status Scheduler::Synchronize(const SyncRequest& request, Moment at, Done done) 
 
 StartDecision Scheduler::StartOf(const LeaseEntry& lease) const {
   const WorkEntry& work = works_.at(lease.row.work_uid);
+  const bool part = lease.row.slots.size() < static_cast<size_t>(work.row.ranks);
   return {.lease = lease.row.id,
           .work_uid = work.row.uid,
           .resource = work.row.name,
@@ -233,7 +254,9 @@ StartDecision Scheduler::StartOf(const LeaseEntry& lease) const {
           .payload = work.payload,
           .checkpoint_step = work.row.checkpoint_step,
           .checkpoint_files = work.row.checkpoint_files,
-          .older_checkpoint_files = work.older_checkpoint_files};
+          .older_checkpoint_files = work.older_checkpoint_files,
+          .first_rank = lease.row.first_rank,
+          .world_size = part ? work.row.ranks : 0};
 }
 
 StatusOr<std::optional<SyncResponse>> Scheduler::Answer(const SyncRequest& request, bool force, Moment at) {
@@ -250,10 +273,13 @@ StatusOr<std::optional<SyncResponse>> Scheduler::Answer(const SyncRequest& reque
   bool news = worker.sequence == 0 || (worker.row.drain_asked && !worker.drain_told);
   for (const AttemptReport& report : request.attempts) {
     listed.insert(report.lease.uid);
-    const LeaseEntry* const lease = FindLease(report.lease);
+    LeaseEntry* const lease = FindLease(report.lease);
     if (lease != nullptr && lease->row.worker == request.worker) {
-      answer.renewed.push_back({.lease = report.lease, .acknowledged_item = lease->published_item});
-      news = news || !report.items.empty();
+      answer.renewed.push_back({.lease = report.lease,
+                                .acknowledged_item = lease->published_item,
+                                .rendezvous = MeetingOf(works_.at(lease->row.work_uid))});
+      const std::string& meeting = answer.renewed.back().rendezvous;
+      news = news || !report.items.empty() || (!meeting.empty() && meeting != lease->rendezvous_told);
     } else if (ending_leases_.contains(report.lease.uid)) {
       continue;  // neither renewed nor fenced before its end is durable
     } else if (report.phase == AttemptPhase::kEnded) {
@@ -285,16 +311,22 @@ StatusOr<std::optional<SyncResponse>> Scheduler::Answer(const SyncRequest& reque
   answer.sequence = ++worker.sequence;
   answer.drain = worker.row.drain_asked;
   worker.drain_told = worker.row.drain_asked;
-  for (LeaseEntry* lease : named) {
-    lease->told_sequence = answer.sequence;
-    lease->stop_told = lease->published_stop;
-    if (lease->published_stop == StopReason::kNone) {
-      ++lease->offers;
-      lease->handed_out = true;
-      lease->renewed = at.now;
-    }
-  }
+  for (const RenewDecision& renewed : answer.renewed) leases_.at(renewed.lease.uid).rendezvous_told = renewed.rendezvous;
+  MarkNamed(named, answer.sequence, at.now);
   return std::optional<SyncResponse>(std::move(answer));
+}
+
+Status Scheduler::CheckCommit(const LeaseEntry& lease) {
+  const WorkRow& work = works_.at(lease.row.work_uid).row;
+  std::string why;
+  if (!lease.row.Leads()) {
+    why = fmt::format("its ranks begin at {}, and the part of the gang with rank 0 commits", lease.row.first_rank);
+  } else if (!core::MayCommit(work.state)) {
+    why = fmt::format("{} is {}", work.name, core::JobStateName(work.state));
+  }
+  if (why.empty()) return OkStatus();
+  ++totals_.fenced_total;
+  return Fenced(lease.row.id, why);
 }
 
 StatusOr<Work> Scheduler::CheckLease(const core::LeaseId& id, Moment at) {
@@ -305,11 +337,8 @@ StatusOr<Work> Scheduler::CheckLease(const core::LeaseId& id, Moment at) {
     ++totals_.fenced_total;
     return Fenced(id, "it is over");
   }
+  SBORA_RETURN_IF_ERROR(CheckCommit(*lease));
   const WorkEntry& work = works_.at(lease->row.work_uid);
-  if (!core::MayCommit(work.row.state)) {
-    ++totals_.fenced_total;
-    return Fenced(id, fmt::format("{} is {}", work.row.name, core::JobStateName(work.row.state)));
-  }
   return Work{work.row, work.payload};
 }
 
@@ -326,15 +355,12 @@ Status Scheduler::CommitAttempt(const CommitRequest& request, Moment at, Done do
     ++totals_.fenced_total;
     return Fenced(request.lease, "it is over");
   }
-  WorkEntry& work = works_.at(lease->row.work_uid);
   if (lease->row.worker != request.worker || lease->row.instance_uuid != request.instance_uuid) {
     ++totals_.fenced_total;
     return Fenced(request.lease, fmt::format("it is worker {}'s, instance {}", lease->row.worker, lease->row.instance_uuid));
   }
-  if (!core::MayCommit(work.row.state)) {
-    ++totals_.fenced_total;
-    return Fenced(request.lease, fmt::format("{} is {}", work.row.name, core::JobStateName(work.row.state)));
-  }
+  SBORA_RETURN_IF_ERROR(CheckCommit(*lease));
+  WorkEntry& work = works_.at(lease->row.work_uid);
   TakeItems(draft, work, *lease, request.items);
   DropLease(draft, *lease);
   work.row.result = request.result;
@@ -365,7 +391,7 @@ StatusOr<WorkerView> Scheduler::DrainWorker(std::string_view name, Moment at, Do
     draft.wake.insert(worker.row.name);
   }
   const std::set<std::string> held = worker.leases;
-  for (const std::string& uid : held) StopLease(draft, leases_.at(uid), StopReason::kPreempt);
+  for (const std::string& uid : held) StopGang(draft, works_.at(leases_.at(uid).row.work_uid), StopReason::kPreempt);
   Leave(std::move(draft), std::move(done));
   return ViewOf(worker);
 }

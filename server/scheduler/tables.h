@@ -4,11 +4,13 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "common/clock.h"
+#include "server/scheduler/stop_policy.h"
 #include "server/scheduler/types.h"
 
 namespace sbora::server {
@@ -19,7 +21,10 @@ struct WorkEntry {
   uint64_t place = 0;          // rises in the order of acceptance, kept until it ends
   MonotonicTime counted{};     // row.total_ms and row.queued_ms are as of this moment
   MonotonicTime not_before{};  // back-off, and the rest of a silent lease
-  std::string lease_uid;       // its lease, until known to be over
+  /// The leases of its gang that are not known to be over: first rank -> uid. Each is of another worker; the one at 0 leads.
+  std::map<int32_t, std::string> leases;
+  std::optional<AttemptEnd> end;  // what tells most of the parts that are over, none of them well, while others are left
+  std::string rendezvous;         // as the leading lease reported it
   bool told_of_workers = false;  // this time in the queue: looked whether any worker could ever take it
   std::string progress;        // serialised JobProgress
   // The checkpoint before row.checkpoint_step; -1 and empty when there is none.
@@ -36,6 +41,8 @@ struct LeaseEntry {
   bool handed_out = false;  // an agent may know of it
   int64_t told_sequence = 0;  // of the newest answer that named it
   StopReason stop_told = StopReason::kNone;
+  bool ready = false;  // its ranks may start, or have
+  std::string rendezvous_told;
   // As of the newest commit; only this leaves the coordinator.
   bool published = false;
   StopReason published_stop = StopReason::kNone;
@@ -51,6 +58,7 @@ struct WorkerEntry {
   bool agent_draining = false;
   bool unknown_gang = false;  // it still ends a gang that is not ours any more: nothing new until it is gone
   bool drain_told = false;
+  std::string gang_address;  // empty: it takes no part in gangs over several workers
   int64_t sequence = 0;      // of the newest answer
   int64_t acknowledged = 0;  // newest the agent confirmed
   std::deque<std::string> former_instances;

@@ -90,6 +90,8 @@ struct AttemptReport {
   core::TerminationReason reason = core::TerminationReason::kUnspecified;  // Ended
   Failure failure;                                                         // Ended
   std::vector<ReportItem> items;
+  bool ready = false;      // of a gang over several workers: its ranks may start
+  std::string rendezvous;  // of its part with rank 0, once ready: where rank 0 waits for the others
 };
 
 struct SyncRequest {
@@ -102,6 +104,7 @@ struct SyncRequest {
   bool draining = false;
   int64_t acknowledged_sequence = 0;
   std::vector<AttemptReport> attempts;
+  std::string gang_address;  // where ranks on other workers reach those of this one; empty: it takes no part in such gangs
 };
 
 struct StartDecision {
@@ -115,10 +118,13 @@ struct StartDecision {
   int64_t checkpoint_step = -1;                // ... the newest checkpoint, if any,
   std::string checkpoint_files;                // as input group "checkpoint" (serialised InputGroup), and
   std::string older_checkpoint_files;          // the one before it, should that one be damaged
+  int32_t first_rank = 0;                      // of a gang over several workers: its ranks are this and the next ones, ...
+  int32_t world_size = 0;                      // ... of so many; both 0 for a gang on one worker
 };
 struct RenewDecision {
   core::LeaseId lease;
   int64_t acknowledged_item = 0;
+  std::string rendezvous;  // of a gang over several workers, once all its parts are ready
 };
 struct StopDecision {
   core::LeaseId lease;

@@ -70,7 +70,7 @@ struct WorkRow {
   int64_t start_ms = 0;  // first RUNNING
   int64_t end_ms = 0;
 
-  std::string worker;  // of the present or last attempt
+  std::string worker;  // of the present or last attempt, with its rank 0
   std::string resolved_device;
   int64_t checkpoint_step = -1;  // newest; -1 = none
   std::string checkpoint_files;  // serialised sbora.worker.v1.InputGroup "checkpoint" of it

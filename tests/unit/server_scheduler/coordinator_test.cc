@@ -99,6 +99,7 @@ class CoordinatorTest : public ::testing::Test {
     CoordinatorOptions options;
     options.store = store_.get();
     options.config.poll_idle = PollIdle();
+    options.config.poll_busy = PollBusy();
     options.on_serving = [this](bool serving) {
       std::lock_guard lock(mutex_);
       history_.push_back(serving);
@@ -111,6 +112,7 @@ class CoordinatorTest : public ::testing::Test {
 
   /// How long a call without news is held.
   virtual Duration PollIdle() const { return std::chrono::milliseconds(300); }
+  virtual Duration PollBusy() const { return std::chrono::seconds(1); }
 
   static SubmitRequest Request(const std::string& id, const std::string& request_id = "") {
     SubmitRequest request;
@@ -243,6 +245,7 @@ class HeldCallTest : public CoordinatorTest {
     ASSERT_TRUE(Sync(Report()).ok());  // a worker's first call is answered at once: it is known
   }
   Duration PollIdle() const override { return std::chrono::hours(1); }
+  Duration PollBusy() const override { return std::chrono::hours(1); }
 };
 
 TEST_F(HeldCallTest, IsAnsweredWhenWorkArrives) {
@@ -254,6 +257,40 @@ TEST_F(HeldCallTest, IsAnsweredWhenWorkArrives) {
   ASSERT_TRUE(response.ok());
   ASSERT_EQ(response->start.size(), 1u);
   EXPECT_EQ(response->start[0].payload->spec, "spec a");
+}
+
+TEST_F(HeldCallTest, IsAnsweredWhenTheLastPartOfItsGangIsReady) {
+  SubmitRequest gang = Request("gang");
+  gang.ranks = 2;
+  ASSERT_TRUE(coordinator_->Submit(std::move(gang)).ok());
+  SyncRequest first = Report();
+  first.gang_address = "w.cluster";
+  SyncRequest second = first;
+  second.worker = "v";
+  second.instance_uuid = "v-1";
+  // The first one's call waits until the second has joined, then until its part is ready.
+  for (const bool ready : {false, true}) {
+    std::promise<StatusOr<SyncResponse>> answer;
+    auto waiting = answer.get_future();
+    coordinator_->Synchronize(first, [&](StatusOr<SyncResponse> response) { answer.set_value(std::move(response)); });
+    ASSERT_TRUE(coordinator_->Write({}).ok());  // behind this the call is held
+    StatusOr<SyncResponse> of_second = Sync(second);
+    StatusOr<SyncResponse> of_first = waiting.get();
+    for (auto [request, told] : {std::pair(&first, &of_first), std::pair(&second, &of_second)}) {
+      ASSERT_TRUE(told->ok()) << told->status();
+      request->acknowledged_sequence = (*told)->sequence;
+      if (ready) {
+        ASSERT_EQ((*told)->renewed.size(), 1u);
+        EXPECT_EQ((*told)->renewed[0].rendezvous, "here:4711");
+        continue;
+      }
+      ASSERT_EQ((*told)->start.size(), 1u);
+      AttemptReport& held = request->attempts.emplace_back();
+      held.lease = (*told)->start[0].lease;
+      held.ready = true;
+      if ((*told)->start[0].first_rank == 0) held.rendezvous = "here:4711";
+    }
+  }
 }
 
 TEST_F(HeldCallTest, ASecondCallOfAWorkerReplacesTheFirst) {
