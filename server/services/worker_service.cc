@@ -21,12 +21,24 @@ constexpr std::string_view kSyncMethod = "sbora.worker.v1.WorkerService/Synchron
 constexpr size_t kMaxEventBytes = 8 * 1024;
 constexpr size_t kMaxTypeBytes = 64;
 constexpr size_t kMaxPhaseBytes = 256;
+constexpr size_t kMaxGangAddressBytes = 255;
+constexpr size_t kMaxRendezvousBytes = kMaxGangAddressBytes + 8;  // with brackets and a port
+
+Status CheckGangAddress(const std::string& address) {
+  const bool printable = std::all_of(address.begin(), address.end(), [](unsigned char c) { return c > ' ' && c != 0x7f; });
+  if (printable && address.size() <= kMaxGangAddressBytes) return OkStatus();
+  return InvalidArgument("BAD_GANG_ADDRESS",
+                         fmt::format("gang_address \"{}\" has {} bytes; it must be a host name or an address of at most {}, without spaces",
+                                     CutText(address, kMaxGangAddressBytes), address.size(), kMaxGangAddressBytes))
+      .WithViolation("gang_address", fmt::format("must have at most {} bytes, and no spaces among them", kMaxGangAddressBytes));
+}
 
 Status CheckSync(const worker::v1::SynchronizeRequest& request) {
   SBORA_RETURN_IF_ERROR(CheckResourceId(request.worker(), "worker"));
   if (!IsUuid(request.instance_uuid())) {
     return InvalidArgument("BAD_INSTANCE", "instance_uuid is no UUID").WithViolation("instance_uuid", "must be a UUID made at the start of the agent");
   }
+  SBORA_RETURN_IF_ERROR(CheckGangAddress(request.gang_address()));
   if (request.protocol_min() <= kWorkerProtocolMax && request.protocol_max() >= kWorkerProtocolMin) return OkStatus();
   return FailedPrecondition("PROTOCOL_VERSION", fmt::format("the agent speaks protocol {} to {}, this server {} to {}; upgrade the older one",
                                                             request.protocol_min(), request.protocol_max(), kWorkerProtocolMin,
@@ -181,6 +193,8 @@ StatusOr<AttemptReport> AttemptReportOf(const ServiceContext& services, const wo
           .WithViolation("state", "must be set");
   }
   SBORA_ASSIGN_OR_RETURN(report.items, ReportItemsOf(services, from.items()));
+  report.ready = from.ready();
+  report.rendezvous = CutText(from.rendezvous(), kMaxRendezvousBytes);
   return report;
 }
 
@@ -191,6 +205,8 @@ Status FillLease(const StartDecision& from, const core::LeaseTiming& timing, wor
   to.set_project(core::ProjectName(from.project));
   to.set_attempt(from.attempt);
   for (const std::string& slot : from.slots) to.add_slots(slot);
+  to.set_first_rank(from.first_rank);
+  to.set_world_size(from.world_size);
   SBORA_RETURN_IF_ERROR(ParseStored(from.payload->task, "task", *to.mutable_task()));
   if (from.checkpoint_step >= 0 && !from.checkpoint_files.empty()) {
     SBORA_RETURN_IF_ERROR(ParseStored(from.checkpoint_files, "checkpoint", *to.mutable_task()->add_inputs()));
@@ -232,6 +248,7 @@ StatusOr<SyncRequest> SyncRequestOf(const ServiceContext& services, const worker
   }
   sync.gpus.assign(request.gpus().begin(), request.gpus().end());
   sync.draining = request.draining();
+  sync.gang_address = request.gang_address();
   sync.acknowledged_sequence = request.acknowledged_sequence();
   for (int i = 0; i < request.attempts_size(); ++i) {
     StatusOr<AttemptReport> report = AttemptReportOf(services, request.attempts(i));
@@ -249,6 +266,7 @@ Status FillResponse(const SyncResponse& from, const core::LeaseTiming& timing, w
     lease.mutable_id()->set_uid(renewed.lease.uid);
     lease.mutable_id()->set_epoch(renewed.lease.epoch);
     lease.set_acknowledged_item(renewed.acknowledged_item);
+    lease.set_rendezvous(renewed.rendezvous);
   }
   for (const StopDecision& stop : from.stop) {
     worker::v1::StopLease& lease = *to.add_stop();

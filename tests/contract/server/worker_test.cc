@@ -1,6 +1,10 @@
 // WorkerService.
 #include "tests/contract/server/contract_fixture.h"
 
+#include <fmt/format.h>
+
+#include <array>
+
 namespace sbora::server {
 namespace {
 
@@ -27,6 +31,86 @@ TEST_F(WorkerTest, BadAgentsAreRefusedByName) {
   const grpc::Status stateless = Call(*worker_, &Stub::Synchronize, request, &response_);
   EXPECT_TRUE(Fails(stateless, grpc::INVALID_ARGUMENT, "EMPTY_REPORT"));
   EXPECT_THAT(ViolatedFields(stateless), ::testing::ElementsAre("attempts[0].state"));
+}
+
+TEST_F(WorkerTest, AGangAddressIsOneShortWord) {
+  for (const std::string& address : {std::string(256, 'a'), std::string("two words"), std::string("a\n"), std::string("\t")}) {
+    worker::v1::SynchronizeRequest request = SyncRequest();
+    request.set_gang_address(address);
+    const grpc::Status refused = Call(*worker_, &Stub::Synchronize, request, &response_);
+    EXPECT_TRUE(Fails(refused, grpc::INVALID_ARGUMENT, "BAD_GANG_ADDRESS")) << address;
+    EXPECT_THAT(refused.error_message(), ::testing::HasSubstr(fmt::format("has {} bytes", address.size())));
+    EXPECT_THAT(refused.error_message(), ::testing::HasSubstr("at most 255"));
+    EXPECT_THAT(ViolatedFields(refused), ::testing::ElementsAre("gang_address"));
+  }
+  worker::v1::SynchronizeRequest request = SyncRequest();
+  request.set_gang_address(std::string(255, 'a'));
+  EXPECT_TRUE(Call(*worker_, &Stub::Synchronize, request, &response_).ok());
+}
+
+TEST_F(WorkerTest, AGangOverTwoWorkersMeetsAndEndsAsOne) {
+  MakeModel("base");
+  MakeDataset("data");
+  v1::CreateFineTuningJobRequest create = GoodJob("gang");
+  create.mutable_fine_tuning_job()->mutable_spec()->mutable_resources()->set_ranks(2);
+  v1::FineTuningJob job;
+  const grpc::Status created = Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, create, &job);
+  ASSERT_TRUE(created.ok()) << FromGrpc(created);
+  WaitForState("gang", v1::FineTuningJob::STATE_QUEUED);
+  // Two agents with a slot each, and their newest answers.
+  std::array<worker::v1::SynchronizeRequest, 2> requests = {SyncRequest(), SyncRequest()};
+  requests[1].set_worker("second");
+  requests[1].set_instance_uuid(NewUuid4());
+  std::array<worker::v1::SynchronizeResponse, 2> answers;
+  const auto call = [&](size_t agent) {
+    answers[agent].Clear();
+    const grpc::Status status = Call(*worker_, &Stub::Synchronize, requests[agent], &answers[agent]);
+    EXPECT_TRUE(status.ok()) << FromGrpc(status);
+    requests[agent].set_acknowledged_sequence(answers[agent].sequence());
+  };
+  requests[0].set_gang_address("one.cluster");
+  requests[1].set_gang_address("two.cluster");
+  call(1);  // answered at once: it is known from here
+  call(0);
+  call(1);
+  ASSERT_EQ(answers[0].start_size(), 1);
+  ASSERT_EQ(answers[1].start_size(), 1);
+  const std::array<worker::v1::Lease, 2> leases = {answers[0].start(0), answers[1].start(0)};
+  EXPECT_EQ(leases[0].world_size(), 2);
+  EXPECT_EQ(leases[1].world_size(), 2);
+  EXPECT_EQ(leases[0].first_rank() + leases[1].first_rank(), 1);
+  EXPECT_EQ(leases[0].id().epoch(), leases[1].id().epoch());
+  const size_t leading = leases[0].first_rank() == 0 ? 0 : 1;
+  for (size_t agent = 0; agent < 2; ++agent) {
+    worker::v1::AttemptReport& report = *requests[agent].add_attempts();
+    *report.mutable_lease() = leases[agent].id();
+    report.mutable_preparing()->set_phase("waiting for the gang");
+    report.set_ready(true);
+    if (agent == leading) report.set_rendezvous("one.cluster:4711");
+  }
+  call(0);
+  call(1);
+  call(0);
+  for (const worker::v1::SynchronizeResponse& answer : answers) {
+    ASSERT_EQ(answer.renewed_size(), 1);
+    EXPECT_EQ(answer.renewed(0).rendezvous(), "one.cluster:4711");
+  }
+  worker::v1::CommitAttemptRequest commit;
+  commit.set_worker(requests[1 - leading].worker());
+  commit.set_instance_uuid(requests[1 - leading].instance_uuid());
+  *commit.mutable_lease() = leases[1 - leading].id();
+  commit.mutable_result()->mutable_train();
+  worker::v1::CommitAttemptResponse done;
+  const grpc::Status refused = Call(*worker_, &Stub::CommitAttempt, commit, &done);
+  EXPECT_TRUE(Fails(refused, grpc::FAILED_PRECONDITION, "LEASE_FENCED"));
+  EXPECT_THAT(refused.error_message(), ::testing::HasSubstr("the part of the gang with rank 0 commits"));
+  worker::v1::Ended& ended = *requests[leading].mutable_attempts(0)->mutable_ended();
+  ended.set_reason(v1::TERMINATION_REASON_HANG);
+  ended.mutable_failure()->set_reason("HANG");
+  call(leading);
+  call(1 - leading);
+  ASSERT_EQ(answers[1 - leading].stop_size(), 1);
+  EXPECT_EQ(answers[1 - leading].stop(0).reason(), worker::v1::StopLease::REASON_GANG_ENDED);
 }
 
 TEST_F(WorkerTest, OneCommitAndItsRepeat) {
