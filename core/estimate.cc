@@ -148,8 +148,8 @@ int64_t WeightBytes(const ModelConfig& model, const JobSpec& spec, int64_t eleme
 }
 
 int64_t ScratchBytes(const ModelConfig& model, const JobSpec& spec, const StepLoad& load, int64_t element) {
-  // Logits and their log-softmax of one chunk, or the gradients of gate, up and their product in the last block.
-  int64_t loss = 2 * std::min(kChunkRows, load.supervised_tokens) * model.vocab_size * kFloatBytes;
+  // Logits of one chunk, which become their gradient, or the gradients of gate, up and their product in the last block.
+  int64_t loss = std::min(kChunkRows, load.supervised_tokens) * model.vocab_size * element;
   if (spec.adapter.method == AdapterMethod::kFull) {  // the head's gradient, until the backward pass takes it over
     loss += model.vocab_size * model.hidden_size * kFloatBytes;
   }

@@ -5,7 +5,7 @@
 ///     const double seconds = EstimateFlops(model, spec.adapter, load) / measured_flops_per_second;
 ///
 /// Counts are exact. Memory follows what the trainer's operations keep (worker/trainer/ops/*.h says it for each) and was
-/// measured on CPUs only; time needs a rate that a finished job has measured (docs/adr/0006). Bounds are constants below.
+/// measured on CPUs only; time needs a rate that a finished job has measured (docs/adr/0008). Bounds are constants below.
 /// Threading: pure functions. REQUIRED: a spec that passed CheckJobSpec and ResolveAgainstModel.
 #pragma once
 

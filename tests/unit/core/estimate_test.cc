@@ -233,7 +233,7 @@ TEST(EstimateMemory, HoldsWeightsTwiceWhileLoadingAndNf4InHalfAByte) {
   EXPECT_EQ(on_cpu.adapter, 0);
   EXPECT_EQ(on_cpu.gradients, 8030261248 * 4);
   EXPECT_EQ(on_cpu.optimizer, 8030261248 * 8);
-  EXPECT_EQ(on_cpu.scratch, std::max(int64_t{128256} * 4096 * 4 + int64_t{2} * 128 * 128256 * 4,
+  EXPECT_EQ(on_cpu.scratch, std::max(int64_t{128256} * 4096 * 4 + int64_t{128} * 128256 * 4,
                                      int64_t{2048} * (4 * 14336 + 2 * 4096) * 4));
   spec.keep_best = true;
   EXPECT_EQ(EstimateMemory(model, spec, FullLoad(spec, false)).adapter, 8030261248 * 4);
