@@ -58,7 +58,9 @@ def check_policy(name: str, spec: dict, pods: list):
                 rules.append((rule, [pod for pod in pods if selects(peer["podSelector"], pod["metadata"]["labels"])]))
     for rule, listeners in rules:
         numbers = {port["containerPort"] for port in ports_of(listeners)}
-        yield from (f"{name}: port {port['port']} is no container's" for port in rule.get("ports", []) if port["port"] not in numbers)
+        for port in rule.get("ports", []):  # a range is for ports that nobody announces
+            if "endPort" not in port and port["port"] not in numbers:
+                yield f"{name}: port {port['port']} is no container's"
 
 
 def check_objects(objects: list, pods: list):

@@ -2,6 +2,8 @@
 
 #include <signal.h>
 
+#include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 
 #include "common/status_macros.h"
@@ -42,9 +44,12 @@ StatusOr<std::unique_ptr<Service>> Service::Create() {
 }
 
 Service::~Service() {
-  worker_.Signal(SIGKILL);
-  server_.Signal(SIGKILL);
-  WaitUntil([this] { return !worker_.running() && !server_.running() && Trainers().empty(); }, std::chrono::seconds(60));
+  const std::array<Program*, 3> programs = {&worker_, &second_worker_, &server_};
+  for (const Program* program : programs) program->Signal(SIGKILL);
+  const auto gone = [&] {
+    return std::none_of(programs.begin(), programs.end(), [](Program* program) { return program->running(); }) && Trainers().empty();
+  };
+  WaitUntil(gone, std::chrono::seconds(60));
 }
 
 Status Service::StartServer() {
@@ -69,15 +74,16 @@ Status Service::StartServer() {
   return OkStatus();
 }
 
-Status Service::StartWorker() {
-  const auto ready = directory() / "worker.json";
+Status Service::StartWorkerIn(const std::string& folder, Program& worker) {
+  const auto ready = directory() / (folder + ".json");
+  const auto log = directory() / (folder + ".log");
   std::filesystem::remove(ready);
-  std::vector<std::string> arguments = {"--server", address_, "--name", "test-worker", "--data-dir",
-                                        (directory() / "worker").string(), "--ready-file", ready.string(),
+  std::vector<std::string> arguments = {"--server", address_, "--name", "test-" + folder, "--data-dir",
+                                        (directory() / folder).string(), "--ready-file", ready.string(),
                                         "--drain-seconds", "60"};
   arguments.insert(arguments.end(), worker_arguments_.begin(), worker_arguments_.end());
-  SBORA_ASSIGN_OR_RETURN(worker_, Program::Start(ProgramPath("sbora-worker"), arguments, directory() / "worker.log"));
-  return WaitReady(worker_, ready, directory() / "worker.log").status();
+  SBORA_ASSIGN_OR_RETURN(worker, Program::Start(ProgramPath("sbora-worker"), arguments, log));
+  return WaitReady(worker, ready, log).status();
 }
 
 Status Service::StartBoth() {
@@ -85,18 +91,22 @@ Status Service::StartBoth() {
   return StartWorker();
 }
 
-std::vector<pid_t> Service::Trainers() const {
+std::vector<pid_t> Service::TrainersIn(const std::string& folder) const {
   std::vector<pid_t> trainers;
   for (const pid_t pid : FindProcesses("sbora-trainer")) {
     std::error_code error;
     const auto cwd = std::filesystem::read_symlink(fmt::format("/proc/{}/cwd", pid), error);
-    if (cwd.string().starts_with(directory().string())) trainers.push_back(pid);
+    if (cwd.string().starts_with((directory() / folder).string())) trainers.push_back(pid);
   }
   return trainers;
 }
 
 std::string Service::Logs() const {
-  return "server log:\n" + Tail(directory() / "server.log") + "\nworker log:\n" + Tail(directory() / "worker.log");
+  std::string text;
+  for (const char* name : {"server.log", "worker.log", "second.log"}) {
+    if (std::filesystem::exists(directory() / name)) text += fmt::format("{}:\n{}\n", name, Tail(directory() / name));
+  }
+  return text;
 }
 
 Status Service::ImportModel(const std::filesystem::path& folder, const std::string& id) {

@@ -30,19 +30,23 @@ class Service {
 
   /// The first start takes free ports; later ones take the same again.
   Status StartServer();
-  Status StartWorker();
+  Status StartWorker() { return StartWorkerIn("worker", worker_); }
+  /// A second one, of the same flags, for jobs over two workers.
+  Status StartSecondWorker() { return StartWorkerIn("second", second_worker_); }
   Status StartBoth();
 
   Program& server() { return server_; }
   Program& worker() { return worker_; }
+  Program& second_worker() { return second_worker_; }
   client::Client& client() { return *client_; }
   const std::filesystem::path& directory() const { return directory_.path(); }
   const std::string& address() const { return address_; }
   const std::string& http_address() const { return http_address_; }
 
-  /// Pids of the trainers of this service's worker.
-  std::vector<pid_t> Trainers() const;
-  /// The ends of both logs, for failure messages.
+  /// Pids of the trainers of this service's workers.
+  std::vector<pid_t> Trainers() const { return TrainersIn(""); }
+  std::vector<pid_t> TrainersOfSecondWorker() const { return TrainersIn("second"); }
+  /// The ends of all logs, for failure messages.
   std::string Logs() const;
 
   // What a user does, through the client library. Names are plain ids.
@@ -60,6 +64,9 @@ class Service {
 
  private:
   explicit Service(TempDirectory directory) : directory_(std::move(directory)) {}
+  /// With its data in this folder of `directory()`, its ready file and its log beside that.
+  Status StartWorkerIn(const std::string& folder, Program& worker);
+  std::vector<pid_t> TrainersIn(const std::string& folder) const;
 
   TempDirectory directory_;
   std::vector<std::string> server_arguments_;
@@ -69,6 +76,7 @@ class Service {
   std::unique_ptr<client::Client> client_;
   Program server_;
   Program worker_;
+  Program second_worker_;
 };
 
 }  // namespace sbora::testing

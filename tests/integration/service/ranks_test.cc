@@ -1,5 +1,5 @@
-// Jobs on two ranks of one real worker: the numbers of one rank, and the same bytes after a rank was killed or the job
-// paused.
+// Jobs on two ranks of one real worker, and of two: the numbers of one rank, and the same bytes after a rank or a worker was
+// killed or the job paused.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -118,6 +118,106 @@ TEST_F(ServiceRanksTest, APausedJobGoesOnFromItsCheckpointAndEndsWithTheSameByte
   ASSERT_TRUE(paused.ok()) << paused.status() << service().Logs();
   EXPECT_TRUE(service().Trainers().empty());
   ASSERT_TRUE(client().ResumeJob(Job("paused")).ok());
+  ASSERT_NO_FATAL_FAILURE(WaitForSuccess("paused"));
+  EXPECT_EQ(*service().AdapterHash("paused"), *service().AdapterHash("undisturbed"));
+}
+
+/// Two workers of one slot each.
+class ServiceGangTest : public ServiceRanksTest {
+ protected:
+  void SetUp() override {
+    auto service = Service::Create();
+    ASSERT_TRUE(service.ok()) << service.status();
+    service_ = *std::move(service);
+    service_->set_worker_arguments({"--cpu-slots", "1", "--gang-address", "127.0.0.1"});
+    const Status started = StartAndAddInputs(*service_);
+    ASSERT_TRUE(started.ok()) << started;
+    ASSERT_TRUE(service_->StartSecondWorker().ok()) << service_->Logs();
+  }
+
+  std::vector<std::string> EventsOf(const std::string& id) {
+    std::vector<std::string> texts;
+    const auto events = client().ListEvents(Job(id), {});
+    EXPECT_TRUE(events.ok()) << events.status();
+    for (const auto& event : events->events()) texts.push_back(event.type() + ": " + event.message());
+    return texts;
+  }
+};
+
+TEST_F(ServiceGangTest, TwoWorkersTrainAsOneRankDoes) {
+  const auto alone = Train("alone", Spec(1, 40));
+  const auto spread = Train("spread", Spec(2, 40));
+  ASSERT_EQ(alone.size(), 40U);
+  ASSERT_EQ(spread.size(), 40U);
+  for (size_t i = 0; i < alone.size(); ++i) {
+    EXPECT_NEAR(spread[i].loss(), alone[i].loss(), 2e-5 * alone[i].loss()) << "step " << i + 1;
+    EXPECT_EQ(spread[i].trained_tokens(), alone[i].trained_tokens());
+  }
+  // Both workers are free again for what comes next.
+  ASSERT_TRUE(service().Submit("next", Spec(2, 10)).ok());
+  ASSERT_NO_FATAL_FAILURE(WaitForSuccess("next"));
+}
+
+TEST_F(ServiceGangTest, WhateverIsKilledTheJobEndsWithTheSameBytes) {
+  ASSERT_TRUE(service().Submit("undisturbed", Spec(2, kSteps)).ok());
+  ASSERT_NO_FATAL_FAILURE(WaitForSuccess("undisturbed"));
+  const std::string expected = *service().AdapterHash("undisturbed");
+  const auto hit = [&](const std::string& id, const std::function<void()>& strike) {
+    ASSERT_TRUE(service().Submit(id, Spec(2, kSteps)).ok());
+    ASSERT_TRUE(service().WaitForStep(id, 30, seconds(60)).ok()) << service().Logs();
+    strike();
+    ASSERT_NO_FATAL_FAILURE(WaitForSuccess(id));
+    EXPECT_EQ(service().Get(id)->attempt(), 2);
+    EXPECT_EQ(*service().AdapterHash(id), expected);
+  };
+  // A rank, on either worker.
+  for (const bool second : {false, true}) {
+    const std::string id = fmt::format("rank-of-{}", second ? "second" : "first");
+    ASSERT_NO_FATAL_FAILURE(hit(id, [&] {
+      std::vector<pid_t> gang = service().Trainers();
+      ASSERT_EQ(gang.size(), 2U);
+      const std::vector<pid_t> there = service().TrainersOfSecondWorker();
+      ASSERT_EQ(there.size(), 1U);
+      const pid_t victim = second ? there[0] : gang[0] == there[0] ? gang[1] : gang[0];
+      ASSERT_EQ(::kill(victim, SIGKILL), 0);
+      const auto gone = [&] {
+        const std::vector<pid_t> running = service().Trainers();
+        return std::find_first_of(gang.begin(), gang.end(), running.begin(), running.end()) == gang.end();
+      };
+      EXPECT_TRUE(WaitUntil(gone, seconds(10))) << "a rank outlived another";
+    }));
+    EXPECT_THAT(EventsOf(id), ::testing::Contains(::testing::ContainsRegex("RECOVERING: .*rank [01] ended by signal 9")));
+  }
+  // A whole worker, which comes back.
+  ASSERT_NO_FATAL_FAILURE(hit("worker", [&] {
+    service().second_worker().Kill();
+    ASSERT_TRUE(service().StartSecondWorker().ok()) << service().Logs();
+  }));
+  // The server, under way: nobody minds.
+  ASSERT_TRUE(service().Submit("server", Spec(2, kSteps)).ok());
+  ASSERT_TRUE(service().WaitForStep("server", 30, seconds(60)).ok()) << service().Logs();
+  service().server().Kill();
+  ASSERT_TRUE(service().StartServer().ok()) << service().Logs();
+  ASSERT_NO_FATAL_FAILURE(WaitForSuccess("server"));
+  EXPECT_EQ(service().Get("server")->attempt(), 1);
+  EXPECT_EQ(*service().AdapterHash("server"), expected);
+}
+
+TEST_F(ServiceGangTest, APauseKeepsTheCheckpointAndADrainMovesNothingElse) {
+  ASSERT_TRUE(service().Submit("undisturbed", Spec(2, kSteps)).ok());
+  ASSERT_NO_FATAL_FAILURE(WaitForSuccess("undisturbed"));
+  ASSERT_TRUE(service().Submit("paused", Spec(2, kSteps)).ok());
+  ASSERT_TRUE(service().WaitForStep("paused", 10, seconds(60)).ok()) << service().Logs();
+  ASSERT_TRUE(client().PauseJob(Job("paused")).ok());
+  const auto paused = service().WaitForState("paused", v1::FineTuningJob::STATE_PAUSED, seconds(60));
+  ASSERT_TRUE(paused.ok()) << paused.status() << service().Logs();
+  EXPECT_TRUE(WaitUntil([&] { return service().Trainers().empty(); }, seconds(10)));
+  ASSERT_TRUE(client().ResumeJob(Job("paused")).ok());
+  ASSERT_TRUE(service().WaitForStep("paused", 60, seconds(60)).ok()) << service().Logs();
+  service().second_worker().Signal(SIGTERM);  // drains: its rank's stop is the stop of all
+  EXPECT_TRUE(service().second_worker().WaitForExit(seconds(60)).ok()) << service().Logs();
+  EXPECT_TRUE(WaitUntil([&] { return service().Get("paused")->state() == v1::FineTuningJob::STATE_QUEUED; }, seconds(60)));
+  ASSERT_TRUE(service().StartSecondWorker().ok()) << service().Logs();
   ASSERT_NO_FATAL_FAILURE(WaitForSuccess("paused"));
   EXPECT_EQ(*service().AdapterHash("paused"), *service().AdapterHash("undisturbed"));
 }
