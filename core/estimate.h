@@ -16,9 +16,9 @@
 
 namespace sbora::core {
 
-/// Measured, float32, 2 threads of a busy shared machine: docs/benchmarks/estimate_cpu_202611.md has every run.
+/// Measured, float32, 2 threads: docs/benchmarks/estimate_cpu_202611.md has every run.
 inline constexpr int64_t kCpuRuntimeBytes = int64_t{170} << 20;  ///< of a trainer on 8 tokens of a model of 3 million
-inline constexpr double kMemoryErrorPercent = 30;  ///< of the peak, SBoRA on float32 bases; mostly too low (-26 to +5)
+inline constexpr double kMemoryErrorPercent = 15;  ///< of the peak, SBoRA on float32 bases; seen: -5 to +7
 inline constexpr double kTimeErrorPercent = 80;    ///< the machine's changing load; under a steady one 22
 /// Models whose parameter counts differ by more than this factor say nothing about each other's speed.
 inline constexpr double kTimeSizeRatio = 4;

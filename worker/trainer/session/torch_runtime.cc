@@ -7,7 +7,6 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
-#include <malloc.h>
 
 #include <charconv>
 #include <cstdlib>
@@ -20,15 +19,6 @@
 
 namespace sbora::trainer {
 namespace {
-
-// Activations come and go every step. Without these the C library gives them back to the kernel each time, and page
-// faults take a large part of a step. 32 MiB is glibc's highest threshold.
-void TuneAllocator() {
-  mallopt(M_MMAP_THRESHOLD, 32 << 20);
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
-  mallopt(M_TOP_PAD, 64 << 20);
-  mallopt(M_ARENA_MAX, 4);
-}
 
 StatusOr<at::ScalarType> ResolveDtype(core::ComputeDtype dtype, at::Device device) {
   switch (dtype) {
@@ -76,7 +66,6 @@ StatusOr<TorchPlan> SetUpTorch(const DevicePlan& plan) {
     setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);
   }
   SBORA_ASSIGN_OR_RETURN(result.dtype, ResolveDtype(plan.dtype, result.device));
-  TuneAllocator();
   if (plan.threads > 0) UseThreads(plan.threads);
   at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
   at::globalContext().setDeterministicFillUninitializedMemory(false);
