@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
+#include <stdlib.h>
 
 #include <exception>
 #include <optional>
@@ -26,6 +27,10 @@ constexpr auto kLookEvery = std::chrono::milliseconds(10);
 
 /// Ranks of one worker listen where no other machine can reach them.
 constexpr const char* kLoopback = "127.0.0.1";
+
+/// c10d keeps a record of past sums, one for the whole process. Each sum looks in it for its group without the record's lock: two
+/// groups that begin at once crash or never come back. Nobody here reads it.
+void SwitchOffFlightRecorder() { [[maybe_unused]] static const int once = ::setenv("TORCH_FR_BUFFER_SIZE", "0", 1); }
 
 std::string PeerKey(int rank) { return fmt::format("peer/{}", rank); }
 
@@ -192,6 +197,7 @@ StatusOr<std::unique_ptr<ProcessGroup>> ProcessGroup::Join(const Options& option
     return NotFound("RENDEZVOUS_FOLDER", fmt::format("the ranks are to meet in \"{}\", whose folder does not exist",
                                                      options.rendezvous_file.string()));
   }
+  SwitchOffFlightRecorder();
   auto impl = std::make_unique<Impl>();
   impl->options = options;
   try {
