@@ -2,9 +2,11 @@
 /// never repeats, so that a write of an old holder is known by its number alone.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "common/clock.h"
 
@@ -29,5 +31,13 @@ struct LeaseTiming {
   /// Without a progress tick for this long the agent calls the gang hung.
   Duration hang = std::chrono::seconds(120);
 };
+
+inline constexpr size_t kMaxGangAddressBytes = 255;
+/// A host name or an address without a port, as far as its characters tell: no URL, no spaces, not too long. Empty is one too:
+/// such a worker takes no part in gangs over several.
+inline bool IsGangAddress(std::string_view text) {
+  const auto good = [](unsigned char c) { return c > ' ' && c != 0x7f && c != '/'; };
+  return text.size() <= kMaxGangAddressBytes && std::all_of(text.begin(), text.end(), good);
+}
 
 }  // namespace sbora::core

@@ -8,6 +8,7 @@
 #include "common/ids.h"
 #include "common/status_macros.h"
 #include "common/text.h"
+#include "core/lease.h"
 #include "core/proto/stable_bytes.h"
 #include "server/services/admin_service.h"
 #include "server/services/requests.h"
@@ -21,16 +22,14 @@ constexpr std::string_view kSyncMethod = "sbora.worker.v1.WorkerService/Synchron
 constexpr size_t kMaxEventBytes = 8 * 1024;
 constexpr size_t kMaxTypeBytes = 64;
 constexpr size_t kMaxPhaseBytes = 256;
-constexpr size_t kMaxGangAddressBytes = 255;
-constexpr size_t kMaxRendezvousBytes = kMaxGangAddressBytes + 8;  // with brackets and a port
+constexpr size_t kMaxRendezvousBytes = core::kMaxGangAddressBytes + 8;  // with brackets and a port
 
 Status CheckGangAddress(const std::string& address) {
-  const bool printable = std::all_of(address.begin(), address.end(), [](unsigned char c) { return c > ' ' && c != 0x7f; });
-  if (printable && address.size() <= kMaxGangAddressBytes) return OkStatus();
-  return InvalidArgument("BAD_GANG_ADDRESS",
-                         fmt::format("gang_address \"{}\" has {} bytes; it must be a host name or an address of at most {}, without spaces",
-                                     CutText(address, kMaxGangAddressBytes), address.size(), kMaxGangAddressBytes))
-      .WithViolation("gang_address", fmt::format("must have at most {} bytes, and no spaces among them", kMaxGangAddressBytes));
+  if (core::IsGangAddress(address)) return OkStatus();
+  const std::string rule = fmt::format("must be a host name or an address without a port, of at most {} bytes", core::kMaxGangAddressBytes);
+  return InvalidArgument("BAD_GANG_ADDRESS", fmt::format("gang_address \"{}\" has {} bytes; it {}",
+                                                         CutText(address, core::kMaxGangAddressBytes), address.size(), rule))
+      .WithViolation("gang_address", rule);
 }
 
 Status CheckSync(const worker::v1::SynchronizeRequest& request) {

@@ -306,23 +306,8 @@ RankOptions Attempt::MakeRank(int index, bool prepare_only) const {
   assignment.set_output_directory((folder_ / "output").string());
   assignment.set_checkpoint_directory((folder_ / "checkpoints").string());
   assignment.set_rank(rank);
-  assignment.set_world_size(prepare_only ? 1 : std::max(lease_.world_size(), lease_.slots_size()));
-  if (SpansWorkers() && !prepare_only) {
-    auto& gang = *assignment.mutable_gang();
-    {
-      MutexLock lock(mutex_);
-      gang.set_rendezvous(rendezvous_);
-    }
-    gang.set_address(context_.gang_address);
-    gang.set_first_local_rank(lease_.first_rank());
-    gang.set_local_ranks(lease_.slots_size());
-    if (rank == 0) {
-      gang.set_listener(kChildListener);
-      spawn.listener = port_->socket.get();
-    }
-  } else {
-    assignment.set_rendezvous_file((folder_ / "rendezvous").string());
-  }
+  assignment.set_world_size(1);
+  if (!prepare_only) SetMeeting(options);
   assignment.set_device(slot.device() == "cuda" ? "cuda:0" : "cpu");
   if (slot.device() == "cuda") spawn.environment.push_back("CUDA_VISIBLE_DEVICES=" + slot.gpu_uuid());
   assignment.set_threads(std::max(1, slot.cpu_cores()));
@@ -332,6 +317,27 @@ RankOptions Attempt::MakeRank(int index, bool prepare_only) const {
   assignment.set_epoch(lease_.id().epoch());
   assignment.set_prepare_only(prepare_only);
   return options;
+}
+
+void Attempt::SetMeeting(RankOptions& options) const {
+  auto& assignment = options.assignment;
+  if (!SpansWorkers()) {
+    assignment.set_world_size(lease_.slots_size());
+    assignment.set_rendezvous_file((folder_ / "rendezvous").string());
+    return;
+  }
+  assignment.set_world_size(lease_.world_size());
+  auto& gang = *assignment.mutable_gang();
+  {
+    MutexLock lock(mutex_);
+    gang.set_rendezvous(rendezvous_);
+  }
+  gang.set_address(context_.gang_address);
+  gang.set_first_local_rank(lease_.first_rank());
+  gang.set_local_ranks(lease_.slots_size());
+  if (assignment.rank() > 0) return;
+  gang.set_listener(kChildListener);
+  options.spawn.listener = port_->socket.get();
 }
 
 GangObserver Attempt::MakeObserver() {

@@ -104,6 +104,8 @@ class Attempt {
   Verdict RecheckInputs(Verdict verdict);
   GangOptions MakeGang(bool prepare_only) const;
   RankOptions MakeRank(int index, bool prepare_only) const;
+  /// How many ranks there are, and where this one finds the others.
+  void SetMeeting(RankOptions& options) const;
   GangObserver MakeObserver();
   StatusOr<GangOutcome> RunOneGang(GangOptions options, const GangObserver& observer);
   Verdict JudgeGang(const GangOutcome& outcome) const;

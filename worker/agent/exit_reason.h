@@ -17,8 +17,9 @@ struct Verdict {
   v1::Failure failure;
 };
 
-/// DONE needs rank 0's result and its exit 0; of ranks without rank 0, the exit 0 of all. The agent's own doing comes first (an order, the fence, the hang), then
-/// the trainer's Error, then memory, signal and exit code; an Error RANK_LOST comes after these, whose consequence it is.
+/// DONE needs rank 0's result and its exit 0; of ranks without rank 0, the exit 0 of all. The agent's own doing comes first
+/// (an order, the fence, the hang), then the trainer's Error, then memory, signal and exit code; an Error RANK_LOST comes
+/// after these, whose consequence it is.
 /// `last_output` is the end of the failing rank's output.
 Verdict Judge(const GangOutcome& outcome, const std::string& last_output);
 

@@ -10,11 +10,11 @@
 
 #include "common/grpc/channel.h"
 #include "common/ids.h"
+#include "core/lease.h"
 
 namespace sbora::agent {
 namespace {
 
-constexpr size_t kMaxGangAddress = 255;
 constexpr int64_t kDefaultCacheBytes = int64_t{50} * 1024 * 1024 * 1024;
 
 std::string DataHome() {
@@ -77,10 +77,9 @@ Status CheckConfig(const config::v1::WorkerConfig& config) {
   if (config.tls_ca().empty() && !IsLoopbackAddress(config.server())) {
     refuse("server", config.server(), "is not on loopback, so TLS is required: give --tls-ca");
   }
-  if (config.gang_address().size() > kMaxGangAddress ||
-      config.gang_address().find_first_of(" \t\r\n/") != std::string::npos) {
+  if (!core::IsGangAddress(config.gang_address())) {
     refuse("gang_address", config.gang_address(),
-           fmt::format("must be a host name or an address without a port, of at most {} characters", kMaxGangAddress));
+           fmt::format("must be a host name or an address without a port, of at most {} bytes", core::kMaxGangAddressBytes));
   }
   if (::access(config.trainer().c_str(), X_OK) != 0) {
     refuse("trainer", config.trainer(), "is no program that can be executed");

@@ -34,7 +34,8 @@ TEST_F(WorkerTest, BadAgentsAreRefusedByName) {
 }
 
 TEST_F(WorkerTest, AGangAddressIsOneShortWord) {
-  for (const std::string& address : {std::string(256, 'a'), std::string("two words"), std::string("a\n"), std::string("\t")}) {
+  for (const std::string& address : {std::string(256, 'a'), std::string("two words"), std::string("a\n"), std::string("\t"),
+                                     std::string("http://node")}) {
     worker::v1::SynchronizeRequest request = SyncRequest();
     request.set_gang_address(address);
     const grpc::Status refused = Call(*worker_, &Stub::Synchronize, request, &response_);

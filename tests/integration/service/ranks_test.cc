@@ -13,16 +13,20 @@ namespace sbora::testing {
 namespace {
 
 using std::chrono::seconds;
+using ::testing::Contains;
+using ::testing::ContainsRegex;
+using ::testing::HasSubstr;
 
 constexpr int64_t kSteps = 300;
 
 class ServiceRanksTest : public RunningServiceTest {
  protected:
-  void SetUp() override {
+  void SetUp() override { Start({"--cpu-slots", "2"}); }
+  void Start(std::vector<std::string> worker_arguments) {
     auto service = Service::Create();
     ASSERT_TRUE(service.ok()) << service.status();
     service_ = *std::move(service);
-    service_->set_worker_arguments({"--cpu-slots", "2"});
+    service_->set_worker_arguments(std::move(worker_arguments));
     const Status started = StartAndAddInputs(*service_);
     ASSERT_TRUE(started.ok()) << started;
   }
@@ -56,6 +60,35 @@ class ServiceRanksTest : public RunningServiceTest {
     ASSERT_TRUE(done.ok()) << done.status() << service().Logs();
   }
 
+  std::vector<std::string> EventsOf(const std::string& id) {
+    std::vector<std::string> texts;
+    const auto events = client().ListEvents(Job(id), {});
+    EXPECT_TRUE(events.ok()) << events.status();
+    if (!events.ok()) return texts;
+    for (const auto& event : events->events()) texts.push_back(event.message());
+    return texts;
+  }
+
+  /// Kills one rank; the rest of its gang must not outlive it for long.
+  void KillRank(pid_t victim, const std::vector<pid_t>& gang) {
+    ASSERT_EQ(::kill(victim, SIGKILL), 0);
+    const auto gone = [&] {
+      const std::vector<pid_t> running = service().Trainers();
+      return std::find_first_of(gang.begin(), gang.end(), running.begin(), running.end()) == gang.end();
+    };
+    EXPECT_TRUE(WaitUntil(gone, seconds(10))) << "a rank outlived another";
+  }
+
+  /// Forty steps each, told once: the other ranks say nothing. Float32 sums in another order, carried on by AdamW.
+  static void ExpectSameSteps(const std::vector<v1::MetricPoint>& one_rank, const std::vector<v1::MetricPoint>& ranks) {
+    ASSERT_EQ(one_rank.size(), 40U);
+    ASSERT_EQ(ranks.size(), 40U);
+    for (size_t i = 0; i < one_rank.size(); ++i) {
+      EXPECT_NEAR(ranks[i].loss(), one_rank[i].loss(), 2e-5 * one_rank[i].loss()) << "step " << i + 1;
+      EXPECT_EQ(ranks[i].trained_tokens(), one_rank[i].trained_tokens());
+    }
+  }
+
   std::unique_ptr<Service> service_;
 };
 
@@ -68,13 +101,7 @@ TEST_F(ServiceRanksTest, TwoRanksTrainAsOneDoes) {
       if (nf4) spec.set_quantization(v1::QUANTIZATION_NF4);
       by_ranks.push_back(Train(fmt::format("{}-{}", nf4 ? "nf4" : "plain", ranks), spec));
     }
-    ASSERT_EQ(by_ranks[0].size(), 40U);
-    ASSERT_EQ(by_ranks[1].size(), 40U);  // each step once: rank 1 says nothing
-    for (size_t i = 0; i < by_ranks[0].size(); ++i) {
-      // Float32 sums in another order, carried on by forty steps of AdamW.
-      EXPECT_NEAR(by_ranks[1][i].loss(), by_ranks[0][i].loss(), 2e-5 * by_ranks[0][i].loss()) << "step " << i + 1;
-      EXPECT_EQ(by_ranks[1][i].trained_tokens(), by_ranks[0][i].trained_tokens());
-    }
+    ASSERT_NO_FATAL_FAILURE(ExpectSameSteps(by_ranks[0], by_ranks[1]));
   }
 }
 
@@ -89,22 +116,12 @@ TEST_F(ServiceRanksTest, AKilledRankEndsTheGangAndTheJobEndsWithTheSameBytes) {
     std::vector<pid_t> gang = service().Trainers();
     ASSERT_EQ(gang.size(), 2U);
     std::sort(gang.begin(), gang.end());  // ranks start in order
-    ASSERT_EQ(::kill(gang[victim], SIGKILL), 0);
-    const auto gone = [&] {
-      const std::vector<pid_t> running = service().Trainers();
-      return std::find_first_of(gang.begin(), gang.end(), running.begin(), running.end()) == gang.end();
-    };
-    EXPECT_TRUE(WaitUntil(gone, seconds(10))) << "a rank outlived another";
+    ASSERT_NO_FATAL_FAILURE(KillRank(gang[victim], gang));
     ASSERT_NO_FATAL_FAILURE(WaitForSuccess(id));
-    const auto job = service().Get(id);
-    EXPECT_EQ(job->attempt(), 2);
+    EXPECT_EQ(service().Get(id)->attempt(), 2);
     EXPECT_EQ(*service().AdapterHash(id), expected);
     // What ended the attempt is how that rank ended, not what the other saw of it.
-    const auto events = client().ListEvents(job->name(), {});
-    ASSERT_TRUE(events.ok()) << events.status();
-    EXPECT_TRUE(std::any_of(events->events().begin(), events->events().end(), [&](const v1::FineTuningEvent& event) {
-      return event.message().find(fmt::format("rank {} ended by signal 9", victim)) != std::string::npos;
-    })) << events->DebugString();
+    EXPECT_THAT(EventsOf(id), Contains(HasSubstr(fmt::format("rank {} ended by signal 9", victim))));
   }
 }
 
@@ -126,33 +143,14 @@ TEST_F(ServiceRanksTest, APausedJobGoesOnFromItsCheckpointAndEndsWithTheSameByte
 class ServiceGangTest : public ServiceRanksTest {
  protected:
   void SetUp() override {
-    auto service = Service::Create();
-    ASSERT_TRUE(service.ok()) << service.status();
-    service_ = *std::move(service);
-    service_->set_worker_arguments({"--cpu-slots", "1", "--gang-address", "127.0.0.1"});
-    const Status started = StartAndAddInputs(*service_);
-    ASSERT_TRUE(started.ok()) << started;
+    ASSERT_NO_FATAL_FAILURE(Start({"--cpu-slots", "1", "--gang-address", "127.0.0.1"}));
     ASSERT_TRUE(service_->StartSecondWorker().ok()) << service_->Logs();
-  }
-
-  std::vector<std::string> EventsOf(const std::string& id) {
-    std::vector<std::string> texts;
-    const auto events = client().ListEvents(Job(id), {});
-    EXPECT_TRUE(events.ok()) << events.status();
-    for (const auto& event : events->events()) texts.push_back(event.type() + ": " + event.message());
-    return texts;
   }
 };
 
 TEST_F(ServiceGangTest, TwoWorkersTrainAsOneRankDoes) {
   const auto alone = Train("alone", Spec(1, 40));
-  const auto spread = Train("spread", Spec(2, 40));
-  ASSERT_EQ(alone.size(), 40U);
-  ASSERT_EQ(spread.size(), 40U);
-  for (size_t i = 0; i < alone.size(); ++i) {
-    EXPECT_NEAR(spread[i].loss(), alone[i].loss(), 2e-5 * alone[i].loss()) << "step " << i + 1;
-    EXPECT_EQ(spread[i].trained_tokens(), alone[i].trained_tokens());
-  }
+  ASSERT_NO_FATAL_FAILURE(ExpectSameSteps(alone, Train("spread", Spec(2, 40))));
   // Both workers are free again for what comes next.
   ASSERT_TRUE(service().Submit("next", Spec(2, 10)).ok());
   ASSERT_NO_FATAL_FAILURE(WaitForSuccess("next"));
@@ -174,19 +172,13 @@ TEST_F(ServiceGangTest, WhateverIsKilledTheJobEndsWithTheSameBytes) {
   for (const bool second : {false, true}) {
     const std::string id = fmt::format("rank-of-{}", second ? "second" : "first");
     ASSERT_NO_FATAL_FAILURE(hit(id, [&] {
-      std::vector<pid_t> gang = service().Trainers();
+      const std::vector<pid_t> gang = service().Trainers();
       ASSERT_EQ(gang.size(), 2U);
       const std::vector<pid_t> there = service().TrainersOfSecondWorker();
       ASSERT_EQ(there.size(), 1U);
-      const pid_t victim = second ? there[0] : gang[0] == there[0] ? gang[1] : gang[0];
-      ASSERT_EQ(::kill(victim, SIGKILL), 0);
-      const auto gone = [&] {
-        const std::vector<pid_t> running = service().Trainers();
-        return std::find_first_of(gang.begin(), gang.end(), running.begin(), running.end()) == gang.end();
-      };
-      EXPECT_TRUE(WaitUntil(gone, seconds(10))) << "a rank outlived another";
+      KillRank(second ? there[0] : gang[0] == there[0] ? gang[1] : gang[0], gang);
     }));
-    EXPECT_THAT(EventsOf(id), ::testing::Contains(::testing::ContainsRegex("RECOVERING: .*rank [01] ended by signal 9")));
+    EXPECT_THAT(EventsOf(id), Contains(ContainsRegex("RECOVERING: .*rank [01] ended by signal 9")));
   }
   // A whole worker, which comes back.
   ASSERT_NO_FATAL_FAILURE(hit("worker", [&] {

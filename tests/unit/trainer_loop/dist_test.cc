@@ -61,6 +61,12 @@ class DistTest : public ::testing::Test {
     }
   }
 
+  /// Where nobody else comes.
+  static Status JoinAlone(ProcessGroup::Options options) {
+    options.join_timeout = milliseconds(300);
+    return ProcessGroup::Join(options).status();
+  }
+
   void Listen() {
     listener_ = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);  // rank 0's store closes it
     sockaddr_in address = {};
@@ -94,20 +100,17 @@ TEST_F(DistTest, RanksOnSeveralWorkersMeetAtAnAddressAndAddUpTheSameBits) {
 }
 
 TEST_F(DistTest, AMissingRankOfAnotherWorkerIsNamed) {
-  ProcessGroup::Options options = OverWorkersOptions(0, 3);
-  options.join_timeout = milliseconds(300);
-  const auto group = ProcessGroup::Join(options);
-  EXPECT_EQ(group.status().reason(), "RENDEZVOUS_TIMEOUT");
-  EXPECT_THAT(group.status().message(), ContainsRegex("ranks 1, 2 of 3 did not come to localhost:[0-9]+ within 300 ms"));
+  const Status alone = JoinAlone(OverWorkersOptions(0, 3));
+  EXPECT_EQ(alone.reason(), "RENDEZVOUS_TIMEOUT");
+  EXPECT_THAT(alone.message(), ContainsRegex("ranks 1, 2 of 3 did not come to localhost:[0-9]+ within 300 ms"));
 }
 
 TEST_F(DistTest, NobodyAtTheAddressIsALostRank) {
-  ProcessGroup::Options options = OverWorkersOptions(1, 2);
+  const ProcessGroup::Options options = OverWorkersOptions(1, 2);
   ::close(listener_);
-  options.join_timeout = milliseconds(300);
-  const auto group = ProcessGroup::Join(options);
-  EXPECT_EQ(group.status().reason(), "RANK_LOST");
-  EXPECT_THAT(group.status().message(), HasSubstr("joining the others"));
+  const Status alone = JoinAlone(options);
+  EXPECT_EQ(alone.reason(), "RANK_LOST");
+  EXPECT_THAT(alone.message(), HasSubstr("joining the others"));
 }
 
 TEST_F(DistTest, ASumHasTheSameBitsOnEveryRankAndEveryTime) {
@@ -128,11 +131,9 @@ TEST_F(DistTest, ASumHasTheSameBitsOnEveryRankAndEveryTime) {
 }
 
 TEST_F(DistTest, AMissingRankIsNamed) {
-  ProcessGroup::Options options = Options(1, 3);
-  options.join_timeout = milliseconds(300);
-  const auto group = ProcessGroup::Join(options);
-  EXPECT_EQ(group.status().reason(), "RENDEZVOUS_TIMEOUT");
-  EXPECT_THAT(group.status().message(), ContainsRegex("ranks 0, 2 of 3 did not come to .*rendezvous within 300 ms"));
+  const Status alone = JoinAlone(Options(1, 3));
+  EXPECT_EQ(alone.reason(), "RENDEZVOUS_TIMEOUT");
+  EXPECT_THAT(alone.message(), ContainsRegex("ranks 0, 2 of 3 did not come to .*rendezvous within 300 ms"));
 }
 
 TEST_F(DistTest, AMissingFolderAndAnUnknownDeviceAreRefusedAtOnce) {
